@@ -1,0 +1,409 @@
+"""What to compute (`ModelConfig`, `TrainingConfig`, `InferenceConfig`) and how to run it (`ExecutionConfig`).
+
+The fields are mutable, because Ptychodus builds a configuration before it has seen the data; so each
+class checks itself when it is made, and again, through `validate`, whenever it is used.
+"""
+
+# ruff: noqa: RUF009 - `setting` and `part` return dataclass fields
+import copy
+import dataclasses
+import math
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.reference import constants
+
+Config = TypeVar("Config", bound="_CheckedConfig")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What values a field may hold: `accepts` decides, `text` says it to the user."""
+
+    text: str
+    accepts: Callable[[Any], bool]
+
+
+def choice(*allowed: object) -> Rule:
+    names = ", ".join(repr(value) for value in allowed)
+    return Rule(f"one of {names}", lambda value: any(type(value) is type(a) and value == a for a in allowed))
+
+
+def integer(minimum: int, *, power_of_two: bool = False) -> Rule:
+    kind = "a power of two" if power_of_two else "an integer"
+
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+            return False
+        return not power_of_two or int(value) & (int(value) - 1) == 0
+
+    return Rule(f"{kind} >= {minimum}", accepts)
+
+
+def number(minimum: float, maximum: float = math.inf, *, exclusive: bool = False) -> Rule:
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+            return False
+        above = value > minimum if exclusive else value >= minimum
+        # the largest float, because an integer may be larger than any
+        return bool(above and value <= min(maximum, sys.float_info.max))
+
+    if math.isinf(maximum):
+        return Rule(f"a number {'>' if exclusive else '>='} {minimum:g}", accepts)
+    return Rule(f"a number in {'(' if exclusive else '['}{minimum:g}, {maximum:g}]", accepts)
+
+
+def boolean() -> Rule:
+    return Rule("True or False", lambda value: isinstance(value, bool | np.bool_))
+
+
+def path() -> Rule:
+    return Rule("a path", lambda value: isinstance(value, Path))
+
+
+def name_of(what: str) -> Rule:
+    return Rule(f"the name of a {what}", lambda value: isinstance(value, str) and bool(value.strip()))
+
+
+def optional(rule: Rule) -> Rule:
+    return Rule(f"{rule.text}, or None", lambda value: value is None or rule.accepts(value))
+
+
+def setting(default: Any, rule: Rule, doc: str) -> Any:
+    """A dataclass field that knows its rule and its one-line explanation (`docs/configuration.md`)."""
+    return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
+
+
+def part(cls: type, doc: str) -> Any:
+    """A dataclass field that is a configuration itself."""
+    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
+
+
+SIDES = choice(*constants.SUPPORTED_N)
+AMPLITUDE_ACTIVATIONS = ("sigmoid", "swish", "softplus", "relu")
+BACKEND_SPELLINGS = {"torch": "pytorch", "pytorch": "pytorch", "tf": "tensorflow", "tensorflow": "tensorflow"}
+
+
+class _CheckedConfig:
+    """Shared by the four dataclasses: normalise spellings, then report every bad field at once."""
+
+    def __post_init__(self) -> None:
+        # the deprecation points at whoever called the constructor, two frames above this one
+        self._normalise(stacklevel=4)
+        raise_if_any(type(self).__name__, self.problems(side_may_wait=True))
+
+    def _normalise(self, stacklevel: int = 3) -> None:
+        """Bring accepted spellings into the one form that the rest of the library knows."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, _CheckedConfig):
+                value._normalise(stacklevel + 1)
+            else:
+                setattr(self, field.name, _plain(value, field))
+        activation = getattr(self, "amp_activation", None)
+        if isinstance(activation, str) and activation == "silu":
+            self.amp_activation = "swish"
+        backend = getattr(self, "backend", None)
+        if isinstance(backend, str):
+            # An unknown name stays as it is: third-party backends register their own.
+            self.backend = BACKEND_SPELLINGS.get(backend.lower(), backend.lower())
+        images = getattr(self, "n_images", None)
+        if isinstance(images, int) and not self._n_images_contradicts():
+            warnings.warn("n_images is deprecated; use n_groups", DeprecationWarning, stacklevel=stacklevel)
+            vars(self).update(n_groups=images, n_images=None)
+
+    def _n_images_contradicts(self) -> bool:
+        """Whether `n_images` and a chosen `n_groups` say different things."""
+        images, groups = getattr(self, "n_images", None), getattr(self, "n_groups", None)
+        # a dataclass keeps its defaults as attributes of the class
+        default = getattr(type(self), "n_groups", None)
+        both_given = isinstance(images, int) and isinstance(groups, int)
+        return both_given and groups not in (default, images)
+
+    def problems(self, *, side_may_wait: bool = False) -> list[str]:
+        """Every invalid field as "name: got X, want Y"; empty when the configuration is usable.
+
+        `side_may_wait` accepts `N=0`, "from the data".
+        """
+        found = []
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, rule = getattr(self, field.name), field.metadata.get("rule")
+            if rule is None:
+                if isinstance(value, ModelConfig):
+                    inner = value.problems(side_may_wait=side_may_wait)
+                    found += [f"{field.name}.{problem}" for problem in inner]
+                else:
+                    found.append(f"{field.name}: got {shown(value)}, want a ModelConfig")
+            elif not rule.accepts(value) and not (rule is SIDES and side_may_wait and _is_zero(value)):
+                found.append(f"{field.name}: got {shown(value)}, want {rule.text}")
+        if self._n_images_contradicts():
+            found.append("n_images: contradicts n_groups; want n_groups alone")
+        return found
+
+
+def _is_zero(value: Any) -> bool:
+    return type(value) is int and value == 0
+
+
+def _plain(value: Any, field: dataclasses.Field) -> Any:
+    """`value` as the plain Python type of `field`, if nothing is lost by that."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    rule = field.metadata.get("rule")
+    if rule is None:
+        return value
+    if isinstance(value, str) and rule in (_PATH, _OPTIONAL_PATH):
+        return Path(value)
+    if type(value) is int and float in (field.type, *typing.get_args(field.type)) and rule.accepts(value):
+        return float(value)
+    return value
+
+
+def shown(value: Any) -> str:
+    """`value` as an error message shows it: short, whatever it holds."""
+    text = repr(value) if not isinstance(value, dict | list | np.ndarray) else f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_PATH = path()
+_OPTIONAL_PATH = optional(_PATH)
+
+
+@dataclass
+class ModelConfig(_CheckedConfig):
+    """The network and the diffraction model (MODEL.md of the specification; `docs/model.md`)."""
+
+    N: int = setting(64, SIDES, "side of a diffraction pattern in pixels; 0 until the data are seen")
+    gridsize: int = setting(1, integer(1), "a group holds gridsize**2 neighbouring positions")
+    n_filters_scale: int = setting(2, integer(1), "multiplies the filters of every convolution block")
+    model_type: str = setting("pinn", choice("pinn", "supervised"), "trained on diffraction or on labels")
+    architecture: str = setting("cnn", choice("cnn"), "family of the network")
+    amp_activation: str = setting("sigmoid", choice(*AMPLITUDE_ACTIVATIONS), "of the amplitude's last layer")
+    object_big: bool = setting(
+        True, boolean(), "predict a patch per position and merge them; else one patch per group"
+    )
+    probe_big: bool = setting(True, boolean(), "a branch of its own predicts the border of the patch")
+    probe_mask: bool = setting(False, boolean(), "cut the exit wave with the circular mask")
+    pad_object: bool = setting(True, boolean(), "predict the central half and pad it")
+    probe_scale: float = setting(
+        4.0, number(0, exclusive=True), "mean amplitude of the probe guess becomes 1 / probe_scale"
+    )
+    gaussian_smoothing_sigma: float = setting(0.0, number(0), "smoothing of the exit wave, pixels; 0: none")
+    offset: int = setting(
+        constants.DEFAULT_OFFSET_PX, integer(0), "canvas room for each further column of the group, pixels"
+    )
+    max_position_jitter: int = setting(
+        constants.DEFAULT_MAX_POSITION_JITTER_PX, integer(0), "canvas room for irregular positions, pixels"
+    )
+
+    @property
+    def group_size(self) -> int:
+        """Positions in a group, `gridsize**2`."""
+        return self.gridsize**2
+
+    @property
+    def canvas_size(self) -> int:
+        """Side of the canvas, in pixels, on which the patches of a group are merged."""
+        return self.N + (self.gridsize - 1) * self.offset + self.max_position_jitter
+
+    @property
+    def patch_channels(self) -> int:
+        """Object patches that the network predicts for one group."""
+        return self.group_size if self.object_big else 1
+
+
+@dataclass
+class TrainingConfig(_CheckedConfig):
+    """What to train, on what, towards which loss."""
+
+    model: ModelConfig = part(ModelConfig, "the network and the diffraction model")
+    train_data_file: Path | None = setting(None, _OPTIONAL_PATH, "scan to train on")
+    test_data_file: Path | None = setting(None, _OPTIONAL_PATH, "scan to reconstruct afterwards")
+    batch_size: int = setting(16, integer(1, power_of_two=True), "groups in an optimiser step")
+    nepochs: int = setting(50, integer(1), "passes over the training groups")
+    mae_weight: float = setting(0.0, number(0, 1), "weight of the mean absolute error of the amplitude")
+    nll_weight: float = setting(1.0, number(0, 1), "weight of the Poisson negative log-likelihood")
+    realspace_mae_weight: float = setting(0.0, number(0), "within the real-space loss: error of the object")
+    realspace_weight: float = setting(0.0, number(0), "weight of the real-space loss")
+    nphotons: float = setting(
+        1e9, number(0, exclusive=True), "mean photons in a pattern; sets the intensity scale"
+    )
+    n_groups: int = setting(512, integer(1), "groups to form from the scan")
+    n_images: int | None = setting(None, optional(integer(1)), "deprecated name of n_groups")
+    n_subsample: int | None = setting(None, optional(integer(1)), "positions to keep before grouping")
+    subsample_seed: int | None = setting(
+        None, optional(integer(0)), "seed of the subsample and the groups; None: seed"
+    )
+    neighbor_count: int = setting(4, integer(1), "nearest neighbours from which a group is chosen")
+    enable_oversampling: bool = setting(False, boolean(), "allow more groups than positions")
+    neighbor_pool_size: int | None = setting(
+        None, optional(integer(1)), "replaces neighbor_count when oversampling"
+    )
+    positions_provided: bool = setting(True, boolean(), "the scan knows its positions")
+    probe_trainable: bool = setting(False, boolean(), "refine the probe while training")
+    intensity_scale_trainable: bool = setting(True, boolean(), "refine the intensity scale while training")
+    output_dir: Path = setting(Path("training_outputs"), _PATH, "where results go")
+    sequential_sampling: bool = setting(False, boolean(), "take the first positions in order, not at random")
+    backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
+    tv_weight: float = setting(0.0, number(0), "within the real-space loss: roughness of the object")
+    seed: int = setting(42, integer(0), "seed of the weights, the batches and the validation set")
+
+
+@dataclass
+class InferenceConfig(_CheckedConfig):
+    """What to reconstruct, with which model."""
+
+    model: ModelConfig = part(ModelConfig, "the network and the diffraction model")
+    model_path: Path | None = setting(None, _OPTIONAL_PATH, "archive of the trained model")
+    test_data_file: Path | None = setting(None, _OPTIONAL_PATH, "scan to reconstruct")
+    n_groups: int | None = setting(None, optional(integer(1)), "groups to form; None: one per position")
+    n_images: int | None = setting(None, optional(integer(1)), "deprecated name of n_groups")
+    n_subsample: int | None = setting(None, optional(integer(1)), "positions to keep before grouping")
+    subsample_seed: int | None = setting(
+        None, optional(integer(0)), "seed of the subsample and the groups; None: 0"
+    )
+    neighbor_count: int = setting(4, integer(1), "nearest neighbours from which a group is chosen")
+    enable_oversampling: bool = setting(False, boolean(), "allow more groups than positions")
+    neighbor_pool_size: int | None = setting(
+        None, optional(integer(1)), "replaces neighbor_count when oversampling"
+    )
+    debug: bool = setting(False, boolean(), "log more")
+    output_dir: Path = setting(Path("inference_outputs"), _PATH, "where results go")
+    backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
+
+
+SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage")
+
+
+@dataclass
+class ExecutionConfig(_CheckedConfig):
+    """How to run, never what to compute; nothing of this enters `params.cfg` or an archive."""
+
+    accelerator: str = setting("auto", choice("auto", "cpu", "gpu", "cuda", "mps"), "kind of device")
+    devices: int = setting(1, integer(1), "number of devices")
+    strategy: str = setting("auto", name_of("strategy"), "how devices share the work")
+    precision: str = setting(
+        "32-true",
+        choice("32-true", "64-true", "16-mixed", "bf16-mixed"),
+        "'64-true' computes everything in float64 and complex128, for checking",
+    )
+    deterministic: bool = setting(True, boolean(), "the same numbers on every run")
+    gradient_clip_val: float | None = setting(
+        None, optional(number(0, exclusive=True)), "largest norm of a step's gradient"
+    )
+    accum_steps: int = setting(1, integer(1), "batches whose gradients make one optimiser step")
+    num_workers: int = setting(0, integer(0), "processes that gather batches")
+    pin_memory: bool = setting(False, boolean(), "page-locked host memory")
+    persistent_workers: bool = setting(False, boolean(), "keep the gathering processes between epochs")
+    prefetch_factor: int | None = setting(None, optional(integer(1)), "batches gathered ahead per process")
+    learning_rate: float = setting(1e-3, number(0, exclusive=True), "of the first epoch")
+    scheduler: str = setting("Default", choice(*SCHEDULERS), "how the learning rate changes")
+    enable_progress_bar: bool = setting(True, boolean(), "show progress")
+    enable_checkpointing: bool = setting(True, boolean(), "write checkpoints while training")
+    checkpoint_save_top_k: int = setting(1, integer(-1), "best checkpoints to keep; -1: all, 0: none")
+    checkpoint_monitor_metric: str = setting(
+        "val_loss", choice("val_loss", "train_loss"), "what makes a checkpoint best"
+    )
+    checkpoint_mode: str = setting("min", choice("min", "max"), "whether small or large is best")
+    early_stop_patience: int = setting(100, integer(1), "epochs without improvement before training stops")
+    logger_backend: str | None = setting(
+        "csv", choice("csv", "tensorboard", "mlflow", "none", None), "where metrics go besides the history"
+    )
+    inference_batch_size: int | None = setting(None, optional(integer(1)), "groups per inference batch")
+
+
+PyTorchExecutionConfig = ExecutionConfig
+"""Name of `ExecutionConfig` in the legacy package."""
+
+
+def raise_if_any(subject: str, problems: list[str]) -> None:
+    """Raise one `ConfigError` that lists all `problems`, if there are any."""
+    if problems:
+        raise ConfigError(f"{subject}: " + "; ".join(problems))
+
+
+def validate(config: _CheckedConfig) -> None:
+    """Check every field; `N=0` is no longer accepted.
+
+    Raises
+    ------
+    ConfigError
+        Lists every bad field with the value given and what is allowed.
+    """
+    config._normalise()
+    raise_if_any(type(config).__name__, config.problems())
+
+
+def from_values(cls: type[Config], values: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """A `cls` with the fields of `values`, normalised, and what is wrong with it; raises nothing.
+
+    For readers of files, which report these problems together with their own. Where there are
+    problems the configuration is good for nothing else. A nested configuration is given as such.
+    """
+    config = cls()
+    for key, value in values.items():
+        setattr(config, key, value)
+    config._normalise(stacklevel=4)
+    return config, config.problems(side_may_wait=True)
+
+
+def with_side(config: Config, N: int) -> Config:
+    """A validated deep copy of `config` whose `N` is that of the data if it was 0.
+
+    Raises
+    ------
+    ConfigError
+        If a field is invalid, the data's `N` has no architecture, or `config` names another one.
+    """
+    completed = copy.deepcopy(config)
+    model = completed if isinstance(completed, ModelConfig) else getattr(completed, "model", None)
+    if isinstance(model, ModelConfig):
+        if not SIDES.accepts(N):
+            raise ConfigError(f"N: the patterns are {N} x {N} pixels, want {SIDES.text}; crop or bin them")
+        if model.N not in (0, N):
+            raise ConfigError(
+                f"N: got {shown(model.N)}, but the patterns are {N} x {N} pixels; set N={N} or N=0"
+            )
+        model.N = N
+    validate(completed)
+    return completed
+
+
+def config_to_plain(config: _CheckedConfig) -> dict[str, Any]:
+    """`config` as nested dictionaries of strings, numbers, booleans and None; paths become strings."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if isinstance(value, _CheckedConfig):
+            value = config_to_plain(value)
+        elif isinstance(value, Path):
+            value = str(value)
+        elif isinstance(value, np.generic):
+            value = value.item()
+        plain[field.name] = value
+    return plain
+
+
+def config_from_plain(cls: type[Config], plain: dict[str, Any]) -> Config:
+    """Inverse of `config_to_plain`.
+
+    Raises
+    ------
+    ConfigError
+        For a value that is not allowed, or a field that `cls` does not have.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(plain) - known)
+    raise_if_any(cls.__name__, [f"{name}: no such field" for name in unknown])
+    values = dict(plain)
+    if isinstance(values.get("model"), dict):
+        values["model"] = config_from_plain(ModelConfig, values["model"])
+    return cls(**values)

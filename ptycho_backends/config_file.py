@@ -1,0 +1,193 @@
+"""Configurations as YAML files: what was saved comes back exactly, and mistakes are told all at once."""
+
+import copy
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import yaml
+
+from ptycho_backends.config import (
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+    from_values,
+    raise_if_any,
+    shown,
+)
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.output import replaced_atomically
+
+C = TypeVar("C", ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
+
+# YAML 1.1 wants a dot and a signed exponent in a number, and knows no None; people write 1e9 and None.
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?|[0-9]*\.[0-9]+)[eE][-+]?[0-9]+$")
+_NONE = re.compile(r"None$")
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.SafeLoader` that reads 1e9 and None as they are meant, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """`yaml.SafeDumper` that quotes the text which `_Loader` would not read as text."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+    _class.add_implicit_resolver("tag:yaml.org,2002:null", _NONE, ["N"])
+
+
+@overload
+def load_config(path: str | os.PathLike[str]) -> TrainingConfig: ...
+@overload
+def load_config(path: str | os.PathLike[str], cls: type[C]) -> C: ...
+def load_config(path: str | os.PathLike[str], cls: type[Any] = TrainingConfig) -> Any:
+    """Read a configuration from a YAML file.
+
+    Parameters
+    ----------
+    path : path
+        A mapping of field names to values, the model's fields under `model`. Fields that are not
+        named take their defaults.
+    cls : type
+        `TrainingConfig`, `InferenceConfig`, `ModelConfig` or `ExecutionConfig`.
+
+    Returns
+    -------
+    cls
+        With every path a `Path`. `N: 0` (from the data) is accepted.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is no mapping, a key is unknown or given twice, or a value is
+        invalid. The text names the file and lists every problem; an unknown key is answered with the
+        nearest field name.
+    """
+    path = Path(path)
+    content = _parsed(path)
+    if not isinstance(content, dict):
+        what = "nothing" if content is None else shown(content)
+        raise ConfigError(f"{path}: holds {what}, want a mapping of the fields of {cls.__name__}")
+    config, problems = _built(cls, content)
+    raise_if_any(f"{path}: {cls.__name__}", problems)
+    return config
+
+
+def save_config(
+    config: ModelConfig | TrainingConfig | InferenceConfig | ExecutionConfig, path: str | os.PathLike[str]
+) -> Path:
+    """Write `config` as a YAML file that `load_config` reads back equal, each field with its meaning.
+
+    The file is written whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If a field is invalid.
+    OutputError
+        If the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    checked, problems = from_values(type(config), copy.deepcopy(vars(config)))
+    raise_if_any(type(config).__name__, problems)
+    text = "\n".join([f"# {type(config).__name__} of ptycho-backends", *_lines(checked), ""])
+    with replaced_atomically(path) as stream:
+        stream.write(text.encode())
+    return path
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_bytes(), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{path}: {line}{error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # no line is known: not text, a date that no calendar has, brackets without end
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as YAML ({reason})") from error
+
+
+def _built(cls: type[Any], content: dict[Any, Any]) -> tuple[Any, list[str]]:
+    """The configuration that `content` describes, and every problem with it."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in content.items():
+        if key not in fields:
+            problems.append(f"{key}: unknown{_suggestion(str(key), cls)}")
+        elif "rule" in fields[key].metadata:
+            values[key] = _whole(value, fields[key])
+        elif isinstance(value, dict):
+            values[key], nested = _built(ModelConfig, value)
+            problems += [f"{key}.{problem}" for problem in nested]
+        else:
+            problems.append(f"{key}: got {shown(value)}, want a mapping of the fields of ModelConfig")
+    # the nested problems are already told
+    model = values.pop("model", None)
+    config, found = from_values(cls, values)
+    if model is not None:
+        config.model = model
+    return config, problems + found
+
+
+def _whole(value: Any, field: dataclasses.Field) -> Any:
+    """`value`, as an integer if the field wants one and the file says 1e3 or 512.0."""
+    wants_integer = field.type in (int, int | None)
+    return int(value) if wants_integer and isinstance(value, float) and value.is_integer() else value
+
+
+def _suggestion(key: str, cls: type) -> str:
+    """What the user may have meant by `key`: a field of `cls`, or of the model in it."""
+    own = [field.name for field in dataclasses.fields(cls)]
+    inner = [field.name for field in dataclasses.fields(ModelConfig)] if "model" in own else []
+    if key in inner:
+        return f"; it belongs under 'model' (model.{key})"
+    nearest = difflib.get_close_matches(key, [*own, *inner], n=1, cutoff=0.0)[0]
+    return f"; did you mean {nearest!r}{'' if nearest in own else ' under model'}?"
+
+
+def _lines(config: Any) -> list[str]:
+    lines = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, ModelConfig):
+            lines += [
+                f"{field.name}:  # {field.metadata['doc']}",
+                *("  " + line for line in _lines(value)),
+                "",
+            ]
+        elif field.name != "n_images":
+            lines.append(f"{_entry(field.name, value)}  # {field.metadata['doc']}")
+    return lines
+
+
+def _entry(key: str, value: Any) -> str:
+    """`key: value` on one line, whatever the value holds."""
+    plain = str(value) if isinstance(value, Path) else value
+    text = yaml.dump({key: plain}, Dumper=_Dumper, width=float("inf"), allow_unicode=True).rstrip("\n")
+    if "\n" in text:
+        # text that YAML would fold over several lines; in double quotes it has escapes instead
+        text = yaml.dump({key: plain}, Dumper=_Dumper, width=float("inf"), default_style='"').rstrip("\n")
+        text = text.replace(f'"{key}"', key, 1)
+    return text

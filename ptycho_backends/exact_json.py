@@ -1,0 +1,174 @@
+"""JSON that gives back the very types it was given, and that refuses what JSON readers usually let pass."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.errors import ArchiveError
+
+# What JSON cannot say is an object with one key that starts with this. Plain dictionaries with such keys
+# are written as "$dict", so nothing is mistaken for a tag.
+TAG = "$"
+
+MAX_NESTING = 64
+
+# float128 is missing: its digits are not the same on every machine.
+SCALAR_TYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64", "complex64", "complex128", "str",
+)  # fmt: skip
+
+StoreArray = Callable[[NDArray], str]
+FetchArray = Callable[[str], NDArray]
+
+
+def dumps(value: Any, store_array: StoreArray | None = None) -> bytes:
+    """`value` as UTF-8 JSON from which `loads` makes an equal value of equal types.
+
+    Parameters
+    ----------
+    value : object
+        None, numbers, strings, paths, NumPy scalars; lists, tuples and dictionaries of them.
+    store_array : callable, optional
+        Puts an array elsewhere and returns the name by which `loads` gets it back.
+
+    Raises
+    ------
+    TypeError
+        For anything else; the text names the type.
+    """
+    return (json.dumps(_encoded(value, store_array, 0), indent=1, allow_nan=False) + "\n").encode()
+
+
+def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
+    """The value that `dumps` wrote.
+
+    Parameters
+    ----------
+    data : bytes
+        UTF-8 JSON. How large it may be is the caller's to check.
+    name : str
+        Of the archive's member, for messages.
+    fetch_array : callable, optional
+        Returns the array stored under a name; raises `KeyError` for a name it does not know.
+
+    Raises
+    ------
+    ArchiveError
+        Not JSON, NaN or infinite numbers, a key given twice, nesting too deep, an unknown tag.
+    """
+    try:
+        return _decoded(plain_loads(data, name), fetch_array, 0)
+    except ArchiveError as error:
+        raise error if str(error).startswith(f"{name}: ") else ArchiveError(f"{name}: {error}") from None
+    except (KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise ArchiveError(f"{name}: a tagged value is malformed ({error})") from error
+
+
+def plain_loads(data: bytes, name: str) -> Any:
+    """JSON without tags; strict as `loads` is."""
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except RecursionError as error:
+        raise ArchiveError(f"{name}: nested too deeply") from error
+    except ValueError as error:
+        raise ArchiveError(f"{name}: not the JSON that this library writes ({error})") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _encoded(value: Any, store_array: StoreArray | None, depth: int) -> Any:
+    if depth > MAX_NESTING:
+        raise TypeError("nested too deeply")
+
+    def inner(item: Any) -> Any:
+        return _encoded(item, store_array, depth + 1)
+
+    if isinstance(value, np.generic):
+        return _encoded_scalar(value)
+    if isinstance(value, np.ndarray) and store_array is not None:
+        return {"$array": store_array(value)}
+    if isinstance(value, Path):
+        return {"$path": str(value)}
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if kind is complex:
+        return {"$complex": [inner(value.real), inner(value.imag)]}
+    if kind is tuple:
+        return {"$tuple": [inner(item) for item in value]}
+    if kind is list:
+        return [inner(item) for item in value]
+    if kind is dict:
+        if all(type(key) is str and not key.startswith(TAG) for key in value):
+            return {key: inner(item) for key, item in value.items()}
+        return {"$dict": [[inner(key), inner(item)] for key, item in value.items()]}
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} has no place in JSON")
+
+
+def _encoded_scalar(value: np.generic) -> dict[str, list]:
+    name = "str" if isinstance(value, np.str_) else value.dtype.name
+    if name not in SCALAR_TYPES:
+        raise TypeError(f"numpy.{name} has no place in JSON")
+    return {"$numpy": [name, _encoded(value.item(), None, 0)]}
+
+
+def _decoded(value: Any, fetch_array: FetchArray | None, depth: int) -> Any:
+    if depth > 2 * MAX_NESTING:
+        raise ArchiveError("nested too deeply")
+
+    def inner(item: Any) -> Any:
+        return _decoded(item, fetch_array, depth + 1)
+
+    if isinstance(value, list):
+        return [inner(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tags = [key for key in value if key.startswith(TAG)]
+    if not tags:
+        return {key: inner(item) for key, item in value.items()}
+    if len(value) != 1:
+        raise ArchiveError(f"the tag {tags[0]!r} stands beside other keys")
+    ((tag, content),) = value.items()
+    if tag == "$tuple" and isinstance(content, list):
+        return tuple(inner(item) for item in content)
+    if tag == "$dict" and isinstance(content, list):
+        return {inner(key): inner(item) for key, item in content}
+    if tag == "$float" and content in ("nan", "inf", "-inf"):
+        return float(content)
+    if tag == "$complex" and isinstance(content, list):
+        real, imaginary = map(inner, content)
+        return complex(real, imaginary)
+    if tag == "$path" and isinstance(content, str):
+        return Path(content)
+    if tag == "$numpy" and isinstance(content, list):
+        name, item = content
+        if name in SCALAR_TYPES:
+            return np.dtype(name).type(inner(item))
+    if tag == "$array" and isinstance(content, str) and fetch_array is not None:
+        return fetch_array(content)
+    raise ArchiveError(f"unknown or malformed tag {tag!r}")

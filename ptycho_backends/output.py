@@ -1,0 +1,61 @@
+"""Writing results: whole or not at all."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from ptycho_backends.errors import OutputError
+
+
+@contextmanager
+def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary stream whose content becomes `path` when the block ends without an error.
+
+    Readers see the old file or the new one, never half; a crash loses nothing that was there before.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made or the file not written; the text names the path.
+    """
+    path = Path(path)
+    # a link stays a link: what it points to is replaced
+    target = Path(os.path.realpath(path))
+    # beside its destination, because only a rename within one file system is atomic
+    temporary = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def output_directory(path: str | os.PathLike[str]) -> Path:
+    """`path` as an existing folder in which files can be made; checked before hours of training.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made, is a file, or cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written to ({error.strerror or error})") from error
+    return path

@@ -1,0 +1,43 @@
+"""Every number of the model, named, with its reason. Backends import them from here."""
+
+# Patterns whose side the network has an architecture for.
+SUPPORTED_N = (64, 128, 256)
+
+# Filters per block for n_filters_scale = 1: encoder, decoder, border branch. The encoder always ends
+# at 8 x 8 pixels; the decoder stops at N/2, the width of the padded object.
+ENCODER_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
+DECODER_FILTERS = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
+BORDER_FILTERS = {64: 32, 128: 16, 256: 8}
+
+# Feature channels that `pad_object` sets aside for the border of the object.
+BORDER_CHANNELS = 4
+
+# Added to the overlap count of a group's patches. It is as large as 1e-3 because trained models know
+# it: the uncovered border of the canvas is divided by this alone.
+OVERLAP_FLOOR = 1e-3
+
+# Lower bound of the predicted intensity inside the logarithm of the Poisson likelihood.
+INTENSITY_FLOOR = 1e-12
+
+# Default room, in pixels, that the canvas of a group leaves around one patch.
+DEFAULT_OFFSET_PX = 4
+DEFAULT_MAX_POSITION_JITTER_PX = 10
+
+# Added to the number of patches over a pixel when stitching, so that bare pixels come out as zero.
+STITCHING_FLOOR = 1e-9
+
+# Side of the central square of a patch that stitching uses.
+DEFAULT_STITCHING_SIZE = 20
+
+# Default probe: half-maximum disk of a Gaussian window, edge smoothed by one pixel, nowhere zero.
+DEFAULT_PROBE_SCALE = 0.7
+DEFAULT_PROBE_EDGE_PX = 1.0
+DEFAULT_PROBE_FLOOR = 1e-9
+
+# Adam, as Kingma and Ba state it (Algorithm 1), with the legacy package's epsilon.
+ADAM_BETA1 = 0.9
+ADAM_BETA2 = 0.999
+ADAM_EPSILON = 1e-7
+
+# Share of the groups that is held out for validation.
+VALIDATION_SHARE = 0.05

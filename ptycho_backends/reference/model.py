@@ -1,0 +1,79 @@
+"""The whole model in float64: what a batch predicts, and how far that is from the measurement.
+
+Here channels-last NumPy arrays of the public boundary meet `[y, x]`-last images of `physics`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.protocol import Batch, Prediction, Weights
+from ptycho_backends.reference import losses, network, physics
+
+
+def in_double(weights: Weights) -> dict[str, NDArray]:
+    """`weights` in float64 and complex128."""
+    return {
+        name: np.asarray(value, np.complex128 if np.iscomplexobj(value) else np.float64)
+        for name, value in weights.items()
+    }
+
+
+def channels_first(array: NDArray) -> NDArray:
+    """(B, N, N, C) to (B, C, N, N)."""
+    return np.moveaxis(array, -1, 1)
+
+
+def offsets_by_channel(relative_offsets_px: NDArray) -> NDArray:
+    """(B, 1, 2, C) to (B, C, 2)."""
+    return np.moveaxis(relative_offsets_px[:, 0], -1, 1)
+
+
+def _outputs(config: ModelConfig, weights: Weights, batch: Batch) -> tuple[NDArray, NDArray, NDArray]:
+    """(patches (B, c, N, N), object (B, N, N), amplitude (B, C, N, N)), all in float64."""
+    weights = in_double(weights)
+    fed = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
+    patches = channels_first(network.object_patches(fed, weights, config))
+    offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
+    image, amplitude = physics.predict_diffraction(
+        patches, offsets, weights["probe"], weights["log_scale"], config
+    )
+    return patches, image, amplitude
+
+
+def predict(config: ModelConfig, weights: Weights, batch: Batch) -> Prediction:
+    """The three outputs for one batch, computed wholly in float64.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Validated.
+    weights : mapping
+        Canonical names; any precision.
+    batch : Batch
+
+    Returns
+    -------
+    Prediction
+        complex128 and float64.
+    """
+    _, image, amplitude = _outputs(config, weights, batch)
+    amplitude = np.moveaxis(amplitude, 1, -1)
+    return Prediction(object=image[..., None], amplitude=amplitude, intensity=amplitude**2)
+
+
+def loss(config: TrainingConfig, weights: Weights, batch: Batch) -> dict[str, float]:
+    """Every term of the loss and the `total`, computed wholly in float64."""
+    patches, image, amplitude = _outputs(config.model, weights, batch)
+    measured = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
+    truth, centre = batch.object_patches, batch.object_at_centre
+    terms = losses.loss_terms(
+        config,
+        patches,
+        image,
+        amplitude,
+        channels_first(measured),
+        None if truth is None else channels_first(truth.astype(np.complex128)),
+        None if centre is None else centre[..., 0].astype(np.complex128),
+    )
+    return {name: float(value) for name, value in terms.items()}

@@ -1,0 +1,137 @@
+"""Names of backends, and how to get one. Frameworks are known here as strings only."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from ptycho_backends.config import InferenceConfig, TrainingConfig
+from ptycho_backends.errors import BackendUnavailableError, UnknownBackendError
+from ptycho_backends.protocol import Backend
+
+ENTRY_POINT_GROUP = "ptycho_backends.backends"
+ENVIRONMENT_VARIABLE = "PTYCHO_BACKEND"
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """Where a built-in backend lives and what it needs."""
+
+    label: str
+    target: str
+    frameworks: frozenset[str]
+    install: str
+
+
+# In the order of preference when nothing was chosen.
+BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
+    {
+        "torch": BackendEntry(
+            label="PyTorch",
+            target="ptycho_torch.backend:TorchBackend",
+            frameworks=frozenset({"torch", "lightning"}),
+            install="pip install 'ptycho-backends[torch]'",
+        ),
+        "tensorflow": BackendEntry(
+            label="TensorFlow",
+            target="ptycho_backends.tensorflow.backend:TensorFlowBackend",
+            frameworks=frozenset({"tensorflow", "keras"}),
+            install="pip install 'ptycho-backends[tensorflow]'",
+        ),
+    }
+)
+ALIASES: Mapping[str, str] = MappingProxyType({"pytorch": "torch", "tf": "tensorflow"})
+
+
+def backend_names() -> tuple[str, ...]:
+    """Every name that `get_backend` knows, aliases left out, third-party backends last."""
+    return (*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN)))
+
+
+def installed_backends() -> tuple[str, ...]:
+    """Built-in backends whose framework is installed, in order of preference; imports nothing."""
+    return tuple(name for name, entry in BUILT_IN.items() if all(map(_importable, entry.frameworks)))
+
+
+def get_backend(name: str | None = None, *, config: TrainingConfig | InferenceConfig | None = None) -> Backend:
+    """The backend called `name`.
+
+    Parameters
+    ----------
+    name : str, optional
+        'torch' (or 'pytorch'), 'tensorflow' (or 'tf'), or what a third party registered; any case.
+        None asks the environment variable `PTYCHO_BACKEND`, then `config.backend`, then takes the
+        first one installed, torch first.
+    config : TrainingConfig or InferenceConfig, optional
+
+    Raises
+    ------
+    UnknownBackendError
+        If nothing is registered under that name, or two packages are.
+    BackendUnavailableError
+        If its framework is not installed. There is never a fall-back to another one.
+    """
+    chosen = name or os.environ.get(ENVIRONMENT_VARIABLE) or (config.backend if config is not None else None)
+    if chosen is None:
+        installed = installed_backends()
+        if not installed:
+            ways = "; or ".join(entry.install for entry in BUILT_IN.values())
+            raise BackendUnavailableError(f"No backend is installed; run: {ways}")
+        chosen = installed[0]
+    key = ALIASES.get(chosen.lower(), chosen.lower())
+    third_party = _third_party()
+    if key in BUILT_IN:
+        if key in third_party:
+            raise UnknownBackendError(
+                f"backend {key!r} is built in, but {third_party[key][0].value} registers the same name; "
+                "uninstall that package or rename its entry point"
+            )
+        return _built_in(BUILT_IN[key])
+    if key not in third_party:
+        known = ", ".join((*backend_names(), *ALIASES))
+        raise UnknownBackendError(f"backend: got {chosen!r}, want one of {known}")
+    return _loaded(key, third_party[key])
+
+
+def _built_in(entry: BackendEntry) -> Backend:
+    module, _, factory = entry.target.partition(":")
+    try:
+        return getattr(import_module(module), factory)()
+    except ModuleNotFoundError as error:
+        # A missing framework is the user's to install; any other missing module is our bug.
+        if (error.name or "").partition(".")[0] not in entry.frameworks:
+            raise
+        raise BackendUnavailableError(
+            f"{entry.label} backend selected, but {error.name!r} is not installed; run: {entry.install}"
+        ) from error
+
+
+def _third_party() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        found.setdefault(point.name.lower(), []).append(point)
+    return found
+
+
+def _loaded(name: str, points: list[EntryPoint]) -> Backend:
+    targets = sorted({point.value for point in points})
+    if len(targets) > 1:
+        raise UnknownBackendError(
+            f"backend {name!r} is registered by several packages: {', '.join(targets)}; uninstall all but one"
+        )
+    try:
+        return points[0].load()()
+    except ImportError as error:
+        raise BackendUnavailableError(
+            f"{name} backend selected, but {targets[0]} cannot be imported: {error}"
+        ) from error
+
+
+def _importable(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

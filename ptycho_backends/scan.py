@@ -1,0 +1,306 @@
+"""A scan: positions, diffraction patterns, guesses of probe and object; from and to NPZ files."""
+
+import logging
+import math
+import os
+import zipfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_backends import checks
+from ptycho_backends.errors import ScanError, ShapeError
+from ptycho_backends.output import replaced_atomically
+
+log = logging.getLogger(__name__)
+
+MEASUREMENTS = ("amplitude", "intensity", "auto")
+
+KNOWN_ENTRIES = (
+    "xcoords", "ycoords", "diff3d", "diffraction", "probeGuess", "objectGuess", "scan_index",
+    "xcoords_start", "ycoords_start", "objectMask", "pixel_size_m", "measurement",
+)  # fmt: skip
+
+# Patterns that are converted at once where a whole scan is walked through: about 16 MB at N = 64.
+CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scan:
+    """What the beamline recorded, checked and unchanged.
+
+    Parameters
+    ----------
+    xcoords, ycoords : (M,) real array
+        Patch centres on the object grid, in object pixels; x is the column, y the row.
+    patterns : (M, N, N) real array, [ky, kx]
+        Diffraction patterns with the zero frequency at `[N//2, N//2]`. Kept in their own dtype.
+    probe_guess : (N, N) or (modes, N, N) complex array, [y, x], optional
+        Illumination. Of several modes the most intense is kept, and what that leaves out is logged.
+    object_guess : (H, W) complex array, [y, x], optional
+        Ground truth or an earlier reconstruction; the pixel `[i, j]` lies at `y = i, x = j`.
+    measurement : {'auto', 'amplitude', 'intensity'}
+        What `patterns` hold: photon counts (intensity) or their square root (amplitude). 'auto' takes
+        an integer dtype for counts and floating point for amplitude.
+    scan_index : (M,) integer array, optional
+        Number of each pattern in the source scan.
+    xcoords_start, ycoords_start : (M,) real array, optional
+        Positions before any refinement; default: the positions.
+    object_mask : (H, W) bool array, optional
+        Where `object_guess` was lit; images are compared only there.
+    pixel_size_m : float, optional
+        Side of an object pixel in metres.
+    name : str
+        For messages and pictures.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        Unequal lengths, no positions, NaN or negative patterns, non-square patterns, and the like.
+    """
+
+    xcoords: NDArray[np.float64]
+    ycoords: NDArray[np.float64]
+    patterns: NDArray
+    probe_guess: NDArray[np.complex64] | None = None
+    object_guess: NDArray[np.complex64] | None = None
+    measurement: str = "auto"
+    scan_index: NDArray[np.int64] | None = None
+    xcoords_start: NDArray[np.float64] | None = None
+    ycoords_start: NDArray[np.float64] | None = None
+    object_mask: NDArray[np.bool_] | None = None
+    pixel_size_m: float | None = None
+    name: str = field(default="scan")
+
+    def __post_init__(self) -> None:
+        set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
+        set_("xcoords", checks.real_vector("xcoords", self.xcoords))
+        count = len(self.xcoords)
+        if count == 0:
+            raise ScanError("xcoords: the scan is empty, want at least one position")
+        set_("ycoords", checks.real_vector("ycoords", self.ycoords, count))
+        for name in ("xcoords_start", "ycoords_start"):
+            given = getattr(self, name)
+            here = getattr(self, name.removesuffix("_start"))
+            set_(name, here if given is None else checks.real_vector(name, given, count))
+        set_("patterns", _checked_patterns(self.patterns, count))
+        set_("measurement", _resolved_measurement(self.measurement, self.patterns))
+        if self.probe_guess is not None:
+            set_("probe_guess", _strongest_mode(self.probe_guess, self.N))
+        if self.object_guess is not None:
+            set_("object_guess", checks.complex_image("objectGuess", self.object_guess))
+        if self.object_mask is not None:
+            mask = checks.as_array("objectMask", self.object_mask, "biu", "True and False").astype(bool)
+            if self.object_guess is None or mask.shape != self.object_guess.shape:
+                raise ShapeError(f"objectMask: got shape {mask.shape}, want that of objectGuess")
+            set_("object_mask", mask)
+        index = np.arange(count) if self.scan_index is None else self.scan_index
+        set_("scan_index", checks.integer_vector("scan_index", index, count))
+        if self.pixel_size_m is not None and not _is_length(self.pixel_size_m):
+            raise ScanError(f"pixel_size_m: got {self.pixel_size_m!r}, want a finite length > 0, or None")
+
+    def __len__(self) -> int:
+        return len(self.xcoords)
+
+    @property
+    def N(self) -> int:  # noqa: N802 - the field's name for it
+        """Side of a pattern in pixels."""
+        return int(self.patterns.shape[-1])
+
+    @property
+    def scan_positions_px(self) -> NDArray[np.float64]:
+        """(M, 2) float64, `[x, y]` of each patch centre in object pixels."""
+        return np.stack([self.xcoords, self.ycoords], axis=-1)
+
+    def diffraction_amplitude(self, indices: ArrayLike | slice = slice(None)) -> NDArray[np.float32]:
+        """Measured amplitude of the patterns `indices`, float32, shape `indices.shape + (N, N)`.
+
+        The square root of the counts if the scan holds counts, else the patterns as they are.
+        """
+        chosen = self.patterns[indices if isinstance(indices, slice) else np.asarray(indices)]
+        amplitude = chosen.astype(np.float32)
+        return np.sqrt(amplitude, out=amplitude) if self.measurement == "intensity" else amplitude
+
+    @cached_property
+    def pattern_energies(self) -> NDArray[np.float64]:
+        """(M,) float64, the sum of squared amplitudes (the photon count) of each pattern."""
+        energies = np.empty(len(self), np.float64)
+        for start in range(0, len(self), CHUNK):
+            chunk = self.patterns[start : start + CHUNK]
+            # float64 before squaring: integers would overflow, float32 sums would lose counts
+            values = chunk.astype(np.float64)
+            if self.measurement == "amplitude":
+                np.square(values, out=values)
+            energies[start : start + CHUNK] = values.sum(axis=(-2, -1))
+        return energies
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} positions", f"{self.N} x {self.N} pixels", self.measurement]
+        parts += ["probe"] if self.probe_guess is not None else []
+        if self.object_guess is not None:
+            parts.append(f"object {self.object_guess.shape[0]} x {self.object_guess.shape[1]}")
+        return f"Scan({self.name!r}: {', '.join(parts)})"
+
+
+def _checked_patterns(values: ArrayLike, count: int) -> NDArray:
+    patterns = checks.as_array("diff3d", values, "iuf", "real numbers")
+    checks.require_shape("diff3d", patterns, (None, None, None), ("positions", "ky", "kx"))
+    if len(patterns) != count:
+        raise ScanError(f"diff3d: got {len(patterns)} patterns for {count} positions; want one for each")
+    if patterns.shape[1] != patterns.shape[2] or patterns.shape[1] == 0:
+        raise ShapeError(f"diff3d: got patterns of {patterns.shape[1:]} pixels, want square ones")
+    for start in range(0, count, CHUNK):
+        chunk = patterns[start : start + CHUNK]
+        if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
+            first = start + int(np.argmin(np.isfinite(chunk).all(axis=(1, 2))))
+            raise ScanError(
+                f"diff3d: pattern {first} holds NaN or infinite values; mask or interpolate bad pixels first"
+            )
+        if chunk.dtype.kind != "u" and (chunk < 0).any():
+            first = start + int(np.argmax((chunk < 0).any(axis=(1, 2))))
+            raise ScanError(
+                f"diff3d: pattern {first} holds negative values, want counts or amplitudes >= 0; "
+                "clip what background subtraction left"
+            )
+    return patterns
+
+
+def _resolved_measurement(measurement: str, patterns: NDArray) -> str:
+    if measurement not in MEASUREMENTS:
+        raise ScanError(f"measurement: got {measurement!r}, want one of {', '.join(map(repr, MEASUREMENTS))}")
+    if measurement != "auto":
+        return measurement
+    decided = "amplitude" if patterns.dtype.kind == "f" else "intensity"
+    log.info("measurement: patterns of dtype %s are taken for %s", patterns.dtype, decided)
+    return decided
+
+
+def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
+    modes = checks.as_array("probeGuess", values, "iufc", "complex numbers")
+    if modes.ndim != 3:
+        return checks.complex_image("probeGuess", modes, side)
+    checks.require_shape("probeGuess", modes, (None, side, side), ("modes", "y", "x"))
+    if len(modes) == 0:
+        raise ShapeError("probeGuess: got no modes, want at least one")
+    power = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=(1, 2))
+    strongest = int(np.argmax(power))
+    if len(modes) > 1:
+        total = float(power.sum())
+        share = 1.0 - float(power[strongest]) / total if total > 0 else 0.0
+        log.warning(
+            "probeGuess: mode %d of %d is used; the others hold %.1f %% of the intensity, which is left out",
+            strongest, len(modes), 100 * share,
+        )  # fmt: skip
+    return checks.complex_image("probeGuess", modes[strongest], side)
+
+
+def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Scan:
+    """Read a scan from an NPZ file.
+
+    Parameters
+    ----------
+    path : path
+        Keys `xcoords`, `ycoords`, `diff3d` (or `diffraction`); optionally `probeGuess`,
+        `objectGuess`, `scan_index`, `xcoords_start`, `ycoords_start`, `objectMask`, `pixel_size_m`,
+        `measurement`.
+    measurement : {'auto', 'amplitude', 'intensity'}
+        As in `Scan`; 'auto' first asks the file's own key `measurement`.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        If the file cannot be read, lacks a key, or holds what `Scan` refuses. The text names the file.
+    """
+    path = Path(path)
+    entries = _read_npz(path)
+    patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
+    missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]
+    if missing:
+        raise ScanError(
+            f"{path}: {', '.join(missing)} missing; the file holds {', '.join(sorted(entries)) or 'nothing'}"
+        )
+    if measurement == "auto" and "measurement" in entries:
+        measurement = str(entries["measurement"])
+    try:
+        return Scan(
+            xcoords=entries["xcoords"],
+            ycoords=entries["ycoords"],
+            patterns=entries[patterns_key],
+            probe_guess=entries.get("probeGuess"),
+            object_guess=entries.get("objectGuess"),
+            measurement=measurement,
+            scan_index=entries.get("scan_index"),
+            xcoords_start=entries.get("xcoords_start"),
+            ycoords_start=entries.get("ycoords_start"),
+            object_mask=entries.get("objectMask"),
+            pixel_size_m=_length_or_unknown(entries.get("pixel_size_m")),
+            name=path.stem,
+        )
+    except (ScanError, ShapeError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _is_length(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(
+        value, bool | np.complexfloating
+    )
+    return bool(is_number and 0 < value < math.inf)
+
+
+def _length_or_unknown(value: NDArray | None) -> float | None:
+    """The file's `pixel_size_m`; files say NaN where it is unknown."""
+    if value is None:
+        return None
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        raise ScanError(f"pixel_size_m: got {value.dtype} of shape {value.shape}, want one number")
+    size = float(value.reshape(()))
+    return None if math.isnan(size) else size
+
+
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    """The known entries; others stay unread, so that an exotic one does not keep the scan from loading."""
+    try:
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ScanError(f"{path}: not an NPZ file, or cut short")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                return {key: archive[key] for key in KNOWN_ENTRIES if key in archive}
+    except ScanError:
+        raise
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        # a damaged file makes zlib, zipfile and NumPy raise almost anything
+        raise ScanError(f"{path}: not a readable NPZ file ({error})") from error
+
+
+def save_scan(scan: Scan, path: str | os.PathLike[str]) -> Path:
+    """Write `scan` as the NPZ file that `load_scan` reads; atomically, so never half a file.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    entries: dict[str, Any] = {
+        "xcoords": scan.xcoords,
+        "ycoords": scan.ycoords,
+        "xcoords_start": scan.xcoords_start,
+        "ycoords_start": scan.ycoords_start,
+        "diff3d": scan.patterns,
+        "probeGuess": scan.probe_guess,
+        "objectGuess": scan.object_guess,
+        "objectMask": scan.object_mask,
+        "scan_index": scan.scan_index,
+        "pixel_size_m": scan.pixel_size_m,
+        "measurement": scan.measurement,
+    }
+    with replaced_atomically(path) as stream:
+        np.savez_compressed(stream, **{key: value for key, value in entries.items() if value is not None})
+    return path

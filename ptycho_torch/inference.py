@@ -1,0 +1,182 @@
+"""Predictions in batches, and the small operations that parity compares."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.grouping import GroupedData
+from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
+from ptycho_backends.reference import stitching
+from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
+from ptycho_torch.model import PtychoModel, adam
+
+# Groups that are predicted at once unless the caller says otherwise; larger ones only cost memory.
+DEFAULT_BATCH = 32
+
+
+def compute_dtype(execution: ExecutionConfig) -> torch.dtype:
+    """float64 for '64-true', else float32 (mixed precision keeps its weights there)."""
+    return torch.float64 if execution.precision == "64-true" else torch.float32
+
+
+def device(execution: ExecutionConfig) -> torch.device:
+    """The device that `execution.accelerator` names.
+
+    Raises
+    ------
+    ConfigError
+        If this machine does not have it.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    wanted = execution.accelerator
+    if wanted == "auto":
+        # not mps: it has no float64 and few complex operations
+        return torch.device("cuda" if has_cuda else "cpu")
+    if wanted in ("gpu", "cuda") and has_cuda:
+        return torch.device("cuda")
+    if wanted in ("gpu", "mps") and has_mps:
+        return torch.device("mps")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    raise ConfigError(f"accelerator: got {wanted!r}, but this machine has none; use 'cpu' or 'auto'")
+
+
+@contextlib.contextmanager
+def _autocast(execution: ExecutionConfig, where: torch.device) -> Iterator[None]:
+    kinds = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+    if execution.precision not in kinds:
+        yield
+        return
+    with torch.autocast(where.type, dtype=kinds[execution.precision]):
+        yield
+
+
+class _Runner:
+    """A model on its device, fed with `Batch`es."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, execution: ExecutionConfig) -> None:
+        self.dtype = compute_dtype(execution)
+        self.where = device(execution)
+        self.execution = execution
+        self.model = PtychoModel(config, weights, self.dtype).to(self.where)
+
+    def tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
+        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        return {
+            name: tensor.to(self.where, complex_dtype if tensor.is_complex() else self.dtype)
+            for name, tensor in tensors_from_batch(batch).items()
+        }
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> Prediction:
+        tensors = self.tensors(batch)
+        with _autocast(self.execution, self.where):
+            fed = batch.intensity_scale * tensors["diffraction"]
+            _, image, amplitude = self.model(fed, tensors["offsets"])
+        predicted = channels_last(amplitude)
+        return Prediction(
+            object=image.cpu().numpy()[..., None], amplitude=predicted, intensity=np.square(predicted)
+        )
+
+    @torch.inference_mode()
+    def object(self, batch: Batch) -> NDArray:
+        tensors = self.tensors(batch)
+        with _autocast(self.execution, self.where):
+            fed = batch.intensity_scale * tensors["diffraction"]
+            return self.model.object(fed, tensors["offsets"]).cpu().numpy()[..., None]
+
+    def loss(self, config: TrainingConfig, batch: Batch) -> dict[str, torch.Tensor]:
+        with _autocast(self.execution, self.where):
+            return self.model.loss_terms(config, self.tensors(batch), batch.intensity_scale)
+
+
+def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
+    """The three outputs for one batch."""
+    return _Runner(config, weights, execution).predict(batch)
+
+
+def loss(
+    config: TrainingConfig, weights: Weights, batch: Batch, execution: ExecutionConfig
+) -> dict[str, float]:
+    """Every term of the loss, and `total`."""
+    with torch.no_grad():
+        terms = _Runner(config.model, weights, execution).loss(config, batch)
+    return {name: float(value) for name, value in terms.items()}
+
+
+def gradients(
+    config: TrainingConfig, weights: Weights, batch: Batch, execution: ExecutionConfig
+) -> dict[str, NDArray]:
+    """Gradient of the total loss with respect to every weight; zero where it does not enter."""
+    runner = _Runner(config.model, weights, execution)
+    runner.loss(config, batch)["total"].backward()
+    return weights_from_tensors(
+        {
+            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for name, parameter in runner.model.parameters_by_name.items()
+        }
+    )
+
+
+def train_step(
+    config: TrainingConfig, weights: Weights, batches: Sequence[Batch], execution: ExecutionConfig
+) -> dict[str, NDArray]:
+    """The weights after one Adam step on each batch in turn, from fresh moments."""
+    runner = _Runner(config.model, weights, execution)
+    runner.model.freeze(config)
+    optimizer = adam(runner.model, execution.learning_rate)
+    for batch in batches:
+        optimizer.zero_grad()
+        runner.loss(config, batch)["total"].backward()
+        optimizer.step()
+    return runner.model.weights()
+
+
+def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
+    """The three outputs for every group, computed in batches."""
+    runner = _Runner(model.config.model, model.weights, execution)
+    parts = [
+        runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
+        for part in _slices(len(groups), execution)
+    ]
+    return Prediction(
+        object=np.concatenate([part.object for part in parts]),
+        amplitude=np.concatenate([part.amplitude for part in parts]),
+        intensity=np.concatenate([part.intensity for part in parts]),
+    )
+
+
+def infer(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+) -> Reconstruction:
+    """Object patches of every group, computed in batches, and the image stitched from them."""
+    started = time.perf_counter()
+    runner = _Runner(model.config.model, model.weights, execution)
+    N = model.config.model.N
+    patches = np.empty((len(groups), N, N, 1), np.complex64)
+    for part in _slices(len(groups), execution):
+        patches[part] = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+    predicted = time.perf_counter()
+    image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
+    stitched = time.perf_counter()
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=origin,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        object_patches=patches,
+        backend="torch",
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": predicted - started, "stitch": stitched - predicted},
+    )
+
+
+def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
+    size = execution.inference_batch_size or DEFAULT_BATCH
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,0 +1,254 @@
+"""The model as a torch module, and the LightningModule that trains it."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, config_to_plain
+
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.preparation import TrainingPlan
+from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
+from ptycho_backends.reference import constants
+from ptycho_backends.schedules import TrainingSchedule
+from ptycho_torch import losses, network, physics
+from ptycho_torch.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
+
+CHECKPOINT_KEY = "ptycho_backends"
+
+
+class PtychoModel(torch.nn.Module):
+    """Diffraction amplitudes to object and predicted diffraction.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    weights : mapping of arrays
+        Canonical names; `parameters_by_name` keeps them, the probe as (N, N, 2) real numbers.
+    dtype : torch.dtype
+        float32 or float64.
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, NDArray], dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.parameters_by_name = torch.nn.ParameterDict(
+            {name: torch.nn.Parameter(value) for name, value in tensors_from_weights(weights, dtype).items()}
+        )
+
+    def forward(self, diffraction_fed: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
+        weights = self.parameters_by_name
+        patches = network.object_patches(diffraction_fed, weights, self.config)
+        probe = torch.view_as_complex(weights[PROBE])
+        with torch.autocast(patches.device.type, enabled=False):
+            image, amplitude = physics.predict_diffraction(
+                patches, offsets, probe, weights[LOG_SCALE], self.config
+            )
+        return patches, image, amplitude
+
+    def object(self, diffraction_fed: Tensor, offsets: Tensor) -> Tensor:
+        """Object (B, N, N) alone, without the diffraction."""
+        patches = network.object_patches(diffraction_fed, self.parameters_by_name, self.config)
+        with torch.autocast(patches.device.type, enabled=False):
+            if not self.config.object_big:
+                return patches[:, 0]
+            canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
+            return physics.crop_centre(canvas, self.config.N)
+
+    def loss_terms(self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float) -> dict[str, Tensor]:
+        """Every term of the loss of `batch`, and their weighted sum as `total`."""
+        measured = intensity_scale * batch["diffraction"]
+        patches, image, amplitude = self(measured, batch["offsets"])
+        with torch.autocast(patches.device.type, enabled=False):
+            return losses.loss_terms(
+                config,
+                patches,
+                image,
+                amplitude,
+                measured,
+                batch.get("patches_truth"),
+                batch.get("object_truth"),
+            )
+
+    def freeze(self, config: TrainingConfig) -> None:
+        """Let the probe and the scale be trained only if `config` says so."""
+        self.parameters_by_name[PROBE].requires_grad_(config.probe_trainable)
+        self.parameters_by_name[LOG_SCALE].requires_grad_(config.intensity_scale_trainable)
+
+    def weights(self) -> dict[str, NDArray]:
+        """The canonical weights, in the module's precision."""
+        return weights_from_tensors(dict(self.parameters_by_name.items()))
+
+
+def adam(model: PtychoModel, learning_rate: float) -> torch.optim.Adam:
+    """Adam over what is trainable, with the constants that every backend shares."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(
+        trainable,
+        lr=learning_rate,
+        betas=(constants.ADAM_BETA1, constants.ADAM_BETA2),
+        eps=constants.ADAM_EPSILON,
+    )
+
+
+class PtychoModule(lightning.LightningModule):
+    """Trains a `PtychoModel` as a `TrainingPlan` says; keeps the history and the schedule."""
+
+    def __init__(
+        self, plan: TrainingPlan, execution: ExecutionConfig, on_epoch: EpochCallback | None = None
+    ) -> None:
+        super().__init__()
+        config, start = plan.config, plan.start
+        self.model = PtychoModel(config.model, start.weights)
+        self.model.freeze(config)
+        self.config = config
+        self.intensity_scale = start.intensity_scale
+        self.schedule = TrainingSchedule(execution, config.nepochs)
+        self.history: list[EpochRecord] = list(start.history)
+        self.epochs_done = plan.epochs_done
+        self.batches_done = 0
+        self.steps_done = 0
+        self._start = start
+        self._on_epoch = on_epoch
+        self._loss_sum: Tensor | float = 0.0
+        self._groups = 0
+        self._epoch_started = time.perf_counter()
+        if start.training_state is not None:
+            self.schedule.restore(start.training_state.schedule)
+            self.batches_done = start.training_state.batches_done
+            self.steps_done = start.training_state.step
+            self._loss_sum = start.training_state.loss_sum
+
+    # --- steps
+
+    def training_step(self, batch: TensorBatch, batch_idx: int) -> Tensor:
+        terms = self.model.loss_terms(self.config, batch, self.intensity_scale)
+        groups = len(batch["diffraction"])
+        # summed where it is, so that no step waits for the device
+        self._loss_sum = self._loss_sum + terms["total"].detach().double() * groups
+        self._groups += groups
+        self.batches_done += 1
+        self.log("loss", terms["total"].detach(), prog_bar=True, logger=False, batch_size=groups)
+        return terms["total"]
+
+    def validation_step(self, batch: TensorBatch, batch_idx: int) -> None:
+        terms = self.model.loss_terms(self.config, batch, self.intensity_scale)
+        self.log(
+            "val_loss", terms["total"].double(), on_epoch=True, prog_bar=True,
+            batch_size=len(batch["diffraction"]),
+        )  # fmt: skip
+
+    def configure_optimizers(self) -> torch.optim.Adam:
+        optimizer = adam(self.model, self.schedule.learning_rate)
+        state = self._start.training_state
+        if state is not None:
+            self._restore_moments(optimizer, state)
+        return optimizer
+
+    # --- epochs
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_started = time.perf_counter()
+        if self.batches_done == 0:
+            self._loss_sum, self._groups = 0.0, 0
+        else:
+            self._groups = self.batches_done * self.config.batch_size
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch into the history and set the learning rate of the next one."""
+        train_loss = float(self._loss_sum) / self._groups
+        logged = self.trainer.callback_metrics.get("val_loss")
+        val_loss = None if logged is None else float(logged)
+        record = EpochRecord(
+            epoch=self.epochs_done + 1,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            learning_rate=self.schedule.learning_rate,
+            seconds=time.perf_counter() - self._epoch_started,
+        )
+        self.history.append(record)
+        self.epochs_done, self.batches_done = record.epoch, 0
+        self.schedule.finish_epoch(train_loss if val_loss is None else val_loss)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.schedule.learning_rate
+        self.log_dict({"train_loss": train_loss, "learning_rate": record.learning_rate}, prog_bar=False)
+        if self._on_epoch is not None:
+            self._on_epoch(record)
+        if self.schedule.should_stop:
+            self.trainer.should_stop = True
+
+    # --- state
+
+    def trained_model(self, *, interrupted: bool = False) -> TrainedModel:
+        """What was learned so far, in neutral form, with what resuming needs."""
+        optimizer = self.trainer.optimizers[0]
+        weights = {
+            name: value.astype("complex64" if name == PROBE else "float32")
+            for name, value in self.model.weights().items()
+        }
+        return TrainedModel(
+            config=self.config,
+            weights=weights,
+            intensity_scale=self.intensity_scale,
+            history=tuple(self.history),
+            backend="torch",
+            interrupted=interrupted,
+            training_state=TrainingState(
+                step=self._optimizer_step(optimizer),
+                epoch=self.epochs_done,
+                batches_done=self.batches_done,
+                loss_sum=float(self._loss_sum) if self.batches_done else 0.0,
+                first_moments=self._moments(optimizer, "exp_avg"),
+                second_moments=self._moments(optimizer, "exp_avg_sq"),
+                schedule=self.schedule.state(),
+            ),
+        )
+
+    def _moments(self, optimizer: torch.optim.Optimizer, key: str) -> dict[str, NDArray]:
+        named = {
+            name: optimizer.state[parameter][key]
+            for name, parameter in self.model.parameters_by_name.items()
+            if key in optimizer.state.get(parameter, {})
+        }
+        return weights_from_tensors(named)
+
+    def _optimizer_step(self, optimizer: torch.optim.Optimizer) -> int:
+        steps = [int(state["step"]) for state in optimizer.state.values() if "step" in state]
+        return max(steps, default=self.steps_done)
+
+    def _restore_moments(self, optimizer: torch.optim.Adam, state: TrainingState) -> None:
+        dtype = next(self.model.parameters()).dtype
+        first = tensors_from_weights(state.first_moments, dtype)
+        second = tensors_from_weights(state.second_moments, dtype)
+        for name, parameter in self.model.parameters_by_name.items():
+            if parameter.requires_grad and name in first:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(state.step)),
+                    "exp_avg": first[name].to(parameter.device),
+                    "exp_avg_sq": second[name].to(parameter.device),
+                }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the file self-contained: all that is neither weight nor moment, as one JSON text."""
+        names = [name for name, p in self.model.parameters_by_name.items() if p.requires_grad]
+        checkpoint[CHECKPOINT_KEY] = json.dumps(
+            {
+                "config": config_to_plain(self.config),
+                "intensity_scale": self.intensity_scale,
+                "history": [vars(record) for record in self.history],
+                "trainable": names,
+                "epoch": self.epochs_done,
+                "batches_done": self.batches_done,
+                "loss_sum": float(self._loss_sum) if self.batches_done else 0.0,
+                "schedule": self.schedule.state(),
+            }
+        )

@@ -1,0 +1,115 @@
+"""Mirror of `ptycho_backends.reference.physics`: from object patches to predicted diffraction.
+
+Images are the last two axes, `[y, x]`. A bilinear translation is separable, so it is two products with
+banded matrices: exact for any sub-pixel offset, with a gradient that is summed in a fixed order.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptycho_backends.config import ModelConfig
+from ptycho_backends.probe import circular_mask
+from ptycho_backends.reference import constants
+from ptycho_backends.reference.physics import smoothing_weights
+
+
+def translate(image: Tensor, offset_px: Tensor) -> Tensor:
+    """Mirror of `reference.physics.translate`."""
+    height, width = image.shape[-2:]
+    return _resample(
+        image, _shift_matrix(height, height, offset_px[..., 1]), _shift_matrix(width, width, offset_px[..., 0])
+    )
+
+
+def _shift_matrix(length_out: int, length_in: int, shift_px: Tensor) -> Tensor:
+    """(..., out, in) weights of linear interpolation: `out[i] = in[i - shift]`, zero outside."""
+    i = torch.arange(length_out, device=shift_px.device, dtype=shift_px.dtype)[:, None]
+    j = torch.arange(length_in, device=shift_px.device, dtype=shift_px.dtype)[None, :]
+    return (1.0 - ((i - j) - shift_px[..., None, None]).abs()).clamp(min=0.0)
+
+
+def _resample(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`rows @ image @ columns^T`, real and imaginary part each."""
+    turned = columns.transpose(-2, -1)
+    if not image.is_complex():
+        return rows @ image @ turned
+    return torch.complex(rows @ image.real @ turned, rows @ image.imag @ turned)
+
+
+def pad_centre(image: Tensor, size: int) -> Tensor:
+    """Mirror of `reference.physics.pad_centre`."""
+    before = (size - image.shape[-1]) // 2
+    after = size - image.shape[-1] - before
+    return F.pad(image, (before, after, before, after))
+
+
+def crop_centre(image: Tensor, size: int) -> Tensor:
+    """Mirror of `reference.physics.crop_centre`."""
+    start = (image.shape[-1] - size) // 2
+    return image[..., start : start + size, start : start + size]
+
+
+def merge_patches(object_patches: Tensor, relative_offsets_px: Tensor, canvas_size: int) -> Tensor:
+    """Mirror of `reference.physics.merge_patches`; padding and translation are one product."""
+    N = object_patches.shape[-1]
+    before = (canvas_size - N) // 2
+    towards = before - (relative_offsets_px - relative_offsets_px.mean(dim=1, keepdim=True))
+    rows = _shift_matrix(canvas_size, N, towards[..., 1])
+    columns = _shift_matrix(canvas_size, N, towards[..., 0])
+    total = _resample(object_patches, rows, columns).sum(dim=1)
+    box = slice((N - N // 2) // 2, (N - N // 2) // 2 + N // 2)
+    overlap = torch.einsum("bki,bkj->bij", rows[..., box].sum(dim=-1), columns[..., box].sum(dim=-1))
+    return total / (overlap + constants.OVERLAP_FLOOR)
+
+
+def canvas_views(object_canvas: Tensor, relative_offsets_px: Tensor, N: int) -> Tensor:
+    """Mirror of `reference.physics.canvas_views`; translation and cropping are one product."""
+    size = object_canvas.shape[-1]
+    towards = relative_offsets_px - (size - N) // 2
+    rows = _shift_matrix(N, size, towards[..., 1])
+    columns = _shift_matrix(N, size, towards[..., 0])
+    return _resample(object_canvas[:, None], rows, columns)
+
+
+def smooth_exit_wave(exit_wave: Tensor, sigma_px: float) -> Tensor:
+    """Mirror of `reference.physics.smooth_exit_wave`."""
+    side, middle = smoothing_weights(sigma_px)
+    rows = torch.cat([exit_wave[..., 1:2, :], exit_wave, exit_wave[..., -2:-1, :]], dim=-2)
+    rows = side * (rows[..., :-2, :] + rows[..., 2:, :]) + middle * exit_wave
+    columns = torch.cat([rows[..., 1:2], rows, rows[..., -2:-1]], dim=-1)
+    return side * (columns[..., :-2] + columns[..., 2:]) + middle * rows
+
+
+def diffraction_amplitude(exit_wave: Tensor) -> Tensor:
+    """Mirror of `reference.physics.diffraction_amplitude`."""
+    # abs, not the root of a square: its gradient stays finite where the amplitude is zero
+    return torch.fft.fftshift(torch.fft.fft2(exit_wave).abs(), dim=(-2, -1)) / exit_wave.shape[-1]
+
+
+def exit_waves(views: Tensor, probe: Tensor, config: ModelConfig) -> Tensor:
+    """Mirror of `reference.physics.exit_waves`."""
+    waves = probe * views
+    if config.gaussian_smoothing_sigma > 0:
+        waves = smooth_exit_wave(waves, config.gaussian_smoothing_sigma)
+    if config.probe_mask:
+        mask = torch.from_numpy(circular_mask(config.N))
+        waves = waves * mask.to(waves.device, waves.real.dtype)
+    return waves
+
+
+def predict_diffraction(
+    object_patches: Tensor,
+    relative_offsets_px: Tensor,
+    probe: Tensor,
+    log_scale: Tensor,
+    config: ModelConfig,
+) -> tuple[Tensor, Tensor]:
+    """Mirror of `reference.physics.predict_diffraction`."""
+    if config.object_big:
+        canvas = merge_patches(object_patches, relative_offsets_px, config.canvas_size)
+    else:
+        canvas = pad_centre(object_patches[:, 0], config.canvas_size)
+    views = canvas_views(canvas, relative_offsets_px, config.N)
+    amplitude = diffraction_amplitude(exit_waves(views, probe, config)) * torch.exp(log_scale)
+    return crop_centre(canvas, config.N), amplitude

@@ -1,0 +1,264 @@
+"""Training under Lightning's Trainer: checkpoints, loggers, progress, Ctrl-C and resuming."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.errors import BackendUnavailableError, ConfigError
+from ptycho_backends.output import output_directory
+from ptycho_backends.preparation import TrainingPlan
+from ptycho_backends.protocol import EpochCallback, TrainedModel
+from ptycho_torch.data import PtychoDataModule
+from ptycho_torch.model import PtychoModule
+
+log = logging.getLogger(__name__)
+
+LAST_CHECKPOINT = "last.ckpt"
+
+
+class TrainingInterrupted(Exception):
+    """Ends Lightning's loop after Ctrl-C; Lightning itself would end the whole process."""
+
+
+def train(
+    plan: TrainingPlan,
+    *,
+    execution: ExecutionConfig,
+    output_dir: str | os.PathLike[str] | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> TrainedModel:
+    """Train what `plan` says until `config.nepochs` epochs are done.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    execution : ExecutionConfig
+    output_dir : path, optional
+        Gets `checkpoints/` (the best by `checkpoint_monitor_metric`, and `last.ckpt`) and the logger's
+        folder. None writes nothing.
+    on_epoch : callable, optional
+        Called with each `EpochRecord`.
+
+    Returns
+    -------
+    TrainedModel
+        `interrupted` if Ctrl-C ended training; its `training_state` then says where to go on.
+
+    Raises
+    ------
+    ConfigError, BackendUnavailableError, OutputError
+        Before anything is computed.
+    """
+    remaining = plan.config.nepochs - plan.epochs_done
+    if remaining <= 0:
+        log.warning(
+            "nepochs: %d asked for, %d are done already; the model is returned as it is",
+            plan.config.nepochs, plan.epochs_done,
+        )  # fmt: skip
+        return plan.start
+    folder = None if output_dir is None else output_directory(output_dir)
+    module = PtychoModule(plan, execution, on_epoch)
+    interrupts = _Interrupts(folder, execution.accum_steps)
+    resumed_within_epoch = module.batches_done > 0
+    with _quiet(), _deterministic_settings_restored():
+        trainer = _trainer(execution, remaining, folder, interrupts, plan, resumed_within_epoch)
+        with interrupts.listening():
+            try:
+                trainer.fit(module, datamodule=PtychoDataModule(plan, execution))
+            except TrainingInterrupted:
+                log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
+                return interrupts.interrupted_model(module)
+    return module.trained_model()
+
+
+def _trainer(
+    execution: ExecutionConfig,
+    epochs: int,
+    folder: Path | None,
+    interrupts: "_Interrupts",
+    plan: TrainingPlan,
+    reload_batches: bool,
+) -> lightning.Trainer:
+    callbacks: list[Callback] = [interrupts]
+    checkpointing = execution.enable_checkpointing and folder is not None
+    if checkpointing and folder is not None:
+        callbacks.append(_checkpoints(execution, folder, has_validation=len(plan.validation_indices) > 0))
+    if execution.enable_progress_bar:
+        callbacks.append(TQDMProgressBar())
+    try:
+        return lightning.Trainer(
+            accelerator=execution.accelerator,
+            devices=execution.devices,
+            strategy=execution.strategy,
+            precision=execution.precision,  # type: ignore[arg-type]
+            deterministic=execution.deterministic,
+            gradient_clip_val=execution.gradient_clip_val,
+            accumulate_grad_batches=execution.accum_steps,
+            max_epochs=epochs,
+            logger=_logger(execution, folder),
+            callbacks=callbacks,
+            enable_checkpointing=checkpointing,
+            enable_progress_bar=execution.enable_progress_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            # the order of the batches is the plan's, the same on every backend
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=int(reload_batches),
+            default_root_dir=folder,
+        )
+    except (lightning.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        raise ConfigError(
+            f"execution: accelerator={execution.accelerator!r}, devices={execution.devices}, "
+            f"strategy={execution.strategy!r}, precision={execution.precision!r} cannot be had here: {error}"
+        ) from error
+
+
+def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bool) -> ModelCheckpoint:
+    metric = execution.checkpoint_monitor_metric
+    if metric == "val_loss" and not has_validation:
+        metric = "train_loss"
+    return ModelCheckpoint(
+        dirpath=folder / "checkpoints",
+        filename="best-{epoch}-{" + metric + ":.6g}",
+        monitor=metric,
+        mode=execution.checkpoint_mode,
+        save_top_k=execution.checkpoint_save_top_k,
+        # after the epoch is in the history, so that the file can be resumed
+        save_on_train_epoch_end=True,
+    )
+
+
+def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
+    kind = execution.logger_backend
+    if kind in (None, "none") or folder is None:
+        return False
+    if kind == "csv":
+        return CSVLogger(folder, name="logs", version="")
+    package = {"tensorboard": "tensorboard", "mlflow": "mlflow"}[kind]
+    if find_spec(package) is None:
+        raise BackendUnavailableError(
+            f"logger_backend: got {kind!r}, but {package!r} is not installed; run: pip install {package}, "
+            "or use logger_backend='csv'"
+        )
+    if kind == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="logs", version="")
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    return MLFlowLogger(experiment_name="ptycho-backends", save_dir=str(folder / "mlruns"))
+
+
+class _Interrupts(Callback):
+    """Turns Ctrl-C into an end after the current optimiser step, and keeps `last.ckpt` current.
+
+    A second Ctrl-C ends at once.
+    """
+
+    def __init__(self, folder: Path | None, accum_steps: int) -> None:
+        self._folder = folder
+        self._accum_steps = accum_steps
+        self._asked = False
+        self._within_step = False
+
+    def interrupted_model(self, module: PtychoModule) -> TrainedModel:
+        """What was learned; not to be resumed exactly if a step was cut short."""
+        model = module.trained_model(interrupted=True)
+        return dataclasses.replace(model, training_state=None) if self._within_step else model
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen for SIGINT; elsewhere than in the main thread Python cannot, and Ctrl-C goes there."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self._asked:
+            self._within_step = True
+            raise TrainingInterrupted
+        self._asked = True
+        log.warning("Ctrl-C: ending after this step; press it again to end at once")
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        module = _as_module(pl_module)
+        stepped = module.batches_done % self._accum_steps == 0
+        # at the last batch of an epoch the epoch is finished first
+        if self._asked and stepped and not trainer.is_last_batch:
+            self._save(trainer)
+            raise TrainingInterrupted
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # here, because the module finishes the epoch after this callback's own end-of-epoch hook
+        if _as_module(pl_module).epochs_done:
+            self._save(trainer)
+        if self._asked:
+            raise TrainingInterrupted
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        if self._folder is not None and trainer.checkpoint_callback is not None:
+            target = self._folder / "checkpoints" / LAST_CHECKPOINT
+            part = target.with_name(f".{LAST_CHECKPOINT}.part")
+            trainer.save_checkpoint(part)
+            os.replace(part, target)
+
+
+def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:
+    assert isinstance(pl_module, PtychoModule)
+    return pl_module
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from advising on what the configuration decides."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        noisy = logging.getLogger("lightning.pytorch")
+        level = noisy.level
+        noisy.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            noisy.setLevel(level)
+
+
+@contextlib.contextmanager
+def _deterministic_settings_restored() -> Iterator[None]:
+    """Lightning sets torch's process-wide switches; put them back for whoever comes after."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark

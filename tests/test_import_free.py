@@ -1,0 +1,50 @@
+"""Importing is cheap: no framework, no option set, no file written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "tensorflow", "keras", "ptycho_torch")
+PACKAGE = REPOSITORY / "ptycho_backends"
+
+
+def module_names() -> list[str]:
+    """Every module of `ptycho_backends` outside the TensorFlow adapter."""
+    paths = [path.relative_to(REPOSITORY) for path in sorted(PACKAGE.rglob("*.py"))]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [name for name in names if not name.startswith("ptycho_backends.tensorflow")]
+
+
+def run(code: str, folder: Path) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("names", [["ptycho_backends"], module_names()], ids=["package", "every module"])
+def test_no_framework_is_imported(names: list[str], tmp_path: Path) -> None:
+    code = f"import {', '.join(names)}\nimport sys\nprint(sorted(set(sys.modules) & {set(FRAMEWORKS)!r}))"
+    assert run(code, tmp_path) == "[]\n"
+
+
+def test_importing_has_no_other_effect(tmp_path: Path) -> None:
+    code = """
+import logging, os, random, warnings
+import numpy
+
+def state():
+    return (dict(os.environ), random.getstate(), numpy.random.get_state()[1].tolist(), numpy.geterr(),
+            numpy.get_printoptions(), logging.getLogger().handlers[:], logging.getLogger().level,
+            warnings.filters[:], os.getcwd())
+
+before = state()
+import ptycho_backends
+assert state() == before
+"""
+    assert run(code, tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []

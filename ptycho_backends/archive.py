@@ -211,9 +211,7 @@ class Manifest:
     def read(cls, members: Members) -> "Manifest":
         if member.MANIFEST not in members.sizes:
             raise ArchiveError(f"{member.MANIFEST}: missing; this is no archive of a model")
-        values = exact_json.plain_loads(
-            members.read(member.MANIFEST, member.MAX_TEXT_BYTES), member.MANIFEST
-        )
+        values = exact_json.plain_loads(members.read(member.MANIFEST, member.MAX_TEXT_BYTES), member.MANIFEST)
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise ArchiveError(f"{member.MANIFEST}: not the manifest of a {FORMAT!r}")
         _require_readable_version(values.get("version"))
@@ -351,7 +349,9 @@ class ArchiveSummary:
         chosen = ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(config.model).items())
         losses = {"train_loss": self.train_loss, "val_loss": self.val_loss}
         known = ", ".join(f"{name} {loss:.6g}" for name, loss in losses.items() if loss is not None)
-        state = [text for text, true in (("interrupted", self.interrupted), ("resumable", self.resumable)) if true]
+        state = [
+            text for text, true in (("interrupted", self.interrupted), ("resumable", self.resumable)) if true
+        ]
         return [
             ("model", chosen),
             ("weights", f"{self.weight_count} arrays, {self.parameter_count:,} real numbers"),

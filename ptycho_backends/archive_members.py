@@ -31,7 +31,7 @@ MANIFEST, CONFIG, PARAMS, WEIGHTS, HISTORY = (
 STATE, STATE_ARRAYS = "training_state.json", "training_state.h5"
 
 # Far more than any real file needs, and little enough for any computer.
-MAX_TEXT_BYTES = 16 << 20
+MAX_TEXT_BYTES = 4 << 20
 MAX_WEIGHTS_BYTES = 2 << 30
 MAX_PARAMS_ARRAYS_BYTES = 64 << 20
 _STRUCTURE_BYTES = 1 << 20
@@ -287,7 +287,8 @@ def state_from_bytes(text: bytes, data: bytes, config: ModelConfig) -> TrainingS
             raise ArchiveError(f"{STATE_ARRAYS}: unknown {path}")
         groups[group][name] = arrays[path]
     moments = {field: _checked_moments(groups[group], config) for field, group in _MOMENTS.items()}
-    return TrainingState(**{name: values[name] for name in (*_STATE_NUMBERS, "schedule")}, **moments)
+    fields: dict[str, Any] = {**values, **moments}
+    return TrainingState(**fields)
 
 
 def _checked_moments(moments: Weights, config: ModelConfig) -> dict[str, NDArray]:

@@ -179,7 +179,7 @@ _OPTIONAL_PATH = optional(_PATH)
 
 @dataclass
 class ModelConfig(_CheckedConfig):
-    """The network and the diffraction model (MODEL.md of the specification; `docs/model.md`)."""
+    """The network and the diffraction model (`docs/model.md`)."""
 
     N: int = setting(64, SIDES, "side of a diffraction pattern in pixels; 0 until the data are seen")
     gridsize: int = setting(1, integer(1), "a group holds gridsize**2 neighbouring positions")
@@ -247,7 +247,7 @@ class TrainingConfig(_CheckedConfig):
     neighbor_pool_size: int | None = setting(
         None, optional(integer(1)), "replaces neighbor_count when oversampling"
     )
-    positions_provided: bool = setting(True, boolean(), "the scan knows its positions")
+    positions_provided: bool = setting(True, boolean(), "for legacy callers; a scan always has positions")
     probe_trainable: bool = setting(False, boolean(), "refine the probe while training")
     intensity_scale_trainable: bool = setting(True, boolean(), "refine the intensity scale while training")
     output_dir: Path = setting(Path("training_outputs"), _PATH, "where results go")

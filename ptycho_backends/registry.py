@@ -132,6 +132,8 @@ def _loaded(name: str, points: list[EntryPoint]) -> Backend:
 
 def _importable(module: str) -> bool:
     try:
-        return find_spec(module) is not None
+        spec = find_spec(module)
+        # without an origin it is some folder of that name on the path, not the framework
+        return spec is not None and spec.origin is not None
     except (ImportError, ValueError):
         return False

@@ -24,6 +24,7 @@ MAX_STRUCTURE_READS = 30_000
 MAX_READ_BYTES = 1 << 16
 MAX_ARRAYS = 2_000
 MAX_DEPTH = 10
+MAX_AXES = 8
 
 # Header messages (HDF5 File Format Specification 3.0, section IV.A.2) that plain arrays and groups have.
 # What is missing is the point: filters, external files, attributes of arrays, shared message tables.
@@ -145,6 +146,8 @@ class Hdf5Arrays(Mapping[str, NDArray]):
         shape, dtype = dataset.shape, dataset.dtype
         if shape is None or not isinstance(dtype, np.dtype) or dtype.kind not in "iufc":
             raise ArchiveError(f"{path}: got {dtype}, want numbers")
+        if len(shape) > MAX_AXES:
+            raise ArchiveError(f"{path}: {len(shape)} axes, want at most {MAX_AXES}")
         if dataset.id.layout_class != _CONTIGUOUS:
             raise ArchiveError(f"{path}: chunked, compact or virtual, want a contiguous array")
         stored = StoredArray(tuple(int(size) for size in shape), dtype, int(dataset.id.data_offset))

@@ -1,12 +1,13 @@
 """Reading zip files that may come from anyone: every member checked, in bounded memory, before use."""
 
 import os
+import re
 import stat
 import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
@@ -113,8 +114,8 @@ class FolderMembers:
             if len(here.relative_to(folder).parts) >= 1:
                 folders.clear()
             for file in files:
-                status = (here / file).lstat()
-                sizes[(here / file).relative_to(folder).as_posix()] = status.st_size
+                with suppress(OSError):  # gone in the meantime
+                    sizes[(here / file).relative_to(folder).as_posix()] = (here / file).lstat().st_size
             if len(sizes) > MAX_MEMBERS:
                 raise ArchiveError(f"more than {MAX_MEMBERS} files, want an unpacked {ARCHIVE_NAME}")
         self.sizes: Mapping[str, int] = sizes
@@ -209,7 +210,7 @@ def _require_small_directory(stream: IO[bytes]) -> None:
 def _require_harmless(info: zipfile.ZipInfo) -> None:
     name = info.orig_filename
     parts = PurePosixPath(name).parts
-    if not name or "\0" in name or "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
+    if not name or "\0" in name or "\\" in name or re.match(r"/|[A-Za-z]:", name) or ".." in parts:
         raise ArchiveError(f"{name!r}: lies outside the archive")
     # The upper half holds the Unix mode, or zero where another system made the file.
     kind = stat.S_IFMT(info.external_attr >> 16)

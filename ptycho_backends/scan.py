@@ -216,12 +216,12 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
         If the file cannot be read, lacks a key, or holds what `Scan` refuses. The text names the file.
     """
     path = Path(path)
-    entries = _read_npz(path)
+    entries, names = _read_npz(path)
     patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
     missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]
     if missing:
         raise ScanError(
-            f"{path}: {', '.join(missing)} missing; the file holds {', '.join(sorted(entries)) or 'nothing'}"
+            f"{path}: {', '.join(missing)} missing; the file holds {', '.join(names) or 'nothing'}"
         )
     if measurement == "auto" and "measurement" in entries:
         measurement = str(entries["measurement"])
@@ -261,15 +261,15 @@ def _length_or_unknown(value: NDArray | None) -> float | None:
     return None if math.isnan(size) else size
 
 
-def _read_npz(path: Path) -> dict[str, NDArray]:
-    """The known entries; others stay unread, so that an exotic one does not keep the scan from loading."""
+def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str]]:
+    """The known entries, and the names of all; an exotic one does not keep the scan from loading."""
     try:
         with open(path, "rb") as stream:
             if not zipfile.is_zipfile(stream):
                 raise ScanError(f"{path}: not an NPZ file, or cut short")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:
-                return {key: archive[key] for key in KNOWN_ENTRIES if key in archive}
+                return {key: archive[key] for key in KNOWN_ENTRIES if key in archive}, sorted(archive)
     except ScanError:
         raise
     except OSError as error:

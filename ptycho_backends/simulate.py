@@ -32,7 +32,7 @@ LIT_SHARE = 0.1
 GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))
 
 
-def siemens_star(size: int, spokes: int = 18) -> NDArray[np.complex64]:
+def siemens_star(size: int, spokes: int = 12) -> NDArray[np.complex64]:
     """A resolution target: Siemens star, rings, three-bar groups, over smoothly varying thickness.
 
     Parameters
@@ -79,7 +79,7 @@ def _three_bars(x: NDArray, y: NDArray) -> NDArray[np.bool_]:
 
 
 def focused_probe(
-    N: int, radius_px: float | None = None, aperture_share: float = 0.35
+    N: int, radius_px: float | None = None, aperture_share: float = 0.6
 ) -> NDArray[np.complex64]:
     """The wave a little behind the focus of a round lens: curved wavefront, soft edge, slight astigmatism.
 
@@ -88,7 +88,7 @@ def focused_probe(
     N : int
         Side, pixels.
     radius_px : float, optional
-        Radius of the bright disk in the object plane, pixels. Default: `N / 6`, which keeps the light
+        Radius of the bright disk in the object plane, pixels. Default: `3 N / 16`, which keeps the light
         inside the central N/2 square, where the network predicts the object.
     aperture_share : float
         Radius of the bright field on the detector over half the detector's width.
@@ -98,7 +98,7 @@ def focused_probe(
     (N, N) complex64 array, [y, x]
         Energy 1: `sum |probe|^2 = 1`.
     """
-    radius_px = N / 6 if radius_px is None else radius_px
+    radius_px = 3 * N / 16 if radius_px is None else radius_px
     if not 0 < radius_px < N / 2 or not 0 < aperture_share < 1:
         raise ValueError(
             f"focused_probe: got radius_px={radius_px}, aperture_share={aperture_share}; "

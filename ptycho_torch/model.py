@@ -40,9 +40,10 @@ class PtychoModel(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.parameters_by_name = torch.nn.ParameterDict(
-            {name: torch.nn.Parameter(value) for name, value in tensors_from_weights(weights, dtype).items()}
-        )
+        self.parameters_by_name = torch.nn.ParameterDict()
+        # one by one, because ParameterDict sorts what it is given at once
+        for name, value in tensors_from_weights(weights, dtype).items():
+            self.parameters_by_name[name] = torch.nn.Parameter(value)
 
     def forward(self, diffraction_fed: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""

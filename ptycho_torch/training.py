@@ -241,6 +241,8 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
+        # how Lightning calls torch is not the user's to change
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         noisy = logging.getLogger("lightning.pytorch")
         level = noisy.level

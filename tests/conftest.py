@@ -1,11 +1,68 @@
-"""What several test modules share."""
+"""What several test modules share, and which backends are tested.
+
+`--backend=torch` (or `tensorflow`; may be repeated) runs the tests of that backend and of the
+framework-free core, and fails if its framework is missing. Without it every installed framework is
+tested, and a line at the end says what was not.
+"""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+FRAMEWORKS = {"torch": ("torch", "lightning"), "tensorflow": ("tensorflow", "keras")}
+
+if find_spec("torch") is not None:
+    # Keras reports a crash when TensorFlow is imported first in a process that uses both.
+    import torch  # noqa: F401
+
+# Fixed examples: a red run is red again when it is repeated. No deadline: the machines are noisy.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=sorted(FRAMEWORKS),
+        help="test only this backend, and fail if it is missing",
+    )
+
+
+def missing(framework: str) -> list[str]:
+    return [module for module in FRAMEWORKS[framework] if find_spec(module) is None]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in config.getoption("--backend") or ():
+        if missing(name):
+            raise pytest.UsageError(f"--backend={name}: {', '.join(missing(name))} not installed")
+
+
+def why_not(name: str, config: pytest.Config) -> str | None:
+    """Reason not to collect `tests/<name>`, if there is one."""
+    asked = config.getoption("--backend")
+    if asked and name not in asked:
+        return "not asked for"
+    return f"{', '.join(missing(name))} not installed" if missing(name) else None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.parent == REPOSITORY / "tests" and collection_path.name in FRAMEWORKS:
+        return True if why_not(collection_path.name, config) else None
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name in FRAMEWORKS:
+        if reason := why_not(name, config):
+            terminalreporter.write_line(f"not tested: the {name} backend ({reason})", yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def test_real_vector_keeps_values_and_never_shares_memory(values: np.ndarray) ->
     ids=str,
 )
 def test_real_vector_refuses(values: object) -> None:
-    with pytest.raises(ShapeError, match="^x: "):
+    with pytest.raises(ShapeError, match=r"^x: "):
         checks.real_vector("x", values, 2)  # type: ignore[arg-type]
 
 
@@ -76,7 +76,7 @@ def test_integer_vector_takes_whole_numbers_of_any_dtype() -> None:
 
 @pytest.mark.parametrize("values", [[0.5, 1.0], [np.nan, 1.0], ["3", "4"], [[1, 2]]], ids=str)
 def test_integer_vector_refuses(values: object) -> None:
-    with pytest.raises(ShapeError, match="^scan_index: "):
+    with pytest.raises(ShapeError, match=r"^scan_index: "):
         checks.integer_vector("scan_index", values, 2)  # type: ignore[arg-type]
 
 

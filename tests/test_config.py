@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -147,13 +148,13 @@ def test_error_text_stays_short_whatever_was_given() -> None:
 
 def test_accepted_spellings_are_brought_into_one_form() -> None:
     assert ModelConfig(amp_activation="silu").amp_activation == "swish"
-    for given, known in {
+    for spelt, known in {
         "torch": "pytorch",
         "TF": "tensorflow",
         "PyTorch": "pytorch",
         "Mine": "mine",
     }.items():
-        assert TrainingConfig(backend=given).backend == known
+        assert TrainingConfig(backend=spelt).backend == known
     config = TrainingConfig(train_data_file="scan.npz", output_dir="out")  # type: ignore[arg-type]
     assert config.train_data_file == Path("scan.npz")
     assert config.output_dir == Path("out")
@@ -201,10 +202,10 @@ def test_n_images_means_n_groups_and_warns_at_the_caller() -> None:
         config = TrainingConfig(n_images=7)
     assert warned[0].filename == __file__
     assert (config.n_groups, config.n_images) == (7, None)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="n_groups"):
         assert InferenceConfig(n_images=7).n_groups == 7
     config.n_images = 7
-    with pytest.warns(DeprecationWarning) as warned:
+    with pytest.warns(DeprecationWarning, match="n_groups") as warned:
         validate(config)
     assert warned[0].filename == __file__
 
@@ -265,3 +266,17 @@ def test_from_values_tells_problems_and_raises_nothing() -> None:
     config, problems = configuration.from_values(TrainingConfig, {"nepochs": 0, "backend": "tf"})
     assert problems == ["nepochs: got 0, want an integer >= 1"]
     assert config.backend == "tensorflow"
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=field_ids)
+def test_plain_dictionaries_there_and_back(cls: type) -> None:
+    plain = configuration.config_to_plain(cls())
+    assert json.loads(json.dumps(plain)) == plain
+    assert configuration.config_from_plain(cls, plain) == cls()
+
+
+def test_plain_dictionaries_with_mistakes() -> None:
+    with pytest.raises(ConfigError, match="nephochs: no such field"):
+        configuration.config_from_plain(TrainingConfig, {"nephochs": 3})
+    with pytest.raises(ConfigError, match="gridsize: got 0"):
+        configuration.config_from_plain(TrainingConfig, {"model": {"gridsize": 0}})

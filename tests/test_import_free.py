@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "tensorflow", "keras", "ptycho_torch")
 PACKAGE = REPOSITORY / "ptycho_backends"
 

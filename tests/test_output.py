@@ -31,6 +31,15 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> 
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not rename over a file that is open")
+def test_a_reader_of_the_old_file_reads_it_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "result.bin"
+    path.write_bytes(b"old")
+    with open(path, "rb") as reader:
+        write(path, b"new")
+        assert reader.read() == b"old"
+
+
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
 def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "result.bin"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.legacy import params
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)

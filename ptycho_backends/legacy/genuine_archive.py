@@ -64,9 +64,9 @@ def read_genuine(members: Members) -> ArchiveContents:
     """
     models = _announced_models(members)
     # Every member is read to its end before any is used, so that damage anywhere is found.
-    for model in models:
+    for folder in models:
         for file in FILES[2:]:
-            members.read(f"{model}/{file}", MAX_PICKLE_BYTES)
+            members.read(f"{folder}/{file}", MAX_PICKLE_BYTES)
     name = f"{TRAINED}/params.dill"
     legacy = load_data(members.read(name, MAX_PICKLE_BYTES), name)
     config = _config(name, legacy)
@@ -141,7 +141,7 @@ def _intensity_scale(name: str, legacy: Mapping[str, Any]) -> float:
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iuf":
         is_number = True
-    scale = float(np.asarray(value).item()) if is_number else math.nan  # type: ignore[arg-type]
+    scale = float(np.asarray(value).item()) if is_number else math.nan
     if not (math.isfinite(scale) and scale > 0):
         raise ArchiveError(f"{name}: intensity_scale: got {_shown(value)}, want a number > 0")
     return scale

@@ -1,0 +1,133 @@
+"""What the command line asks for as configurations: the YAML file first, then the options that were given."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptycho_backends.config import (
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+    from_values,
+    raise_if_any,
+)
+from ptycho_backends.config_file import load_config
+from ptycho_backends.protocol import Backend, TrainedModel
+from ptycho_backends.registry import get_backend
+from ptycho_backends.scan import Scan, load_scan
+from ptycho_backends.workflows import holds_counts, mean_photons, resumable_file
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+Given = dict[str, Any]
+"""Options by field name; None where one was not given."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """Everything that `train` and `run` start from."""
+
+    scan: Scan
+    config: TrainingConfig
+    backend: Backend
+    resumed: TrainedModel | None
+
+
+def training_job(
+    path: Path,
+    measurement: str,
+    config_file: Path | None,
+    backend: str | None,
+    resume: Path | None,
+    say: Say,
+    *,
+    model: Given,
+    training: Given,
+) -> TrainingJob:
+    """Load the scan, choose the backend, and settle the configuration.
+
+    Options win over the YAML file, the file over the configuration of the model that is resumed.
+    """
+    scan = load_scan(path, measurement=measurement)
+    base = None if config_file is None else load_config(config_file)
+    named = set() if config_file is None else _named_fields(config_file)
+    # the file's backend only if the file names one: a default is no choice
+    chosen = get_backend(backend, config=base if "backend" in named else None)
+    resumed = None if resume is None else chosen.load(resumable_file(resume))
+    if base is None and resumed is not None:
+        base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
+        if resume is not None and resume.is_dir() and training.get("output_dir") is None:
+            training = training | {"output_dir": resume}
+    config = _training_config(scan, base or TrainingConfig(), named, model, training, say)
+    config.train_data_file, config.backend = path, chosen.name
+    return TrainingJob(scan, config, chosen, resumed)
+
+
+def _training_config(
+    scan: Scan, base: TrainingConfig, named: set[str], model: Given, training: Given, say: Say
+) -> TrainingConfig:
+    """`base` with what was given; what neither `named` nor given tells is taken from the scan."""
+    model, training = _only_given(model), _only_given(training)
+    if "N" not in named:
+        model["N"] = 0
+    if "nphotons" not in named and "nphotons" not in training:
+        training["nphotons"] = _measured_photons(scan, say)
+    if "n_groups" not in named and "n_groups" not in training:
+        training["n_groups"] = len(scan)
+    inner, inner_problems = from_values(ModelConfig, vars(base.model) | model)
+    config, problems = from_values(TrainingConfig, vars(base) | training | {"model": inner})
+    raise_if_any("settings", [*inner_problems, *(p for p in problems if not p.startswith("model."))])
+    # a group of more than the default four positions needs as many neighbours to choose from
+    if "neighbor_count" not in named:
+        config.neighbor_count = max(config.neighbor_count, config.model.group_size)
+    return config
+
+
+def _measured_photons(scan: Scan, say: Say) -> float:
+    photons = mean_photons(scan)
+    say(f"nphotons: {photons:.4g}, the mean counts of the scan's patterns")
+    if not holds_counts(scan):
+        log.warning(
+            "nphotons: the patterns are no whole counts (nor roots of counts), so %.4g photons a pattern "
+            "is a guess; give --nphotons, or --measurement if amplitude and intensity were mistaken",
+            photons,
+        )
+    return photons
+
+
+def inference_config(path: Path | None, **given: Any) -> InferenceConfig | None:
+    """From the file and the options; None where neither says anything about groups."""
+    if path is None and given.get("n_groups") is None:
+        return None
+    base = InferenceConfig() if path is None else load_config(path, InferenceConfig)
+    config, problems = from_values(InferenceConfig, vars(base) | _only_given(given))
+    raise_if_any("settings", problems)
+    return config
+
+
+def execution_config(path: Path | None, quiet: bool, **given: Any) -> ExecutionConfig:
+    """From the file and the options; a progress bar only where someone sees it."""
+    base = ExecutionConfig() if path is None else load_config(path, ExecutionConfig)
+    # a bar that redraws itself fills a log file with rubbish
+    bar = base.enable_progress_bar and not quiet and sys.stderr.isatty()
+    values = vars(base) | _only_given(given) | {"enable_progress_bar": bar}
+    execution, problems = from_values(ExecutionConfig, values)
+    raise_if_any("settings", problems)
+    return execution
+
+
+def _only_given(options: Given) -> Given:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _named_fields(path: Path) -> set[str]:
+    """Names of the fields, the model's among them, that a file which `load_config` has accepted gives."""
+    content = yaml.safe_load(path.read_bytes())
+    return set(content) | set(content.get("model") or {})

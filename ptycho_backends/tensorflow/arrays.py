@@ -1,0 +1,95 @@
+"""NumPy arrays to tensors and back: the only file here that moves axes.
+
+TensorFlow's convolutions are channels-last as the public arrays are, so only `physics` needs them moved.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ModelConfig
+from ptycho_backends.initial_weights import PROBE
+from ptycho_backends.protocol import Batch
+
+TensorBatch = dict[str, tf.Tensor]
+"""`diffraction` (B, N, N, C), `offsets` (B, C, 2), and if asked for `patches_truth` (B, C, N, N),
+`object_truth` (B, N, N)."""
+
+
+def complex_dtype(dtype: tf.DType) -> tf.DType:
+    """The complex type whose parts are `dtype`."""
+    return tf.complex128 if dtype == tf.float64 else tf.complex64
+
+
+def tensors_from_weights(weights: Mapping[str, NDArray], dtype: tf.DType) -> dict[str, tf.Tensor]:
+    """Canonical weights as tensors of `dtype`: kernels as they are, the probe (N, N, 2) real."""
+    tensors = {}
+    for name, value in weights.items():
+        array = np.asarray(value)
+        if name == PROBE:
+            array = np.stack([array.real, array.imag], axis=-1)
+        tensors[name] = tf.cast(array, dtype)
+    return tensors
+
+
+def weights_from_tensors(tensors: Mapping[str, tf.Tensor]) -> dict[str, NDArray]:
+    """Inverse of `tensors_from_weights`, in the precision of the tensors."""
+    weights = {}
+    for name, tensor in tensors.items():
+        array = np.array(tensor)
+        if name == PROBE:
+            # a view, because a sum with i times the imaginary part loses the signs of zeros
+            array = array.view(np.result_type(array.dtype, np.complex64))[..., 0]
+        weights[name] = array
+    return weights
+
+
+def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
+    """The arrays of `batch` by the names and axes of `TensorBatch`."""
+    arrays = {
+        "diffraction": batch.diffraction_amplitude,
+        "offsets": np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1),
+    }
+    if batch.object_patches is not None:
+        arrays["patches_truth"] = np.moveaxis(batch.object_patches, -1, 1)
+    if batch.object_at_centre is not None:
+        arrays["object_truth"] = batch.object_at_centre[..., 0]
+    return arrays
+
+
+def batch_signature(config: ModelConfig, *, with_truth: bool) -> dict[str, tf.TensorSpec]:
+    """What `arrays_from_batch` gives, for any number of groups: a short last batch compiles nothing anew."""
+    N, C = config.N, config.group_size
+    signature = {
+        "diffraction": tf.TensorSpec((None, N, N, C), tf.float32),
+        "offsets": tf.TensorSpec((None, C, 2), tf.float32),
+    }
+    if with_truth:
+        signature["patches_truth"] = tf.TensorSpec((None, C, N, N), tf.complex64)
+        signature["object_truth"] = tf.TensorSpec((None, N, N), tf.complex64)
+    return signature
+
+
+def tensors_from_batch(batch: Batch) -> TensorBatch:
+    """The arrays of `batch` as tensors, in the precision they have."""
+    return {name: tf.convert_to_tensor(array) for name, array in arrays_from_batch(batch).items()}
+
+
+def in_precision(batch: Mapping[str, tf.Tensor], dtype: tf.DType) -> TensorBatch:
+    """`batch` with real tensors as `dtype`, complex ones as the complex type of it."""
+    return {
+        name: tf.cast(tensor, complex_dtype(dtype) if tensor.dtype.is_complex else dtype)
+        for name, tensor in batch.items()
+    }
+
+
+def channels_first(tensor: tf.Tensor) -> tf.Tensor:
+    """(B, N, N, C) to (B, C, N, N)."""
+    return tf.transpose(tensor, (0, 3, 1, 2))
+
+
+def channels_last(tensor: tf.Tensor) -> NDArray:
+    """(B, C, N, N) tensor to a (B, N, N, C) array."""
+    return np.moveaxis(tensor.numpy(), 1, -1)

@@ -1,0 +1,45 @@
+"""Groups to tensors, batch by batch: patterns are gathered from the scan when a step needs them."""
+
+from collections.abc import Iterator
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.preparation import TrainingPlan, needs_truth
+from ptycho_backends.tensorflow.arrays import arrays_from_batch, batch_signature
+
+# Batches gathered while the current one is computed, unless the configuration says how many.
+DEFAULT_PREFETCH = 2
+
+
+class PtychoData:
+    """Training and validation batches of a `TrainingPlan`, as `tf.data.Dataset`s of `TensorBatch`.
+
+    A thread of TensorFlow's own gathers `prefetch_factor` batches ahead. The settings of torch's worker
+    processes (`num_workers`, `persistent_workers`, `pin_memory`) have nothing to act on here.
+    """
+
+    def __init__(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
+        self.plan = plan
+        self._ahead = execution.prefetch_factor or DEFAULT_PREFETCH
+
+    def training_batches(self, epoch: int, skipped: int = 0) -> tf.data.Dataset:
+        """The batches of `epoch` (counted from 1) in the order that the seed gives them on every backend.
+
+        The first `skipped` are left out: those that were seen before training was interrupted.
+        """
+        return self._dataset(self.plan.epoch_batches(epoch)[skipped:])
+
+    def validation_batches(self) -> tf.data.Dataset:
+        """The batches that only judge; none where there are too few groups to hold any out."""
+        return self._dataset(self.plan.validation_batches())
+
+    def _dataset(self, batches: list[NDArray]) -> tf.data.Dataset:
+        def gathered() -> Iterator[dict[str, NDArray]]:
+            for indices in batches:
+                yield arrays_from_batch(self.plan.gather(indices))
+
+        signature = batch_signature(self.plan.config.model, with_truth=needs_truth(self.plan.config))
+        dataset = tf.data.Dataset.from_generator(gathered, output_signature=signature)
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(self._ahead)

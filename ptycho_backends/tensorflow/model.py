@@ -1,0 +1,334 @@
+"""The model over its variables, Adam, and the module that trains the one with the other."""
+
+import time
+from collections.abc import Mapping
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE, weight_dtype
+from ptycho_backends.preparation import TrainingPlan, needs_truth
+from ptycho_backends.protocol import EpochRecord, TrainedModel, TrainingState
+from ptycho_backends.reference import constants
+from ptycho_backends.schedules import TrainingSchedule
+from ptycho_backends.tensorflow import losses, network, physics
+from ptycho_backends.tensorflow.arrays import (
+    TensorBatch,
+    batch_signature,
+    channels_first,
+    in_precision,
+    tensors_from_weights,
+    weights_from_tensors,
+)
+
+# Added to the norm of a gradient before it is clipped, as torch does.
+CLIPPING_FLOOR = 1e-6
+
+
+class PtychoModel(tf.Module):
+    """Diffraction amplitudes to object and predicted diffraction.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    weights : mapping of arrays
+        Canonical names; `variables_by_name` keeps them, the probe as (N, N, 2) real numbers.
+    dtype : tf.DType
+        float32 or float64.
+    network_dtype : tf.DType, optional
+        What the network's convolutions are computed in; default `dtype`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, NDArray],
+        dtype: tf.DType = tf.float32,
+        network_dtype: tf.DType | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.network_dtype = dtype if network_dtype is None else network_dtype
+        self.variables_by_name = {
+            name: tf.Variable(value, name=name) for name, value in tensors_from_weights(weights, dtype).items()
+        }
+
+    def __call__(self, diffraction_fed: tf.Tensor, offsets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
+        patches = self._patches(diffraction_fed)
+        probe = self.variables_by_name[PROBE]
+        image, amplitude = physics.predict_diffraction(
+            patches,
+            offsets,
+            tf.complex(probe[..., 0], probe[..., 1]),
+            self.variables_by_name[LOG_SCALE],
+            self.config,
+        )
+        return patches, image, amplitude
+
+    def object(self, diffraction_fed: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+        """Object (B, N, N) alone, without the diffraction."""
+        patches = self._patches(diffraction_fed)
+        if not self.config.object_big:
+            return patches[:, 0]
+        canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
+        return physics.crop_centre(canvas, self.config.N)
+
+    def _patches(self, diffraction_fed: tf.Tensor) -> tf.Tensor:
+        weights = {
+            name: tf.cast(variable, self.network_dtype) if "/" in name else variable
+            for name, variable in self.variables_by_name.items()
+        }
+        return channels_first(network.object_patches(diffraction_fed, weights, self.config))
+
+    def loss_terms(
+        self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float
+    ) -> dict[str, tf.Tensor]:
+        """Every term of the loss of `batch`, and their weighted sum as `total`."""
+        batch = in_precision(batch, self.dtype)
+        measured = intensity_scale * batch["diffraction"]
+        patches, image, amplitude = self(measured, batch["offsets"])
+        return losses.loss_terms(
+            config,
+            patches,
+            image,
+            amplitude,
+            channels_first(measured),
+            batch.get("patches_truth"),
+            batch.get("object_truth"),
+        )
+
+    def loss_and_gradients(
+        self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float, names: list[str]
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Total loss, and its gradient with respect to the variables `names`; zero where they do not enter."""
+        variables = {name: self.variables_by_name[name] for name in names}
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(list(variables.values()))
+            total = self.loss_terms(config, batch, intensity_scale)["total"]
+        found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return total, found
+
+    def trainable(self, config: TrainingConfig) -> list[str]:
+        """Names of what is trained: the probe and the scale only if `config` says so."""
+        frozen = set()
+        if not config.probe_trainable:
+            frozen.add(PROBE)
+        if not config.intensity_scale_trainable:
+            frozen.add(LOG_SCALE)
+        return [name for name in self.variables_by_name if name not in frozen]
+
+    def weights(self) -> dict[str, NDArray]:
+        """The canonical weights, in the model's precision."""
+        return weights_from_tensors(self.variables_by_name)
+
+
+class Adam(tf.Module):
+    """Adam over some of a model's variables, with the constants that every backend shares.
+
+    Algorithm 1 of Kingma and Ba: epsilon is added to the root of the bias-corrected second moment. Keras
+    adds it to the root before the correction, so its steps differ from torch's.
+
+    Parameters
+    ----------
+    variables : mapping of str to tf.Variable
+    state : TrainingState, optional
+        To go on from.
+    """
+
+    def __init__(self, variables: Mapping[str, tf.Variable], state: TrainingState | None = None) -> None:
+        super().__init__()
+        self._trained = dict(variables)
+        self._step = tf.Variable(0 if state is None else state.step, dtype=tf.int64, trainable=False)
+        self._first = self._moments({} if state is None else state.first_moments)
+        self._second = self._moments({} if state is None else state.second_moments)
+
+    def _moments(self, saved: Mapping[str, NDArray]) -> dict[str, tf.Variable]:
+        known = {name: saved[name] for name in self._trained if name in saved}
+        moments = {name: tf.zeros_like(variable) for name, variable in self._trained.items()}
+        for name, value in known.items():
+            moments |= tensors_from_weights({name: value}, moments[name].dtype)
+        return {name: tf.Variable(value, trainable=False) for name, value in moments.items()}
+
+    def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor | float) -> None:
+        """One step along `gradients`."""
+        step = tf.cast(self._step.assign_add(1), tf.float64)
+        # in float64, because 1 - beta2 has only four digits left in float32
+        first_correction = 1.0 - tf.pow(tf.constant(constants.ADAM_BETA1, tf.float64), step)
+        second_correction = tf.sqrt(1.0 - tf.pow(tf.constant(constants.ADAM_BETA2, tf.float64), step))
+        rate = tf.cast(learning_rate, tf.float64) / first_correction
+        for name, gradient in gradients.items():
+            dtype = gradient.dtype
+            first, second = self._first[name], self._second[name]
+            first.assign_add((gradient - first) * (1.0 - constants.ADAM_BETA1))
+            second.assign(constants.ADAM_BETA2 * second + (1.0 - constants.ADAM_BETA2) * tf.square(gradient))
+            root = tf.sqrt(second) / tf.cast(second_correction, dtype) + constants.ADAM_EPSILON
+            self._trained[name].assign_sub(tf.cast(rate, dtype) * (first / root))
+
+    @property
+    def steps_done(self) -> int:
+        return int(self._step.numpy())
+
+    @property
+    def first_moments(self) -> dict[str, NDArray]:
+        return weights_from_tensors(self._first)
+
+    @property
+    def second_moments(self) -> dict[str, NDArray]:
+        return weights_from_tensors(self._second)
+
+
+class PtychoModule:
+    """Trains a `PtychoModel` as a `TrainingPlan` says; keeps the history and the schedule."""
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        execution: ExecutionConfig,
+        dtype: tf.DType = tf.float32,
+        network_dtype: tf.DType | None = None,
+    ) -> None:
+        config, start = plan.config, plan.start
+        state = start.training_state
+        self.model = PtychoModel(config.model, start.weights, dtype, network_dtype)
+        self.config = config
+        self.intensity_scale = start.intensity_scale
+        self.schedule = TrainingSchedule(execution, config.nepochs)
+        self.history: list[EpochRecord] = list(start.history)
+        self.epochs_done = plan.epochs_done
+        self.batches_done = 0
+        self._accum_steps = execution.accum_steps
+        self._largest_norm = execution.gradient_clip_val
+        self._names = self.model.trainable(config)
+        trained = {name: self.model.variables_by_name[name] for name in self._names}
+        self._optimizer = Adam(trained, state)
+        self._gathered: dict[str, tf.Variable] = {}
+        if self._accum_steps > 1:
+            self._gathered = {
+                name: tf.Variable(tf.zeros_like(variable), trainable=False) for name, variable in trained.items()
+            }
+        # summed where it is, so that no step waits for the device
+        self._loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self._groups = 0
+        self._epoch_started = time.perf_counter()
+        if state is not None:
+            self.schedule.restore(state.schedule)
+            self.batches_done = state.batches_done
+            self._loss_sum.assign(state.loss_sum)
+        signature = batch_signature(config.model, with_truth=needs_truth(config))
+        rate = tf.TensorSpec((), tf.float64)
+        # compiled once each, when first used
+        self._compiled_step = tf.function(self._step, input_signature=[signature, rate])
+        self._compiled_gather = tf.function(self._gather, input_signature=[signature])
+        self._compiled_apply = tf.function(self._apply_gathered, input_signature=[rate])
+        self._compiled_loss = tf.function(self._loss, input_signature=[signature])
+
+    # --- steps
+
+    def training_step(self, batch: TensorBatch, *, last_of_epoch: bool) -> tf.Tensor:
+        """Train on `batch`; the optimiser steps after every `accum_steps` batches and after the last one."""
+        rate = tf.constant(self.schedule.learning_rate, tf.float64)
+        if self._accum_steps == 1:
+            total = self._compiled_step(batch, rate)
+        else:
+            total = self._compiled_gather(batch)
+            if last_of_epoch or (self.batches_done + 1) % self._accum_steps == 0:
+                self._compiled_apply(rate)
+        self._groups += batch["diffraction"].shape[0]
+        self.batches_done += 1
+        return total
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether no gradient waits for the optimiser, so that training can be resumed from here."""
+        return self.batches_done % self._accum_steps == 0
+
+    def validation_loss(self, batch: TensorBatch) -> tf.Tensor:
+        """Total loss of `batch`, float64."""
+        return self._compiled_loss(batch)
+
+    def _loss(self, batch: TensorBatch) -> tf.Tensor:
+        return tf.cast(self.model.loss_terms(self.config, batch, self.intensity_scale)["total"], tf.float64)
+
+    def _gradients(self, batch: TensorBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        total, gradients = self.model.loss_and_gradients(
+            self.config, batch, self.intensity_scale, self._names
+        )
+        groups = tf.cast(tf.shape(batch["diffraction"])[0], tf.float64)
+        self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
+        return total, gradients
+
+    def _step(self, batch: TensorBatch, rate: tf.Tensor) -> tf.Tensor:
+        total, gradients = self._gradients(batch)
+        self._optimizer.apply(self._clipped(gradients), rate)
+        return total
+
+    def _gather(self, batch: TensorBatch) -> tf.Tensor:
+        total, gradients = self._gradients(batch)
+        for name, gradient in gradients.items():
+            self._gathered[name].assign_add(gradient / self._accum_steps)
+        return total
+
+    def _apply_gathered(self, rate: tf.Tensor) -> None:
+        gradients = {name: tf.identity(variable) for name, variable in self._gathered.items()}
+        self._optimizer.apply(self._clipped(gradients), rate)
+        for variable in self._gathered.values():
+            variable.assign(tf.zeros_like(variable))
+
+    def _clipped(self, gradients: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """`gradients` shortened together to `gradient_clip_val`, as torch's `clip_grad_norm_` does."""
+        if self._largest_norm is None:
+            return gradients
+        norm = tf.linalg.global_norm(list(gradients.values()))
+        share = tf.minimum(self._largest_norm / (norm + CLIPPING_FLOOR), 1.0)
+        return {name: gradient * share for name, gradient in gradients.items()}
+
+    # --- epochs
+
+    def start_epoch(self) -> None:
+        """Begin an epoch, or go on with the one in which training was interrupted."""
+        self._epoch_started = time.perf_counter()
+        self._groups = self.batches_done * self.config.batch_size
+        if self.batches_done == 0:
+            self._loss_sum.assign(0.0)
+
+    def finish_epoch(self, val_loss: float | None) -> EpochRecord:
+        """Write the epoch into the history and set the learning rate of the next one."""
+        train_loss = float(self._loss_sum.numpy()) / self._groups
+        record = EpochRecord(
+            epoch=self.epochs_done + 1,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            learning_rate=self.schedule.learning_rate,
+            seconds=time.perf_counter() - self._epoch_started,
+        )
+        self.history.append(record)
+        self.epochs_done, self.batches_done = record.epoch, 0
+        self.schedule.finish_epoch(train_loss if val_loss is None else val_loss)
+        return record
+
+    # --- state
+
+    def trained_model(self, *, interrupted: bool = False) -> TrainedModel:
+        """What was learned so far, in neutral form, with what resuming needs."""
+        return TrainedModel(
+            config=self.config,
+            weights={
+                name: value.astype(weight_dtype(name)) for name, value in self.model.weights().items()
+            },
+            intensity_scale=self.intensity_scale,
+            history=tuple(self.history),
+            backend="tensorflow",
+            interrupted=interrupted,
+            training_state=TrainingState(
+                step=self._optimizer.steps_done,
+                epoch=self.epochs_done,
+                batches_done=self.batches_done,
+                loss_sum=float(self._loss_sum.numpy()) if self.batches_done else 0.0,
+                first_moments=self._optimizer.first_moments,
+                second_moments=self._optimizer.second_moments,
+                schedule=self.schedule.state(),
+            ),
+        )

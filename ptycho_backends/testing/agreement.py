@@ -1,0 +1,193 @@
+"""When do two results agree? One measure, one table of allowances, one assertion.
+
+The measure is the relative 2-norm, `|got - want| / |want|`: it is what error propagation speaks of, and a
+single pixel near zero cannot spoil it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How far a quantity may deviate, and why that far and no farther."""
+
+    bound: float
+    reason: str
+    unit: str = "relative 2-norm"
+
+
+# Roundings below are units of the last place: 1.1e-16 in float64, 6e-8 in float32.
+ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
+    {
+        "outputs, float64": Allowance(
+            1e-11, "two dozen layers, each a sum of up to 4608 products, amplify one rounding 1e5 times at most"
+        ),
+        "losses, float64": Allowance(
+            1e-11, "a mean of as many terms as the outputs have; every term as exact as they are"
+        ),
+        "gradients, float64": Allowance(
+            1e-8, "measured intensity over predicted: where the prediction is nearly zero the quotient "
+            "magnifies the outputs' rounding a thousandfold"
+        ),
+        "gradients against differences": Allowance(
+            1e-6, "the difference quotient itself: a ReLU may switch within a step, and a shorter step rounds more"
+        ),
+        "one step, float64": Allowance(
+            1e-7, "Adam's first step is g / (|g| + 1e-7): as exact as the gradient, weights near g = 0 aside",
+            "difference over the length of the step",
+        ),
+        "five steps, float64": Allowance(
+            1e-4, "training is chaotic: each step passes a deviation on, magnified",
+            "difference over the length of the steps",
+        ),
+        "outputs, float32": Allowance(
+            2e-5, "the float64 figure in roundings of float32: what users get"
+        ),
+        "gradients, float32": Allowance(
+            3.0, "the Poisson gradient is ill-conditioned, so the yardstick is the framework's own deviation "
+            "when it sums in another order; three is the spread of such a deviation between draws",
+            "error over the deviation that reordering alone causes",
+        ),
+        "stages, float64": Allowance(1e-12, "one stage is one sum or one transform, not a chain of them"),
+        "stages, float32": Allowance(2e-6, "the same in roundings of float32"),
+        "laws, float64": Allowance(
+            1e-11, "laws hold exactly in real numbers; what is left is the outputs' rounding"
+        ),
+        "training, float64": Allowance(
+            1e-4, "a handful of steps, as five steps; and the weights come back as float32"
+        ),
+        "stitched image": Allowance(2e-5, "a weighted mean of float32 outputs is as exact as they are"),
+        "grouped data": Allowance(0.0, "grouping is NumPy code that every backend shares", "any difference"),
+        "round trip": Allowance(0.0, "an archive stores the bits", "any difference"),
+    }
+)  # fmt: skip
+
+
+class Disagreement(AssertionError):
+    """Two results that should agree do not; the text tells quantity, error, place and allowance."""
+
+
+def deviation(got: ArrayLike, want: ArrayLike) -> float:
+    """`|got - want| / |want|` in the 2-norm; infinite for NaN, another shape or another kind of number.
+
+    Where `want` is zero everywhere, 0 if `got` is too, else infinite.
+    """
+    got, want = np.asarray(got), np.asarray(want)
+    if _misfit(got, want):
+        return math.inf
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    difference, size = np.linalg.norm((got.astype(wide) - want.astype(wide)).ravel()), _norm(want)
+    if not math.isfinite(difference):
+        return math.inf
+    if size == 0.0:
+        return 0.0 if difference == 0.0 else math.inf
+    return float(difference / size)
+
+
+def worst_deviation(got: Mapping[str, NDArray], want: Mapping[str, NDArray]) -> tuple[float, str]:
+    """The largest `deviation` over named arrays, and its name; infinite where names differ."""
+    if set(got) != set(want):
+        return math.inf, "names: " + ", ".join(sorted(set(got) ^ set(want)))
+    return max((deviation(got[name], want[name]), name) for name in want)
+
+
+def step_deviation(
+    got: Mapping[str, NDArray], want: Mapping[str, NDArray], start: Mapping[str, NDArray]
+) -> tuple[float, str]:
+    """Difference of two trained sets of weights over the length of the way from `start`, worst array.
+
+    A weight that stays where it was must do so in both.
+    """
+    if set(got) != set(want):
+        return math.inf, "names: " + ", ".join(sorted(set(got) ^ set(want)))
+    origin = {name: np.asarray(start[name], _wide(start[name])) for name in want}
+    return worst_deviation(
+        {name: np.asarray(got[name]) - origin[name] for name in want},
+        {name: np.asarray(want[name]) - origin[name] for name in want},
+    )
+
+
+def assert_agrees(quantity: str, got: ArrayLike, want: ArrayLike, allowance: str | Allowance) -> None:
+    """Raise `Disagreement` unless `got` is within `allowance` of `want`.
+
+    Parameters
+    ----------
+    quantity : str
+        What is compared, for the message.
+    got, want : arrays
+        Of one shape and one kind of number (real, complex, integer).
+    allowance : str or Allowance
+        A name in `ALLOWANCES`, or one made for the occasion.
+    """
+    allowed = ALLOWANCES[allowance] if isinstance(allowance, str) else allowance
+    got, want = np.asarray(got), np.asarray(want)
+    problem = _misfit(got, want)
+    if problem:
+        raise Disagreement(f"{quantity}: {problem}")
+    error = deviation(got, want)
+    if not error <= allowed.bound:
+        raise Disagreement(
+            f"{quantity}: deviates by {error:.3g} ({allowed.unit}), allowed are {allowed.bound:.3g} "
+            f"({allowed.reason}); farthest {_place(got, want)}"
+        )
+
+
+def assert_within(quantity: str, error: float, allowance: str | Allowance, where: str = "") -> None:
+    """Raise `Disagreement` unless the measured `error` is within `allowance`."""
+    allowed = ALLOWANCES[allowance] if isinstance(allowance, str) else allowance
+    if not error <= allowed.bound:
+        place = f"; at {where}" if where else ""
+        raise Disagreement(
+            f"{quantity}: deviates by {error:.3g} ({allowed.unit}), allowed are {allowed.bound:.3g} "
+            f"({allowed.reason}){place}"
+        )
+
+
+def assert_all_agree(
+    quantity: str, got: Mapping[str, NDArray], want: Mapping[str, NDArray], allowance: str | Allowance
+) -> None:
+    """`assert_agrees` for every one of several named arrays; the names must be the same."""
+    if set(got) != set(want):
+        raise Disagreement(f"{quantity}: got {sorted(got)}, want {sorted(want)}")
+    for name in want:
+        assert_agrees(f"{quantity}: {name}", got[name], want[name], allowance)
+
+
+def _wide(array: ArrayLike) -> type:
+    return np.complex128 if np.iscomplexobj(array) else np.float64
+
+
+def _norm(array: NDArray) -> float:
+    return float(np.linalg.norm(array.astype(_wide(array)).ravel()))
+
+
+def _misfit(got: NDArray, want: NDArray) -> str:
+    """What makes the two incomparable, or nothing."""
+    if got.shape != want.shape:
+        return f"got shape {got.shape}, want {want.shape}"
+    kinds = "iu" if want.dtype.kind in "iu" else want.dtype.kind
+    if got.dtype.kind not in kinds:
+        return f"got dtype {got.dtype}, want the kind of {want.dtype}"
+    bad = got.size - int(np.count_nonzero(np.isfinite(got)))
+    if bad:
+        first = np.unravel_index(int(np.argmin(np.isfinite(got))), got.shape)
+        return f"{bad} of {got.size} values are NaN or infinite, the first at {_index(first)}"
+    return ""
+
+
+def _place(got: NDArray, want: NDArray) -> str:
+    if got.ndim == 0:
+        return f"got {got:.9g}, want {want:.9g}"
+    distance = np.abs(got.astype(_wide(got)) - want.astype(_wide(want)))
+    worst = np.unravel_index(int(np.argmax(distance)), got.shape)
+    return f"at {_index(worst)} of {got.shape}: got {got[worst]:.9g}, want {want[worst]:.9g}"
+
+
+def _index(place: tuple[np.intp, ...]) -> str:
+    return "[" + ", ".join(str(int(i)) for i in place) + "]"

@@ -1,0 +1,222 @@
+"""Generated cases: a configuration, weights and batches that follow from a few plain values.
+
+A `Case` prints as the call that makes it again, so what went wrong in a report can be pasted into a
+prompt. Hypothesis draws its fields (`strategies.cases`), or one integer does (`draw_case`).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import probe as probes
+from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.grouping import GroupedData, group_scan
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE, initial_weights
+from ptycho_backends.protocol import Batch
+from ptycho_backends.scan import Scan
+from ptycho_backends.simulate import simulate_star
+
+LOSSES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "nll": {"nll_weight": 1.0},
+        "mae": {"nll_weight": 0.0, "mae_weight": 1.0},
+        "nll+mae": {"nll_weight": 0.25, "mae_weight": 0.75},
+        "nll+tv": {"nll_weight": 1.0, "realspace_weight": 0.5, "tv_weight": 2.0},
+        "mae+object": {
+            "nll_weight": 0.0, "mae_weight": 0.5, "realspace_weight": 2.0, "realspace_mae_weight": 0.75,
+        },
+        "all": {
+            "nll_weight": 0.5, "mae_weight": 0.75, "realspace_weight": 0.5, "tv_weight": 0.25,
+            "realspace_mae_weight": 1.5,
+        },
+        "supervised": {"nll_weight": 0.0, "mae_weight": 0.0},
+    }
+)  # fmt: skip
+"""Mixtures of losses by name; 'supervised' is the other kind of training."""
+
+FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
+    {
+        "N": (64,) * 10 + (128,) * 2 + (256,),
+        "gridsize": (1, 1, 2, 2, 2, 3),
+        "amp_activation": ("sigmoid", "swish", "softplus", "relu"),
+        "object_big": (True, True, True, False),
+        "probe_big": (True, False),
+        "probe_mask": (False, True),
+        "pad_object": (True, True, False),
+        "gaussian_smoothing_sigma": (0.0, 0.0, 0.5, 1.3),
+        "n_filters_scale": (1,) * 15 + (2,),
+        "max_position_jitter": (10, 10, 7, 0),
+        "loss": tuple(LOSSES),
+        "nphotons": (1e9, 1e6, 1e4),
+        "offsets": ("grouped", "grouped", "uncentred", "whole", "far"),
+        "groups": (2, 1, 3),
+        "dark": (False, False, False, True),
+        "probe_trainable": (True, False),
+        "intensity_scale_trainable": (True, False),
+    }
+)
+"""What each field of a case may be; as often as it stands here. The first is what shrinking tends to."""
+
+
+@dataclass(frozen=True, repr=False)
+class Case:
+    """One thing to compute on every backend, said in plain values.
+
+    Attributes
+    ----------
+    N, gridsize, amp_activation, object_big, probe_big, probe_mask, pad_object, gaussian_smoothing_sigma,
+    n_filters_scale, max_position_jitter, probe_trainable, intensity_scale_trainable, nphotons
+        As in the configuration.
+    loss : str
+        A name in `LOSSES`.
+    offsets : {'grouped', 'uncentred', 'whole', 'far'}
+        Relative offsets as grouping makes them; or drawn at random, not centred; or whole pixels; or
+        so far that patches leave the canvas.
+    groups : int
+        Groups in a batch.
+    dark : bool
+        The first pattern recorded nothing.
+    seed : int
+        Of the weights, the probe, the noise and the offsets.
+    """
+
+    N: int = 64
+    gridsize: int = 1
+    amp_activation: str = "sigmoid"
+    object_big: bool = True
+    probe_big: bool = True
+    probe_mask: bool = False
+    pad_object: bool = True
+    gaussian_smoothing_sigma: float = 0.0
+    n_filters_scale: int = 1
+    max_position_jitter: int = 10
+    loss: str = "nll"
+    nphotons: float = 1e9
+    offsets: str = "grouped"
+    groups: int = 2
+    dark: bool = False
+    probe_trainable: bool = True
+    intensity_scale_trainable: bool = True
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        said = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        )
+        return f"Case({', '.join(said)})"
+
+    @cached_property
+    def config(self) -> TrainingConfig:
+        """The training configuration, valid and complete."""
+        model = ModelConfig(
+            N=self.N,
+            gridsize=self.gridsize,
+            n_filters_scale=self.n_filters_scale,
+            model_type="supervised" if self.loss == "supervised" else "pinn",
+            amp_activation=self.amp_activation,
+            object_big=self.object_big,
+            probe_big=self.probe_big,
+            probe_mask=self.probe_mask,
+            pad_object=self.pad_object,
+            gaussian_smoothing_sigma=self.gaussian_smoothing_sigma,
+            max_position_jitter=self.max_position_jitter,
+        )
+        return TrainingConfig(
+            model=model,
+            batch_size=4,
+            nphotons=self.nphotons,
+            neighbor_count=max(4, model.group_size),
+            probe_trainable=self.probe_trainable,
+            intensity_scale_trainable=self.intensity_scale_trainable,
+            seed=self.seed,
+            **LOSSES[self.loss],
+        )
+
+    @cached_property
+    def intensity_scale(self) -> float:
+        """`s`."""
+        return probes.intensity_scale(self.nphotons, self.N)
+
+    @cached_property
+    def weights(self) -> dict[str, NDArray]:
+        """Initial weights, moved off every special value: biases, scale and probe are perturbed."""
+        scan = _scan(self.N, self.gridsize, 0)
+        assert scan.probe_guess is not None
+        probe = probes.normalise_probe(scan.probe_guess, self.config.model.probe_scale)
+        weights = initial_weights(
+            self.config.model, self.seed, probe=probe, intensity_scale=self.intensity_scale
+        )
+        generator = np.random.default_rng([self.seed, 1])
+        for name, value in weights.items():
+            if name.endswith("/bias"):
+                # a relu head must not be dead everywhere, or there is nothing to compare
+                lift = 0.3 if name.startswith("amplitude/") and "_head" in name else 0.0
+                weights[name] = (lift + generator.uniform(-0.1, 0.1, value.shape)).astype(np.float32)
+        weights[LOG_SCALE] = np.asarray(weights[LOG_SCALE] + generator.normal(0, 0.1), np.float32)
+        noise = generator.normal(0, 0.05, (2, self.N, self.N))
+        weights[PROBE] = (weights[PROBE] * (1.0 + noise[0] + 1j * noise[1])).astype(np.complex64)
+        return weights
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The first of `batches`."""
+        return next(self.batches())
+
+    def batches(self) -> Iterator[Batch]:
+        """Different batches without end, with ground truth."""
+        generator = np.random.default_rng([self.seed, 2])
+        while True:
+            data = group_scan(
+                _scan(self.N, self.gridsize, int(generator.integers(4))),
+                gridsize=self.gridsize,
+                n_groups=self.groups,
+                neighbor_count=self.config.neighbor_count,
+                seed=int(generator.integers(1 << 30)),
+            )
+            yield self._varied(data, generator)
+
+    def _varied(self, data: GroupedData, generator: np.random.Generator) -> Batch:
+        batch = data.batch(intensity_scale=self.intensity_scale, with_truth=True)
+        offsets = batch.relative_offsets_px
+        if self.offsets == "uncentred":
+            offsets = generator.uniform(-4, 6, offsets.shape)
+        elif self.offsets == "whole":
+            offsets = generator.integers(-4, 5, offsets.shape)
+        elif self.offsets == "far":
+            offsets = generator.uniform(-0.6 * self.N, 0.6 * self.N, offsets.shape)
+        amplitude = batch.diffraction_amplitude.copy()
+        if self.dark:
+            amplitude[0, ..., 0] = 0.0
+        return dataclasses.replace(
+            batch, relative_offsets_px=offsets.astype(np.float32), diffraction_amplitude=amplitude
+        )
+
+
+@lru_cache(maxsize=16)
+def _scan(N: int, gridsize: int, number: int) -> Scan:
+    """A small simulated scan with counted photons, so with patterns that are zero in places."""
+    return simulate_star(N, max(9, gridsize**2 + 3), n_photons=10.0 ** (4 + number), seed=number)
+
+
+def draw_case(seed: int, **fixed: Any) -> Case:
+    """The case that the integer `seed` stands for; `fixed` fields are taken as given."""
+    generator = np.random.default_rng(seed)
+    drawn = {name: values[generator.integers(len(values))] for name, values in FIELD_VALUES.items()}
+    if drawn["N"] != 64:
+        # twice the filters at the larger sizes take seconds, and exercise nothing more
+        drawn["n_filters_scale"] = 1
+    return Case(**{**drawn, "seed": seed, **fixed})
+
+
+def draw_cases(count: int, seed: int = 0) -> Iterator[Case]:
+    """`count` cases, the same for the same `seed`."""
+    for number in range(count):
+        yield draw_case(1_000_000 * seed + number)

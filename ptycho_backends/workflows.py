@@ -1,0 +1,417 @@
+"""The verbs of a working day: simulate, train, infer, run, demo; on top of the `Backend` protocol.
+
+Each checks its input first, then that its folder can be written to, then works; a file appears whole or
+not at all. A run's folder holds what `FILES` lists.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ptycho_backends import results
+from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config_file import save_config
+from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
+from ptycho_backends.metrics import Metrics, compare
+from ptycho_backends.output import output_directory
+from ptycho_backends.preparation import inference_groups, plan_training
+from ptycho_backends.protocol import Backend, EpochCallback, Reconstruction, TrainedModel
+from ptycho_backends.reference import constants
+from ptycho_backends.registry import get_backend
+from ptycho_backends.safe_zip import ARCHIVE_NAME
+from ptycho_backends.scan import Scan, load_scan, save_scan
+from ptycho_backends.simulate import simulate_star
+
+log = logging.getLogger(__name__)
+
+AnyPath = str | os.PathLike[str]
+
+FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "scan": "scan.npz",
+        "archive": ARCHIVE_NAME,
+        "config": "config.yaml",
+        "inference_config": "inference.yaml",
+        "execution": "execution.yaml",
+        "history": "history.csv",
+        "history_figure": "history.png",
+        "reconstruction": "reconstruction.npz",
+        "reconstruction_figure": "reconstruction.png",
+        "metrics": "metrics.json",
+    }
+)
+
+# Where training keeps the state that makes resuming exact; the archive alone restarts the optimiser.
+LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+
+# The demonstration: long enough to see every spoke, short enough to wait for.
+DEMO_N = 64
+DEMO_POSITIONS = 400
+DEMO_EPOCHS = 30
+DEMO_PHOTONS = 1e5
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a verb did, and where it left it.
+
+    Attributes
+    ----------
+    backend : str
+        Which backend computed.
+    output_dir : Path
+    files : mapping of str to Path
+        What was written, under the names of `FILES`.
+    model : TrainedModel
+    reconstruction : Reconstruction, optional
+    metrics : Metrics, optional
+        None where nothing was reconstructed or the object is not known.
+    """
+
+    backend: str
+    output_dir: Path
+    files: Mapping[str, Path]
+    model: TrainedModel
+    reconstruction: Reconstruction | None = None
+    metrics: Metrics | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended training early; `train(resume_from=output_dir)` goes on."""
+        return self.model.interrupted
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values: backend, interrupted, files, metrics."""
+        return {
+            "backend": self.backend,
+            "interrupted": self.interrupted,
+            "files": {name: str(path) for name, path in self.files.items()},
+            "metrics": None if self.metrics is None else self.metrics.as_dict(),
+        }
+
+
+def simulate(path: AnyPath, **options: Any) -> Path:
+    """Simulate a scan of a Siemens star and write it as NPZ.
+
+    Parameters
+    ----------
+    path : path
+    **options
+        Of `simulate.simulate_star`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ScanError, OutputError
+    """
+    return save_scan(simulate_star(**options), path)
+
+
+def train(
+    scan: Scan | AnyPath,
+    config: TrainingConfig,
+    output_dir: AnyPath | None = None,
+    *,
+    backend: str | Backend | None = None,
+    execution: ExecutionConfig | None = None,
+    resume_from: AnyPath | TrainedModel | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> RunResult:
+    """Train a model and write it, with its configuration and history.
+
+    Parameters
+    ----------
+    scan : Scan or path
+    config : TrainingConfig
+        `N=0` takes the side from the patterns.
+    output_dir : path, optional
+        Default: `config.output_dir`.
+    backend : str or Backend, optional
+        Default: as `get_backend` chooses for `config`.
+    execution : ExecutionConfig, optional
+    resume_from : path or TrainedModel, optional
+        An archive, a checkpoint, or the folder of an earlier run.
+    on_epoch : callable, optional
+        Called with each `EpochRecord`.
+
+    Returns
+    -------
+    RunResult
+        `interrupted` if Ctrl-C ended training; everything is written all the same.
+
+    Raises
+    ------
+    PtychoBackendsError
+        For bad input and for a folder that cannot be written to: before anything is written.
+    """
+    scan = _loaded_scan(scan)
+    chosen = _chosen_backend(backend, config)
+    execution = ExecutionConfig() if execution is None else execution
+    resumed = _resumed_model(resume_from, chosen)
+    completed = chosen.complete_config(config, scan, execution)
+    plan = plan_training(scan, completed, chosen.name, execution, resumed)
+    folder = output_directory(completed.output_dir if output_dir is None else output_dir)
+    completed = dataclasses.replace(plan.config, output_dir=folder)
+
+    files = {
+        "config": save_config(completed, folder / FILES["config"]),
+        "execution": save_config(execution, folder / FILES["execution"]),
+    }
+    model = chosen.train(
+        plan.groups,
+        completed,
+        execution=execution,
+        output_dir=folder,
+        resume_from=resumed,
+        on_epoch=on_epoch,
+    )
+    files["archive"] = chosen.save(model, folder / FILES["archive"])
+    files["history"] = results.save_history(model.history, folder / FILES["history"])
+    if model.history:
+        files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
+    return RunResult(chosen.name, folder, files, model)
+
+
+def infer(
+    model: TrainedModel | AnyPath,
+    scan: Scan | AnyPath,
+    output_dir: AnyPath | None = None,
+    *,
+    backend: str | Backend | None = None,
+    config: InferenceConfig | None = None,
+    execution: ExecutionConfig | None = None,
+    stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+) -> RunResult:
+    """Reconstruct a scan with a trained model and write the image, a picture, and how good it is.
+
+    Parameters
+    ----------
+    model : TrainedModel or path
+        Of any backend; a folder means the archive in it.
+    scan : Scan or path
+    output_dir : path, optional
+        Default: `config.output_dir`.
+    backend : str or Backend, optional
+        Default: the environment's choice, or the first one installed, whichever made the model.
+    config : InferenceConfig, optional
+        Which groups to form; its `model` is replaced by the trained one. Default: all positions.
+    execution : ExecutionConfig, optional
+    stitching_size : int
+        Side of the central square of each patch that is used, pixels.
+
+    Returns
+    -------
+    RunResult
+        With metrics if the scan knows its object.
+
+    Raises
+    ------
+    PtychoBackendsError
+        For bad input and for a folder that cannot be written to: before anything is written.
+    """
+    scan = _loaded_scan(scan)
+    chosen = _chosen_backend(backend, config)
+    model_path = None if isinstance(model, TrainedModel) else Path(model)
+    trained = model if isinstance(model, TrainedModel) else chosen.load(model)
+    config = _inference_config(trained, config, chosen.name, model_path)
+    groups = inference_groups(trained, scan, config)
+    if not 0 < stitching_size <= scan.N or stitching_size % 2:
+        raise ConfigError(f"stitching_size: got {stitching_size}, want an even number in 2 .. {scan.N}")
+    folder = output_directory(config.output_dir if output_dir is None else output_dir)
+    config = dataclasses.replace(config, output_dir=folder)
+
+    files = {"inference_config": save_config(config, folder / FILES["inference_config"])}
+    reconstruction = chosen.infer(trained, groups, execution=execution, stitching_size=stitching_size)
+    metrics = _write_reconstruction(reconstruction, scan, folder, files)
+    return RunResult(chosen.name, folder, files, trained, reconstruction, metrics)
+
+
+def run(
+    scan: Scan | AnyPath,
+    config: TrainingConfig,
+    output_dir: AnyPath | None = None,
+    *,
+    test_scan: Scan | AnyPath | None = None,
+    backend: str | Backend | None = None,
+    execution: ExecutionConfig | None = None,
+    resume_from: AnyPath | TrainedModel | None = None,
+    on_epoch: EpochCallback | None = None,
+    stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+) -> RunResult:
+    """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
+
+    After Ctrl-C the image is reconstructed with what was learned so far.
+
+    Parameters
+    ----------
+    test_scan : Scan or path, optional
+        Default: `config.test_data_file`, or the scan that was trained on.
+
+    All else as in `train` and `infer`.
+    """
+    scan = _loaded_scan(scan)
+    test = test_scan if test_scan is not None else config.test_data_file
+    # loaded before training, so that a mistake in its name costs no hours
+    shown = scan if test is None else _loaded_scan(test)
+    if shown.N != scan.N:
+        raise ScanError(f"{shown.name}: got patterns of {shown.N} pixels, want {scan.N} as in {scan.name}")
+    chosen = _chosen_backend(backend, config)
+    trained = train(
+        scan,
+        config,
+        output_dir,
+        backend=chosen,
+        execution=execution,
+        resume_from=resume_from,
+        on_epoch=on_epoch,
+    )
+    inferred = infer(
+        trained.model,
+        shown,
+        trained.output_dir,
+        backend=chosen,
+        execution=execution,
+        stitching_size=stitching_size,
+    )
+    return dataclasses.replace(inferred, files={**trained.files, **inferred.files})
+
+
+def demo(
+    output_dir: AnyPath = "ptycho_demo",
+    *,
+    backend: str | Backend | None = None,
+    positions: int = DEMO_POSITIONS,
+    epochs: int = DEMO_EPOCHS,
+    seed: int = 0,
+    execution: ExecutionConfig | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> RunResult:
+    """Simulate a scan of a Siemens star, train on it without labels, reconstruct it, compare.
+
+    Parameters
+    ----------
+    output_dir : path
+    backend : str or Backend, optional
+    positions, epochs : int
+        More of either gives a better image and takes longer.
+    seed : int
+        Of the noise and of the weights.
+    execution : ExecutionConfig, optional
+    on_epoch : callable, optional
+
+    Returns
+    -------
+    RunResult
+        `files['scan']` is the simulated scan.
+    """
+    chosen = _chosen_backend(backend, None)
+    scan = simulate_star(DEMO_N, positions, n_photons=DEMO_PHOTONS, seed=seed)
+    config = TrainingConfig(
+        model=ModelConfig(N=DEMO_N, gridsize=1, n_filters_scale=1),
+        nepochs=epochs,
+        nphotons=mean_photons(scan),
+        n_groups=positions,
+        seed=seed,
+        backend=chosen.name,
+    )
+    folder = output_directory(output_dir)
+    path = save_scan(scan, folder / FILES["scan"])
+    config.train_data_file = path
+    result = run(scan, config, folder, backend=chosen, execution=execution, on_epoch=on_epoch)
+    return dataclasses.replace(result, files={"scan": path, **result.files})
+
+
+def mean_photons(scan: Scan) -> float:
+    """Mean counts of a pattern: the natural `nphotons` of a scan that holds counts or their roots.
+
+    Raises
+    ------
+    ScanError
+        If every pattern is empty.
+    """
+    mean = float(scan.pattern_energies.mean())
+    if mean == 0.0:
+        raise ScanError(f"{scan.name}: every pattern is empty (all zeros)")
+    return mean
+
+
+def holds_counts(scan: Scan) -> bool:
+    """Whether the patterns look like photon counts or the roots of counts: whole numbers, when squared."""
+    # a few patterns tell; walking through a large scan once more would not tell more
+    sample = scan.patterns[:: max(1, len(scan) // 8)].astype(np.float64)
+    counts = sample**2 if scan.measurement == "amplitude" else sample
+    # float32 roots, squared, miss whole numbers by their rounding
+    return bool(np.all(np.abs(counts - np.rint(counts)) <= 1e-3 + 1e-6 * counts) and counts.max() >= 1)
+
+
+def _loaded_scan(scan: Scan | AnyPath) -> Scan:
+    return scan if isinstance(scan, Scan) else load_scan(scan)
+
+
+def _chosen_backend(
+    backend: str | Backend | None, config: TrainingConfig | InferenceConfig | None
+) -> Backend:
+    return get_backend(backend, config=config) if backend is None or isinstance(backend, str) else backend
+
+
+def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend) -> TrainedModel | None:
+    if resume_from is None or isinstance(resume_from, TrainedModel):
+        return resume_from
+    return backend.load(resumable_file(resume_from))
+
+
+def resumable_file(path: AnyPath) -> Path:
+    """What to resume in the folder of an earlier run: its last checkpoint, else its archive."""
+    path = Path(path)
+    checkpoint = path / LAST_CHECKPOINT
+    return checkpoint if checkpoint.is_file() else path
+
+
+def _inference_config(
+    model: TrainedModel, config: InferenceConfig | None, backend: str, model_path: Path | None
+) -> InferenceConfig:
+    """`config`, or one that forms a group around every position, with the trained model in it."""
+    trained = model.config
+    if config is None:
+        neighbours = max(trained.neighbor_count, trained.model.group_size)
+        config = InferenceConfig(neighbor_count=neighbours)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(trained.model), backend=backend, model_path=model_path
+    )
+
+
+def _write_reconstruction(
+    reconstruction: Reconstruction, scan: Scan, folder: Path, files: dict[str, Path]
+) -> Metrics | None:
+    """Image, metrics and picture; the image first, because it is what cannot be made again quickly."""
+    files["reconstruction"] = results.save_reconstruction(reconstruction, folder / FILES["reconstruction"])
+    metrics = None
+    if scan.object_guess is not None:
+        try:
+            metrics = compare(reconstruction, scan)
+        except ScanError as error:
+            log.warning("no metrics: %s", error)
+    target = folder / FILES["metrics"]
+    if metrics is not None:
+        values = {"backend": reconstruction.backend, "scan": scan.name, **metrics.as_dict()}
+        files["metrics"] = results.save_json(values, target)
+    else:
+        # figures of an earlier run in this folder would be taken for this one's
+        with contextlib.suppress(OSError):
+            target.unlink()
+    files["reconstruction_figure"] = save_reconstruction_figure(
+        reconstruction, folder / FILES["reconstruction_figure"], scan, metrics
+    )
+    return metrics

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_backends.errors import ShapeError
+from ptycho_backends.reference import physics, stitching
+
+
+def known_object(seed, side=90):
+    generator = np.random.default_rng(seed)
+    return (generator.normal(size=(side, side)) + 1j * generator.normal(size=(side, side))).astype(np.complex64)
+
+
+def as_groups(centres):
+    return centres[:, None, :, None]
+
+
+def literal(patches, centres, size):
+    """MODEL.md section 7, word by word: each patch on a canvas of its own."""
+    offsets = centres - centres.mean(axis=0)
+    margin = 2 * int(np.ceil(np.abs(offsets).max() / 2))
+    side = size + 2 * margin
+    cut = physics.crop_centre(patches[..., 0], size)
+    total = np.zeros((side, side), complex)
+    count = np.zeros((side, side))
+    for patch, offset in zip(cut, offsets, strict=True):
+        total += physics.translate(physics.pad_centre(patch, side), offset)
+        count += physics.translate(physics.pad_centre(np.ones((size, size)), side), offset)
+    return total / (count + 1e-9), count
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(1, 12), size=st.sampled_from([2, 8, 16]))
+def test_stitching_is_the_literal_sum(seed, count, size):
+    generator = np.random.default_rng(seed)
+    centres = generator.uniform(0, 30, (count, 2))
+    patches = known_object(seed, 16 * count).reshape(-1)[: count * 256].reshape(count, 16, 16, 1)
+    image, coverage, _ = stitching.stitch(patches, as_groups(centres), size)
+    want, want_coverage = literal(patches, centres, size)
+    np.testing.assert_allclose(image, want, atol=2e-5)
+    np.testing.assert_allclose(coverage, want_coverage, atol=1e-5)
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_known_object_comes_back_where_it_was(seed):
+    """Whole-pixel centres: exact, and at the place that `origin_px` says."""
+    generator = np.random.default_rng(seed)
+    image = known_object(seed)
+    centres = generator.integers(30, 60, (40, 2)).astype(float)
+    centres[-1] += 40 * np.ceil(centres.mean(axis=0)) - centres.sum(axis=0)  # a whole mean
+    centres = centres[(centres > 20).all(axis=1) & (centres < 70).all(axis=1)]
+    centres = centres[: len(centres) - len(centres) % 2]
+    centres = np.concatenate([centres, 2 * np.round(centres.mean(axis=0)) - centres])
+    patches = physics.extract_patches(image, centres, 32)[..., None]
+    stitched, coverage, origin = stitching.stitch(patches, as_groups(centres), 20)
+    np.testing.assert_array_equal(origin, np.round(origin))
+    x, y = origin.astype(int)
+    side = len(stitched)
+    padded = np.pad(image, 100)
+    truth = padded[100 + y : 100 + y + side, 100 + x : 100 + x + side]
+    lit = coverage > 0.5
+    assert lit.sum() >= 400
+    np.testing.assert_allclose(stitched[lit], truth[lit], atol=1e-5)
+    np.testing.assert_array_equal(stitched[~lit], 0)
+
+
+def test_chunks_do_not_change_the_image(monkeypatch):
+    generator = np.random.default_rng(0)
+    centres = generator.uniform(0, 40, (50, 2))
+    patches = known_object(0, 113)[:112, :112].reshape(-1)[: 50 * 250].reshape(50, -1)
+    patches = np.resize(patches, (50, 32, 32, 1))
+    whole = stitching.reassemble_position(patches, as_groups(centres))
+    monkeypatch.setattr(stitching, "CHUNK", 7)
+    np.testing.assert_allclose(stitching.reassemble_position(patches, as_groups(centres)), whole, atol=1e-6)
+    assert whole.shape[-1] == 1
+    assert whole.dtype == np.complex64
+
+
+@pytest.mark.parametrize("weighting", ["probe", "uniform"])
+def test_barycentric_stitching_of_consistent_patches_gives_the_object(weighting):
+    image = known_object(3)
+    centres = np.array([[40.0, 40.0], [44.0, 42.0], [38.0, 47.0], [46.0, 39.0]])
+    patches = physics.extract_patches(image, centres, 32)[..., None]
+    generator = np.random.default_rng(0)
+    probe = (1 + generator.random((32, 32))).astype(np.complex64)
+    stitched, coverage, origin = stitching.reconstruct_image_barycentric(
+        patches, as_groups(centres), probe, weighting=weighting
+    )
+    x, y = np.round(origin).astype(int)
+    truth = image[y : y + len(stitched), x : x + len(stitched)]
+    lit = coverage > 0.01
+    np.testing.assert_allclose(stitched[lit], truth[lit], atol=1e-4)
+
+
+def test_probe_weighting_prefers_the_patch_that_is_lit():
+    patches = np.stack([np.full((8, 8, 1), 1.0), np.full((8, 8, 1), 3.0)]).astype(np.complex64)
+    probe = np.zeros((8, 8), np.complex64)
+    probe[:, :4] = 1.0
+    probe[:, 4:] = 0.1
+    centres = np.array([[10.0, 10.0], [14.0, 10.0]])
+    image, _, _ = stitching.reconstruct_image_barycentric(patches, as_groups(centres), probe, 8)
+    # the two overlap by four columns; there the second is lit and the first is not
+    overlap = image[len(image) // 2, len(image) // 2]
+    assert overlap.real == pytest.approx((0.01 * 1 + 1 * 3) / 1.01, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weighting": "best"}, "weighting: got 'best'"),
+        ({"weighting": "probe"}, "probe: got None"),
+        ({"weighting": "uniform", "size": 7}, "stitching size: got 7"),
+        ({"weighting": "uniform", "size": 64}, "stitching size: got 64"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stitching.reconstruct_image_barycentric(np.ones((2, 32, 32, 1)), np.zeros((2, 1, 2, 1)), **arguments)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ShapeError, match="group_centres_px"):
+        stitching.reassemble_position(np.ones((2, 32, 32, 1)), np.zeros((3, 1, 2, 1)))
+    with pytest.raises(ShapeError, match="object_patches"):
+        stitching.reassemble_position(np.ones((2, 32, 32)), np.zeros((2, 1, 2, 1)))

@@ -134,11 +134,14 @@ def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -
     return array
 
 
-def weights_limit(config: ModelConfig, *, copies: int = 1) -> int:
-    """Most bytes that a file with `copies` arrays for each weight may have; refuses absurd models."""
+def weights_limit(config: ModelConfig, *, copies: int = 1, told_by: str = CONFIG) -> int:
+    """Most bytes that a file with `copies` arrays for each weight may have.
+
+    Refuses the absurdly large models of a configuration that the member `told_by` holds.
+    """
     values = sum(math.prod(shape) * weight_dtype(n).itemsize for n, shape in weight_shapes(config).items())
     if values > MAX_WEIGHTS_BYTES:
-        raise ArchiveError(f"{CONFIG}: the weights would take {values} bytes, more than {MAX_WEIGHTS_BYTES}")
+        raise ArchiveError(f"{told_by}: the weights would take {values} bytes, more than {MAX_WEIGHTS_BYTES}")
     # moments may have twice the precision of weights
     return (values if copies == 1 else 2 * copies * values) + MAX_PARAMS_ARRAYS_BYTES + _STRUCTURE_BYTES
 

@@ -192,7 +192,7 @@ def group_scan(
 
     References
     ----------
-    MODEL.md, section 2.
+    docs/model.md, section 2.
     """
     generator = np.random.default_rng(seed)
     available = np.arange(len(scan))
@@ -233,7 +233,7 @@ def _check_groups_possible(
         raise GroupingError(f"{name}: {count} positions, want at least {size} for groups of {size}")
     if pool < size:
         raise GroupingError(
-            f"neighbor_count: got {pool} neighbours, want at least {size} (gridsize**2) to choose a group from"
+            f"neighbor_count: got {pool} neighbours, want at least {size} (gridsize**2) to choose from"
         )
     if not oversampled:
         return
@@ -267,9 +267,7 @@ def _nearest(positions_px: NDArray[np.float64], seeds: NDArray[np.integer], K: i
     return found[~is_seed].reshape(len(seeds), K)
 
 
-def _choose(
-    neighbours: NDArray[np.int64], size: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def _choose(neighbours: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """`size` of each row's neighbours at random, nearest first."""
     keys = generator.random(neighbours.shape)
     chosen = np.sort(np.argsort(keys, axis=1)[:, :size], axis=1)

@@ -22,7 +22,7 @@ def layer_channels(config: ModelConfig) -> dict[str, tuple[int, int]]:
     Layers are `encoder/block<i>/conv<j>` and, for each decoder in (`amplitude`, `phase`),
     `<decoder>/inner_head`, `<decoder>/border_head`, `<decoder>/block<i>/conv<j>`,
     `<decoder>/border/conv<j>`. The inner head exists only with `pad_object`, the border branch only
-    with `probe_big` or without `pad_object` (MODEL.md, section 4).
+    with `probe_big` or without `pad_object` (docs/model.md, section 4).
     """
     scale, side = config.n_filters_scale, config.N
     layers: dict[str, tuple[int, int]] = {}

@@ -16,7 +16,7 @@ def circular_mask(N: int) -> NDArray[np.float64]:
 
     References
     ----------
-    MODEL.md, section 3.
+    docs/model.md, section 3.
     """
     # half a pixel, because the mask is centred between the two middle pixels
     axis = np.arange(N) - N // 2 + 0.5
@@ -47,7 +47,7 @@ def normalise_probe(guess: NDArray, probe_scale: float) -> NDArray[np.complex64]
 
     References
     ----------
-    MODEL.md, section 3.
+    docs/model.md, section 3.
     """
     guess = checks.complex_image("probeGuess", guess)
     mean = float(np.mean(np.abs(circular_mask(len(guess)) * guess.astype(np.complex128))))
@@ -76,7 +76,7 @@ def default_probe(N: int, scale: float = constants.DEFAULT_PROBE_SCALE) -> NDArr
 
     References
     ----------
-    MODEL.md, section 3.
+    docs/model.md, section 3.
     """
     deviation = N / (scale * math.pi**2)
     window = np.exp(-((np.arange(N) - (N - 1) / 2) ** 2) / (2 * deviation**2))
@@ -91,6 +91,6 @@ def intensity_scale(nphotons: float, N: int) -> float:
 
     References
     ----------
-    MODEL.md, section 3.
+    docs/model.md, section 3.
     """
     return math.sqrt(nphotons) / (N / 2)

@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The three outputs of the model for a batch (MODEL.md, section 5)."""
+    """The three outputs of the model for a batch (docs/model.md, section 5)."""
 
     object: NDArray[np.complexfloating]
     """(B, N, N, 1), the group's object around its centre."""
@@ -295,7 +295,7 @@ class Backend(Protocol):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, float]:
-        """Every term of the loss, and their weighted sum as `total` (MODEL.md, section 6)."""
+        """Every term of the loss, and their weighted sum as `total` (docs/model.md, section 6)."""
         ...
 
     def gradients(

@@ -56,7 +56,9 @@ def installed_backends() -> tuple[str, ...]:
     return tuple(name for name, entry in BUILT_IN.items() if all(map(_importable, entry.frameworks)))
 
 
-def get_backend(name: str | None = None, *, config: TrainingConfig | InferenceConfig | None = None) -> Backend:
+def get_backend(
+    name: str | None = None, *, config: TrainingConfig | InferenceConfig | None = None
+) -> Backend:
     """The backend called `name`.
 
     Parameters

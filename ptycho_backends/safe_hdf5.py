@@ -28,10 +28,10 @@ MAX_AXES = 8
 
 # Header messages (HDF5 File Format Specification 3.0, section IV.A.2) that plain arrays and groups have.
 # What is missing is the point: filters, external files, attributes of arrays, shared message tables.
-_DATASPACE, _ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO = 0x01, 0x0C, 0x11, 0x15
+_DATASPACE, _LINK, _ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO = 0x01, 0x06, 0x0C, 0x11, 0x15
 _HARMLESS = {0x00, 0x0E, 0x10, 0x12, 0x16}  # padding, times, continuation, reference count
 _ARRAY_MESSAGES = {_DATASPACE, 0x03, 0x04, 0x05, 0x08} | _HARMLESS
-_GROUP_MESSAGES = {0x02, 0x06, 0x0A, _ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO} | _HARMLESS
+_GROUP_MESSAGES = {0x02, _LINK, 0x0A, _ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO} | _HARMLESS
 _CONTIGUOUS = 1
 
 
@@ -134,12 +134,18 @@ class Hdf5Arrays(Mapping[str, NDArray]):
         """Whether the object is an array; refuses whatever is neither a plain one nor a group."""
         if isinstance(address, str):
             raise ArchiveError(f"{path}: a soft link, want the array itself")
-        messages = {message["type"] for message in file._get_dataobjects(address).msgs}
+        objects = file._get_dataobjects(address)
+        messages = {message["type"] for message in objects.msgs}
         is_array = _DATASPACE in messages
         foreign = messages - (_ARRAY_MESSAGES if is_array else _GROUP_MESSAGES)
         if foreign:
             kinds = ", ".join(_MESSAGE_NAMES.get(kind, f"message {kind:#x}") for kind in sorted(foreign))
             raise ArchiveError(f"{path}: {kinds} not allowed here")
+        for start in (message["offset_to_message"] for message in objects.find_msg_type(_LINK)):
+            _, flags, kind = objects.msg_data[start : start + 3]
+            # Without the flag there is no such field, and the link is a hard one.
+            if flags & 0x08 and kind >= 64:
+                raise ArchiveError(f"{path}: an external link, want the array itself")
         return is_array
 
     def _located(self, path: str, dataset: Any) -> StoredArray:

@@ -34,7 +34,7 @@ class TrainingSchedule:
     Notes
     -----
     'Default' and 'ReduceLROnPlateau' halve the rate after 2 epochs in which the monitored loss did not
-    fall, down to 1e-4 (MODEL.md, section 6). 'Exponential' multiplies it by 0.95 an epoch.
+    fall, down to 1e-4 (docs/model.md, section 6). 'Exponential' multiplies it by 0.95 an epoch.
     'WarmupCosine' rises over the first 5 % of the epochs and falls to a tenth along half a cosine.
     'MultiStage' halves it at 1/2 and 3/4 of the epochs and falls to a tenth at 9/10.
     """

@@ -1,6 +1,6 @@
 """Simulated scans with a known object: a resolution target, a focused probe, positions off any grid.
 
-Good enough for tests and for the demonstration; the forward model is MODEL.md, section 2, item 4, with
+Good enough for tests and for the demonstration; the forward model is docs/model.md, section 2, item 4, with
 the absolute scale included: `|FFT2(probe * patch)|^2 / N^2` are the expected counts of each pixel.
 """
 
@@ -207,7 +207,7 @@ def simulate_scan(
 
     References
     ----------
-    MODEL.md, section 2, item 4.
+    docs/model.md, section 2, item 4.
     """
     if measurement not in ("intensity", "amplitude"):
         raise ScanError(f"measurement: got {measurement!r}, want 'intensity' or 'amplitude'")

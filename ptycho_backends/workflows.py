@@ -21,6 +21,7 @@ from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig
 from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
+from ptycho_backends.grouping import GroupedData
 from ptycho_backends.metrics import Metrics, compare
 from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import inference_groups, plan_training
@@ -162,6 +163,7 @@ def train(
     resumed = _resumed_model(resume_from, chosen)
     completed = chosen.complete_config(config, scan, execution)
     plan = plan_training(scan, completed, chosen.name, execution, resumed)
+    _require_light(plan.groups)
     folder = output_directory(completed.output_dir if output_dir is None else output_dir)
     completed = dataclasses.replace(plan.config, output_dir=folder)
 
@@ -227,6 +229,7 @@ def infer(
     trained = model if isinstance(model, TrainedModel) else chosen.load(model)
     config = _inference_config(trained, config, chosen.name, model_path)
     groups = inference_groups(trained, scan, config)
+    _require_light(groups)
     if not 0 < stitching_size <= scan.N or stitching_size % 2:
         raise ConfigError(f"stitching_size: got {stitching_size}, want an even number in 2 .. {scan.N}")
     folder = output_directory(config.output_dir if output_dir is None else output_dir)
@@ -364,6 +367,11 @@ def _chosen_backend(
     backend: str | Backend | None, config: TrainingConfig | InferenceConfig | None
 ) -> Backend:
     return get_backend(backend, config=config) if backend is None or isinstance(backend, str) else backend
+
+
+def _require_light(groups: GroupedData) -> None:
+    """Raise `ScanError` if every pattern is empty: now, not when the first batch is asked for."""
+    _ = groups.normalisation
 
 
 def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend) -> TrainedModel | None:

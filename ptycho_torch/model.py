@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, config_to_plain
-
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
@@ -45,9 +44,14 @@ class PtychoModel(torch.nn.Module):
         for name, value in tensors_from_weights(weights, dtype).items():
             self.parameters_by_name[name] = torch.nn.Parameter(value)
 
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The parameters under their canonical names, in canonical order."""
+        return cast("Mapping[str, Tensor]", self.parameters_by_name)
+
     def forward(self, diffraction_fed: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
-        weights = self.parameters_by_name
+        weights = self.tensors
         patches = network.object_patches(diffraction_fed, weights, self.config)
         probe = torch.view_as_complex(weights[PROBE])
         with torch.autocast(patches.device.type, enabled=False):
@@ -58,14 +62,16 @@ class PtychoModel(torch.nn.Module):
 
     def object(self, diffraction_fed: Tensor, offsets: Tensor) -> Tensor:
         """Object (B, N, N) alone, without the diffraction."""
-        patches = network.object_patches(diffraction_fed, self.parameters_by_name, self.config)
+        patches = network.object_patches(diffraction_fed, self.tensors, self.config)
         with torch.autocast(patches.device.type, enabled=False):
             if not self.config.object_big:
                 return patches[:, 0]
             canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
             return physics.crop_centre(canvas, self.config.N)
 
-    def loss_terms(self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float) -> dict[str, Tensor]:
+    def loss_terms(
+        self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float
+    ) -> dict[str, Tensor]:
         """Every term of the loss of `batch`, and their weighted sum as `total`."""
         measured = intensity_scale * batch["diffraction"]
         patches, image, amplitude = self(measured, batch["offsets"])

@@ -18,7 +18,9 @@ def translate(image: Tensor, offset_px: Tensor) -> Tensor:
     """Mirror of `reference.physics.translate`."""
     height, width = image.shape[-2:]
     return _resample(
-        image, _shift_matrix(height, height, offset_px[..., 1]), _shift_matrix(width, width, offset_px[..., 0])
+        image,
+        _shift_matrix(height, height, offset_px[..., 1]),
+        _shift_matrix(width, width, offset_px[..., 0]),
     )
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last.ckpt"
 
 
-class TrainingInterrupted(Exception):
+class TrainingInterrupted(Exception):  # noqa: N818 - not an error
     """Ends Lightning's loop after Ctrl-C; Lightning itself would end the whole process."""
 
 

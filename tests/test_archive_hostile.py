@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ptycho_backends import safe_hdf5, safe_zip
+from ptycho_backends import archive_members, safe_hdf5, safe_zip
 from ptycho_backends.archive import load_archive, save_archive
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.errors import ArchiveError
@@ -191,15 +191,16 @@ def test_damage_is_found_by_crc_and_by_checksum(tmp_path, whole, whole_bytes):
     refused(path, r"history\.csv: 5 bytes, but the manifest says")
 
 
-def test_decompression_bombs(tmp_path, whole):
+def test_decompression_bombs(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(archive_members, "MAX_PARAMS_ARRAYS_BYTES", 0)
     bomb = zipfile.ZipInfo("params.json")
     bomb.compress_type = zipfile.ZIP_DEFLATED
     members = signed({**whole, "params.json": b" " * (5 << 20)})
     refused(write(tmp_path / "a.zip", members.items(), [bomb]), r"params\.json: declares 5242880 bytes")
     bomb = zipfile.ZipInfo("weights.h5")
     bomb.compress_type = zipfile.ZIP_DEFLATED
-    members = signed({**whole, "weights.h5": bytes(80 << 20)})
-    refused(write(tmp_path / "b.zip", members.items(), [bomb]), r"weights\.h5: declares 83886080 bytes")
+    members = signed({**whole, "weights.h5": bytes(8 << 20)})
+    refused(write(tmp_path / "b.zip", members.items(), [bomb]), r"weights\.h5: declares 8388608 bytes")
 
 
 def test_a_size_that_lies_is_found(tmp_path, whole_bytes):
@@ -417,11 +418,11 @@ def overlapping(file):
 
 ONES = np.ones((3, 3, 1, 32), np.float32)
 BAD_HDF5 = {
-    "external link": (linked(h5py.ExternalLink("other.h5", "/x")), ""),
+    "external link": (linked(h5py.ExternalLink("other.h5", "/x")), "an external link"),
     "soft link": (linked(h5py.SoftLink("/probe")), "soft link"),
     "dangling soft link": (linked(h5py.SoftLink("/nowhere")), "soft link"),
     "external data": (external_data, "external files are not allowed"),
-    "virtual data": (virtual_data, ""),
+    "virtual data": (virtual_data, "virtual"),
     "cycle": (cyclic, "nested too deeply"),
     "chunked": (replaced(KERNEL, ONES, chunks=True), "contiguous"),
     "gzip": (replaced(KERNEL, ONES, compression="gzip"), "a filter is not allowed"),
@@ -436,7 +437,7 @@ BAD_HDF5 = {
     "many axes": (replaced(KERNEL, ONES.reshape(3, 3, *[1] * 20, 32)), "23 axes"),
     "wrong dtype": (replaced(KERNEL, ONES.astype(np.float64)), "got float64"),
     "big endian": (replaced(KERNEL, ONES.astype(">f4")), "got >f4"),
-    "text": (replaced(KERNEL, "text"), ""),
+    "text": (replaced(KERNEL, "text"), "want numbers"),
     "bytes": (replaced(KERNEL, np.array([b"abc"])), "want numbers"),
     "group for array": (lambda file: (file.pop(KERNEL), file.create_group(KERNEL)), f"{KERNEL} missing"),
     "NaN": (with_nan, f"{KERNEL}: 1 of 288 values are NaN"),
@@ -511,7 +512,7 @@ MUTATIONS = st.tuples(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutation=MUTATIONS)
 @example(mutation=("cut", 0.0, False, 1))
 def test_any_damage_is_found_or_harmless(tmp_path, model, whole_bytes, mutation):
@@ -553,7 +554,7 @@ def structure(whole):
     return np.flatnonzero(~is_number)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), values=st.binary(min_size=1, max_size=8))
 def test_damaged_hdf5_structure_never_escapes(whole, structure, where, values):
     data = bytearray(whole["weights.h5"])
@@ -561,10 +562,10 @@ def test_damaged_hdf5_structure_never_escapes(whole, structure, where, values):
     data[place : place + len(values)] = values
     try:
         arrays = Hdf5Arrays(bytes(data), "weights.h5")
-        for name in arrays:
-            assert arrays[name].nbytes <= len(data)
-    except ArchiveError as error:
-        assert str(error).startswith("weights.h5: ")
+    except ArchiveError:
+        return
+    for name in arrays:
+        assert arrays[name].nbytes <= len(data)
 
 
 def test_pyfive_is_rationed(whole, monkeypatch):

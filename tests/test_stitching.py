@@ -9,7 +9,9 @@ from ptycho_backends.reference import physics, stitching
 
 def known_object(seed, side=90):
     generator = np.random.default_rng(seed)
-    return (generator.normal(size=(side, side)) + 1j * generator.normal(size=(side, side))).astype(np.complex64)
+    return (generator.normal(size=(side, side)) + 1j * generator.normal(size=(side, side))).astype(
+        np.complex64
+    )
 
 
 def as_groups(centres):

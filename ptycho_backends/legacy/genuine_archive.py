@@ -174,14 +174,14 @@ def _params_snapshot(legacy: Mapping[str, Any], model: TrainedModel) -> dict[str
 def _weights(members: Members, model: str, config: ModelConfig) -> dict[str, NDArray]:
     """Kernels and biases by their canonical names; shapes are checked, values are not."""
     name = f"{model}/model.keras"
-    limit = member.weights_limit(config, copies=_COPIES) + _GRAPH_BYTES
+    limit = member.weights_limit(config, copies=_COPIES, told_by=f"{TRAINED}/params.dill") + _GRAPH_BYTES
     try:
         keras = ZipMembers(BytesIO(members.read(name, limit)))
         inner = "model.weights.h5"
         layers = _numbered_layers(keras.read(inner, limit), inner)
         return _canonical(layers, config)
     except ArchiveError as error:
-        if str(error).startswith(f"{name}: "):
+        if str(error).startswith(f"{model}/"):
             raise
         raise ArchiveError(f"{name}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What training minimises (MODEL.md, section 6)."""
+"""What training minimises (docs/model.md, section 6)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ def loss_terms(
 
     References
     ----------
-    MODEL.md, section 6.
+    docs/model.md, section 6.
     """
     terms: dict[str, NDArray] = {}
     if config.model.model_type == "supervised":

@@ -1,4 +1,4 @@
-"""The network `cnn` (MODEL.md, section 4): diffraction amplitude to object patches.
+"""The network `cnn` (docs/model.md, section 4): diffraction amplitude to object patches.
 
 Images are channels-last here, `(B, y, x, channels)`. `weights` maps canonical names
 (`initial_weights.weight_shapes`) to arrays.
@@ -99,7 +99,7 @@ def decode(encoded: NDArray, weights: Weights, config: ModelConfig, decoder: str
 
     References
     ----------
-    MODEL.md, section 4.
+    docs/model.md, section 4.
     """
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
@@ -143,7 +143,7 @@ def object_patches(diffraction_fed: NDArray, weights: Weights, config: ModelConf
 
     References
     ----------
-    MODEL.md, section 4.
+    docs/model.md, section 4.
     """
     encoded = encode(diffraction_fed / np.exp(weights["log_scale"]), weights, config)
     amplitude = decode(encoded, weights, config, "amplitude")

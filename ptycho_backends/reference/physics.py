@@ -1,4 +1,4 @@
-"""From object patches to predicted diffraction (MODEL.md, sections 1, 2 and 5; `docs/model.md`).
+"""From object patches to predicted diffraction (docs/model.md, sections 1, 2 and 5).
 
 Images are the last two axes, `[y, x]`; positions are `[x, y]` in object pixels. B groups, C positions
 in a group, N the side of a pattern, S the side of the canvas.
@@ -31,7 +31,7 @@ def translate(image: NDArray, offset_px: NDArray) -> NDArray:
 
     References
     ----------
-    MODEL.md, section 1.
+    docs/model.md, section 1.
     """
     return _shift(_shift(image, offset_px[..., 1], -2), offset_px[..., 0], -1)
 
@@ -96,7 +96,7 @@ def merge_patches(object_patches: NDArray, relative_offsets_px: NDArray, canvas_
 
     References
     ----------
-    MODEL.md, section 5.
+    docs/model.md, section 5.
     """
     towards = -(relative_offsets_px - relative_offsets_px.mean(axis=1, keepdims=True))
     box = pad_centre(central_box(object_patches.shape[-1]), canvas_size)
@@ -120,7 +120,7 @@ def canvas_views(object_canvas: NDArray, relative_offsets_px: NDArray, N: int) -
 
     References
     ----------
-    MODEL.md, section 5.
+    docs/model.md, section 5.
     """
     return crop_centre(translate(object_canvas[:, None], relative_offsets_px), N)
 
@@ -165,7 +165,7 @@ def diffraction_amplitude(exit_wave: NDArray) -> NDArray:
 
     References
     ----------
-    MODEL.md, section 5.
+    docs/model.md, section 5.
     """
     return np.fft.fftshift(np.abs(np.fft.fft2(exit_wave)), axes=(-2, -1)) / exit_wave.shape[-1]
 
@@ -185,7 +185,7 @@ def exit_waves(views: NDArray, probe: NDArray, config: ModelConfig) -> NDArray:
 
     References
     ----------
-    MODEL.md, section 5.
+    docs/model.md, section 5.
     """
     waves = probe * views
     if config.gaussian_smoothing_sigma > 0:
@@ -221,7 +221,7 @@ def predict_diffraction(
 
     References
     ----------
-    MODEL.md, section 5.
+    docs/model.md, section 5.
     """
     if config.object_big:
         canvas = merge_patches(object_patches, relative_offsets_px, config.canvas_size)
@@ -251,7 +251,7 @@ def extract_patches(object_image: NDArray, positions_px: NDArray, N: int) -> NDA
 
     References
     ----------
-    MODEL.md, section 2, item 4.
+    docs/model.md, section 2, item 4.
     """
     corner = np.asarray(positions_px, np.float64) - N // 2
     first = np.floor(corner).astype(np.int64)

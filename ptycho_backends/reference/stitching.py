@@ -1,4 +1,4 @@
-"""Object patches to one image (MODEL.md, section 7).
+"""Object patches to one image (docs/model.md, section 7).
 
 Plain NumPy that every backend calls: nothing here needs a gradient. The cost grows with the number of
 patches times their area, not with the canvas.
@@ -43,7 +43,7 @@ def reassemble_position(
 
     References
     ----------
-    MODEL.md, section 7.
+    docs/model.md, section 7.
     """
     image, _, _ = stitch(object_patches, group_centres_px, size)
     return image[..., None]
@@ -166,7 +166,7 @@ def reconstruct_image_barycentric(
 
     References
     ----------
-    MODEL.md, section 7.
+    docs/model.md, section 7.
     """
     if weighting not in ("probe", "uniform"):
         raise ValueError(f"weighting: got {weighting!r}, want 'probe' or 'uniform'")

@@ -38,17 +38,19 @@ def weights_from_tensors(tensors: Mapping[str, tf.Tensor]) -> dict[str, NDArray]
     """Inverse of `tensors_from_weights`, in the precision of the tensors."""
     weights = {}
     for name, tensor in tensors.items():
-        array = np.array(tensor)
+        # a copy, because training changes a variable in place
+        array = np.array(tensor.numpy())
         if name == PROBE:
             # a view, because a sum with i times the imaginary part loses the signs of zeros
-            array = array.view(np.result_type(array.dtype, np.complex64))[..., 0]
-        weights[name] = array
+            weights[name] = array.view(np.result_type(array.dtype, np.complex64))[..., 0]
+        else:
+            weights[name] = array
     return weights
 
 
 def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
     """The arrays of `batch` by the names and axes of `TensorBatch`."""
-    arrays = {
+    arrays: dict[str, NDArray] = {
         "diffraction": batch.diffraction_amplitude,
         "offsets": np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1),
     }

@@ -60,10 +60,7 @@ def loss_terms(
     """Mirror of `reference.losses.loss_terms`."""
     terms: dict[str, tf.Tensor] = {}
     if config.model.model_type == "supervised":
-        if config.model.object_big:
-            truth = required(patches_truth)
-        else:
-            truth = required(object_truth)[:, None]
+        truth = required(patches_truth) if config.model.object_big else required(object_truth)[:, None]
         terms["supervised"] = object_mae(object_patches, truth)
         return {**terms, "total": terms["supervised"]}
     total = tf.zeros((), amplitude.dtype)

@@ -51,11 +51,12 @@ class PtychoModel(tf.Module):
         self.config = config
         self.dtype = dtype
         self.network_dtype = dtype if network_dtype is None else network_dtype
-        self.variables_by_name = {
-            name: tf.Variable(value, name=name) for name, value in tensors_from_weights(weights, dtype).items()
-        }
+        values = tensors_from_weights(weights, dtype)
+        self.variables_by_name = {name: tf.Variable(value, name=name) for name, value in values.items()}
 
-    def __call__(self, diffraction_fed: tf.Tensor, offsets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def __call__(
+        self, diffraction_fed: tf.Tensor, offsets: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
         patches = self._patches(diffraction_fed)
         probe = self.variables_by_name[PROBE]
@@ -103,7 +104,7 @@ class PtychoModel(tf.Module):
     def loss_and_gradients(
         self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float, names: list[str]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Total loss, and its gradient with respect to the variables `names`; zero where they do not enter."""
+        """Total loss, and its gradient for each variable of `names`; zero where that does not enter."""
         variables = {name: self.variables_by_name[name] for name in names}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(variables.values()))
@@ -207,7 +208,7 @@ class PtychoModule:
         self._gathered: dict[str, tf.Variable] = {}
         if self._accum_steps > 1:
             self._gathered = {
-                name: tf.Variable(tf.zeros_like(variable), trainable=False) for name, variable in trained.items()
+                name: tf.Variable(tf.zeros_like(value), trainable=False) for name, value in trained.items()
             }
         # summed where it is, so that no step waits for the device
         self._loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
@@ -315,9 +316,7 @@ class PtychoModule:
         """What was learned so far, in neutral form, with what resuming needs."""
         return TrainedModel(
             config=self.config,
-            weights={
-                name: value.astype(weight_dtype(name)) for name, value in self.model.weights().items()
-            },
+            weights={name: value.astype(weight_dtype(name)) for name, value in self.model.weights().items()},
             intensity_scale=self.intensity_scale,
             history=tuple(self.history),
             backend="tensorflow",

@@ -15,9 +15,9 @@ from ptycho_backends.reference.physics import smoothing_weights
 def translate(image: tf.Tensor, offset_px: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.physics.translate`."""
     height, width = image.shape[-2:]
-    return _resample(
-        image, _shift_matrix(height, height, offset_px[..., 1]), _shift_matrix(width, width, offset_px[..., 0])
-    )
+    rows = _shift_matrix(height, height, offset_px[..., 1])
+    columns = _shift_matrix(width, width, offset_px[..., 0])
+    return _resample(image, rows, columns)
 
 
 def _shift_matrix(length_out: int, length_in: int, shift_px: tf.Tensor) -> tf.Tensor:

@@ -14,12 +14,19 @@ from ptycho_backends.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.protocol import Batch, Weights
 from ptycho_backends.reference import model as reference
 
-# Steps along a direction of which every array is as long as the weight it moves: from where the next
-# term of the Taylor series is the error to where rounding is.
-STEPS = tuple(2.0**-k for k in range(12, 25, 2))
+# Along a direction of which every array is as long as the weight it moves.
+ROUGH_STEP = 2.0**-16
+SMALLEST_STEP, LARGEST_STEP = 2.0**-37, 2.0**-12
 
-# A derivative this certain needs no further steps.
-CERTAIN = 2e-8
+# Roundings of the loss, relative to it: it is a mean of numbers that are exact to a few units.
+LOSS_ROUNDING = 3e-16
+
+# Share of rounding in the difference quotient that the step is chosen for. A shorter step would round more;
+# a longer one meets more ReLUs that switch, each of which bends the loss.
+ROUNDING_SHARE = 1e-7
+
+# Quotients at neighbouring steps that agree so well are believed.
+CERTAIN = 2e-7
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,18 @@ class Slope:
     value: float
     uncertainty: float
 
+    @property
+    def certain(self) -> bool:
+        """Whether a gradient can be judged by it."""
+        return self.uncertainty <= CERTAIN
+
 
 def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Mapping[str, NDArray]) -> Slope:
     """Derivative of the reference's total loss along `direction`, in float64.
 
-    Central differences at falling steps, each pair improved by Richardson's extrapolation. Of neighbouring
-    estimates the closest two are believed, and their distance is the uncertainty: large steps suffer from
-    the next term of the series and from ReLUs that switch, small ones from rounding.
+    Central differences. The step is the one at which rounding makes up `ROUNDING_SHARE` of the quotient,
+    as short as that allows, because the loss is bent wherever a ReLU switches. Steps around it are tried
+    until two quotients agree.
     """
     origin = reference.in_double(weights)
 
@@ -43,21 +55,23 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
         moved = {name: origin[name] + step * direction[name] for name in direction}
         return reference.loss(config, {**origin, **moved}, batch)["total"]
 
-    best = Slope(0.0, np.inf)
-    quotients: list[float] = []
-    estimates: list[float] = []
-    for step in STEPS:
-        quotients.append((loss_at(step) - loss_at(-step)) / (2 * step))
-        if len(quotients) > 1:
-            # steps fall by 4, so the quadratic term by 16
-            estimates.append((16 * quotients[-1] - quotients[-2]) / 15)
-        if len(estimates) > 1:
-            apart = abs(estimates[-1] - estimates[-2])
-            uncertainty = apart / max(abs(estimates[-1]), np.finfo(float).tiny)
-            if uncertainty < best.uncertainty:
-                best = Slope(estimates[-1], uncertainty)
-        if best.uncertainty < CERTAIN:
+    def quotient(step: float) -> float:
+        return (loss_at(step) - loss_at(-step)) / (2 * step)
+
+    size, rough = abs(loss_at(0.0)), abs(quotient(ROUGH_STEP))
+    if rough <= LOSS_ROUNDING * size / ROUGH_STEP:
+        # nothing but rounding: the loss does not depend on these weights, or hardly
+        return Slope(0.0, np.inf if rough else 0.0)
+    step = float(np.clip(LOSS_ROUNDING * size / rough / ROUNDING_SHARE, SMALLEST_STEP, LARGEST_STEP))
+    best, before = Slope(0.0, np.inf), quotient(step)
+    for factor in (2.0, 0.5, 4.0, 8.0, 0.25):
+        here = quotient(factor * step)
+        apart = abs(here - before) / max(abs(here), np.finfo(float).tiny)
+        if apart < best.uncertainty:
+            best = Slope((here + before) / 2, apart)
+        if best.certain:
             break
+        before = here
     return best
 
 

@@ -143,7 +143,9 @@ def test_a_prediction_does_not_depend_on_its_batch(backend):
     together = backend.forward(config, weights, batch, execution=SINGLE)
     for i in range(5):
         one = Batch(
-            batch.diffraction_amplitude[i : i + 1], batch.relative_offsets_px[i : i + 1], batch.intensity_scale
+            batch.diffraction_amplitude[i : i + 1],
+            batch.relative_offsets_px[i : i + 1],
+            batch.intensity_scale,
         )
         alone = backend.forward(config, weights, one, execution=SINGLE)
         assert deviation(alone.object[0], together.object[i]) < 1e-5
@@ -161,7 +163,7 @@ def test_adam_follows_its_definition(backend):
         return np.stack([value.real, value.imag]) if np.iscomplexobj(value) else np.asarray(value, float)
 
     current = reference.in_double(weights)
-    m = {key: 0.0 for key in current}
+    m = dict.fromkeys(current, 0.0)
     v = dict(m)
     for t, step_batch in enumerate([batch, other], start=1):
         gradients = backend.gradients(config, current, step_batch, execution=DOUBLE)

@@ -164,7 +164,9 @@ def test_csv_log_only_when_asked(backend, scan, tmp_path):
 
 def test_nothing_is_written_without_an_output_folder(backend, scan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    backend.train(scan, config(nepochs=1), execution=ExecutionConfig(accelerator="cpu", enable_progress_bar=False))
+    backend.train(
+        scan, config(nepochs=1), execution=ExecutionConfig(accelerator="cpu", enable_progress_bar=False)
+    )
     assert list(tmp_path.iterdir()) == []
 
 

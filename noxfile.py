@@ -1,0 +1,55 @@
+"""Every routine task; `nox --list` is the index."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ("test",)) -> None:
+    """This package with `extras`; torch first, so that no other package chooses its build."""
+    if "torch" in extras or "all" in extras:
+        session.install(*CONSTRAINTS, "torch")
+    project = f".[{','.join(extras)}]" if extras else "."
+    dependency_groups = [part for group in groups for part in ("--group", group)]
+    session.install("--upgrade", "pip>=25.1")
+    session.install(*CONSTRAINTS, "-e", project, *dependency_groups)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The framework-free core, with no framework installed."""
+    install(session)
+    session.run("pytest", "tests", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("framework", ["torch", "tensorflow"])
+def backend(session: nox.Session, framework: str) -> None:
+    """One backend's tests with only its framework installed."""
+    install(session, framework)
+    session.run("pytest", "tests", f"--backend={framework}", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    session.install("ruff>=0.14")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types."""
+    install(session, "torch", groups=("test", "types"))
+    session.run("mypy")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure; `nox -s bench -- -k inference` for a part."""
+    install(session, "torch")
+    session.run("pytest", "benchmarks", "--benchmark-enable", "--benchmark-only", *session.posargs)

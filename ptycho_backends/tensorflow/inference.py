@@ -1,0 +1,214 @@
+"""Predictions in batches, and the small operations that parity compares."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.grouping import GroupedData
+from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
+from ptycho_backends.reference import stitching
+from ptycho_backends.tensorflow.arrays import (
+    TensorBatch,
+    batch_signature,
+    channels_last,
+    in_precision,
+    tensors_from_batch,
+    weights_from_tensors,
+)
+from ptycho_backends.tensorflow.model import Adam, PtychoModel
+
+# Groups that are predicted at once unless the caller says otherwise; larger ones only cost memory.
+DEFAULT_BATCH = 32
+
+
+def compute_dtype(execution: ExecutionConfig) -> tf.DType:
+    """float64 for '64-true', else float32 (mixed precision keeps its weights there)."""
+    return tf.float64 if execution.precision == "64-true" else tf.float32
+
+
+def network_dtype(execution: ExecutionConfig) -> tf.DType:
+    """What the network's convolutions are computed in: bfloat16 for 'bf16-mixed'."""
+    return tf.bfloat16 if execution.precision == "bf16-mixed" else compute_dtype(execution)
+
+
+def device(execution: ExecutionConfig) -> str:
+    """The device that `execution.accelerator` names, as TensorFlow spells it.
+
+    Raises
+    ------
+    ConfigError
+        If this machine does not have it, or this backend does not compute that way.
+    """
+    if execution.precision == "16-mixed":
+        raise ConfigError(
+            "precision: got '16-mixed', which the TensorFlow backend lacks; use 'bf16-mixed' or '32-true'"
+        )
+    if execution.strategy != "auto" or execution.devices != 1:
+        raise ConfigError(
+            f"strategy: got {execution.strategy!r} with devices={execution.devices}, "
+            "but the TensorFlow backend computes on one device; use strategy='auto', devices=1"
+        )
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    wanted = execution.accelerator
+    if wanted == "cpu" or (wanted == "auto" and not has_gpu):
+        return "/CPU:0"
+    if wanted in ("auto", "gpu", "cuda") and has_gpu:
+        return "/GPU:0"
+    raise ConfigError(f"accelerator: got {wanted!r}, but TensorFlow has none here; use 'cpu' or 'auto'")
+
+
+@contextlib.contextmanager
+def computing(execution: ExecutionConfig) -> Iterator[None]:
+    """Compute on the device of `execution`, in the precision that it names.
+
+    On the CPU the same numbers come out on every run as it is: no operation of the model sums in an
+    order that depends on timing. On a GPU `deterministic` needs TensorFlow's switch for the whole
+    process, which nothing can turn off again.
+    """
+    where = device(execution)
+    if execution.deterministic and where == "/GPU:0":
+        tf.config.experimental.enable_op_determinism()
+    # TF32 has ten bits; a translation by a fraction of a pixel would be off by 1e-3
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        with tf.device(where):
+            yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(allowed)
+
+
+class _Runner:
+    """A model on its device, fed with `Batch`es; made and used while `computing`."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, execution: ExecutionConfig) -> None:
+        self.dtype = compute_dtype(execution)
+        self.model = PtychoModel(config, weights, self.dtype, network_dtype(execution))
+        self._signature = [
+            batch_signature(config, with_truth=False),
+            tf.TensorSpec((), self.dtype),
+        ]
+
+    def compiled(self) -> "_Runner":
+        """Worth it where many batches come; one is done sooner without."""
+        self._outputs = tf.function(self._outputs, input_signature=self._signature)  # type: ignore[method-assign]
+        self._object = tf.function(self._object, input_signature=self._signature)  # type: ignore[method-assign]
+        return self
+
+    def _outputs(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        tensors = in_precision(batch, self.dtype)
+        _, image, amplitude = self.model(scale * tensors["diffraction"], tensors["offsets"])
+        return image, amplitude
+
+    def _object(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
+        tensors = in_precision(batch, self.dtype)
+        return self.model.object(scale * tensors["diffraction"], tensors["offsets"])
+
+    def _inputs(self, batch: Batch) -> tuple[TensorBatch, tf.Tensor]:
+        tensors = tensors_from_batch(batch)
+        seen = {name: tensors[name] for name in ("diffraction", "offsets")}
+        return seen, tf.constant(batch.intensity_scale, self.dtype)
+
+    def predict(self, batch: Batch) -> Prediction:
+        image, predicted = self._outputs(*self._inputs(batch))
+        amplitude = channels_last(predicted)
+        return Prediction(
+            object=image.numpy()[..., None], amplitude=amplitude, intensity=np.square(amplitude)
+        )
+
+    def object(self, batch: Batch) -> NDArray:
+        return self._object(*self._inputs(batch)).numpy()[..., None]
+
+    def gradients(self, config: TrainingConfig, batch: Batch, names: list[str]) -> dict[str, tf.Tensor]:
+        tensors = tensors_from_batch(batch)
+        return self.model.loss_and_gradients(config, tensors, batch.intensity_scale, names)[1]
+
+
+def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
+    """The three outputs for one batch."""
+    with computing(execution):
+        return _Runner(config, weights, execution).predict(batch)
+
+
+def loss(
+    config: TrainingConfig, weights: Weights, batch: Batch, execution: ExecutionConfig
+) -> dict[str, float]:
+    """Every term of the loss, and `total`."""
+    with computing(execution):
+        model = _Runner(config.model, weights, execution).model
+        terms = model.loss_terms(config, tensors_from_batch(batch), batch.intensity_scale)
+    return {name: float(value) for name, value in terms.items()}
+
+
+def gradients(
+    config: TrainingConfig, weights: Weights, batch: Batch, execution: ExecutionConfig
+) -> dict[str, NDArray]:
+    """Gradient of the total loss with respect to every weight; zero where it does not enter."""
+    with computing(execution):
+        runner = _Runner(config.model, weights, execution)
+        return weights_from_tensors(runner.gradients(config, batch, list(weights)))
+
+
+def train_step(
+    config: TrainingConfig, weights: Weights, batches: Sequence[Batch], execution: ExecutionConfig
+) -> dict[str, NDArray]:
+    """The weights after one Adam step on each batch in turn, from fresh moments."""
+    with computing(execution):
+        runner = _Runner(config.model, weights, execution)
+        names = runner.model.trainable(config)
+        optimizer = Adam({name: runner.model.variables_by_name[name] for name in names})
+        for batch in batches:
+            optimizer.apply(runner.gradients(config, batch, names), execution.learning_rate)
+        return runner.model.weights()
+
+
+def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
+    """The three outputs for every group, computed in batches."""
+    with computing(execution):
+        runner = _Runner(model.config.model, model.weights, execution).compiled()
+        parts = [
+            runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
+            for part in _slices(len(groups), execution)
+        ]
+    return Prediction(
+        object=np.concatenate([part.object for part in parts]),
+        amplitude=np.concatenate([part.amplitude for part in parts]),
+        intensity=np.concatenate([part.intensity for part in parts]),
+    )
+
+
+def infer(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+) -> Reconstruction:
+    """Object patches of every group, computed in batches, and the image stitched from them."""
+    started = time.perf_counter()
+    N = model.config.model.N
+    patches = np.empty((len(groups), N, N, 1), np.complex64)
+    with computing(execution):
+        runner = _Runner(model.config.model, model.weights, execution).compiled()
+        for part in _slices(len(groups), execution):
+            patches[part] = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+    predicted = time.perf_counter()
+    image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
+    stitched = time.perf_counter()
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=origin,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        object_patches=patches,
+        backend="tensorflow",
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": predicted - started, "stitch": stitched - predicted},
+    )
+
+
+def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
+    size = execution.inference_batch_size or DEFAULT_BATCH
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]

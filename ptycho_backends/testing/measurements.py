@@ -1,0 +1,241 @@
+"""What is measured of a backend for one generated case, as deviations that `agreement` has allowances for."""
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.protocol import Backend, Prediction
+from ptycho_backends.reference import model as reference
+from ptycho_backends.testing import differences
+from ptycho_backends.testing.agreement import ALLOWANCES, deviation, step_deviation, worst_deviation
+from ptycho_backends.testing.cases import Case
+from ptycho_backends.testing.replay import replayed_steps
+from ptycho_backends.testing.symmetries import Reordering
+
+OUTPUTS = ("object", "amplitude", "intensity")
+
+DOUBLE = ExecutionConfig(accelerator="cpu", precision="64-true", enable_progress_bar=False)
+SINGLE = ExecutionConfig(accelerator="cpu", precision="32-true", enable_progress_bar=False)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured of each case."""
+
+    directions: int
+    """Along which gradients are held against differences."""
+    reorderings: int
+    """That tell what rounding alone does to a float32 gradient; 0 leaves that out."""
+    steps: int
+    """Of training after the first; 0 leaves them out."""
+
+
+PROFILES: Mapping[str, Effort] = MappingProxyType(
+    {
+        "fast": Effort(directions=1, reorderings=0, steps=0),
+        "ci": Effort(directions=2, reorderings=3, steps=5),
+        "nightly": Effort(directions=4, reorderings=4, steps=5),
+    }
+)
+PROFILE_CASES: Mapping[str, int] = MappingProxyType({"fast": 20, "ci": 60, "nightly": 300})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One deviation.
+
+    Attributes
+    ----------
+    quantity : str
+        What was compared.
+    allowance : str
+        The name in `ALLOWANCES` of what it may be.
+    subject : str
+        Which backend, or which two.
+    value : float, optional
+        None where no judgement is possible; `where` then says why.
+    where : str
+        Which array, term or direction.
+    """
+
+    quantity: str
+    allowance: str
+    subject: str
+    value: float | None
+    where: str = ""
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether this is a disagreement; NaN is one."""
+        return self.value is not None and not self.value <= ALLOWANCES[self.allowance].bound
+
+
+@dataclass
+class Timings:
+    """Seconds that each operation of each backend took, one number a call."""
+
+    seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def timed(self, subject: str, operation: str, function, *args, **kwargs):  # type: ignore[no-untyped-def]
+        """`function(*args, **kwargs)`, its time noted."""
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        self.seconds[subject, operation].append(time.perf_counter() - started)
+        return result
+
+
+def measure(
+    case: Case, backends: Mapping[str, Backend], effort: Effort, timings: Timings | None = None
+) -> Iterator[Measurement]:
+    """Everything that `effort` asks for: each backend against the reference, then each against each.
+
+    Parameters
+    ----------
+    case : Case
+    backends : mapping
+        Names, for the report, to backends.
+    effort : Effort
+    timings : Timings, optional
+        Gets the seconds.
+    """
+    timings = Timings() if timings is None else timings
+    want = timings.timed("reference", "forward, float64", reference.predict,
+                         case.config.model, case.weights, case.batch)  # fmt: skip
+    losses = reference.loss(case.config, case.weights, case.batch)
+    gradients: dict[str, dict[str, NDArray]] = {}
+    steps: dict[str, dict[str, NDArray]] = {}
+    walks: dict[str, dict[str, NDArray]] = {}
+    batches = list(itertools.islice(case.batches(), effort.steps))
+    for name, backend in backends.items():
+        yield from outputs(name, backend, case, want, timings)
+        yield from loss_terms(name, backend, case, losses)
+        gradients[name] = timings.timed(name, "gradients, float64", backend.gradients,
+                                        case.config, case.weights, case.batch, execution=DOUBLE)  # fmt: skip
+        yield from slopes(name, case, gradients[name], effort.directions)
+        steps[name] = timings.timed(name, "step, float64", backend.train_step,
+                                    case.config, case.weights, [case.batch], execution=DOUBLE)  # fmt: skip
+        yield replayed(name, backend, case, steps[name])
+        if batches:
+            walks[name] = backend.train_step(case.config, case.weights, batches, execution=DOUBLE)
+        if effort.reorderings:
+            yield reordering_share(name, backend, case, gradients[name], effort.reorderings, timings)
+    for one, other in itertools.combinations(backends, 2):
+        yield from between(f"{one}, {other}", case, (gradients[one], gradients[other]),
+                           (steps[one], steps[other]), (walks.get(one), walks.get(other)))  # fmt: skip
+    if len(backends) == 1:
+        for name in walks:
+            again = replayed_steps(backends[name], case.config, case.weights, batches, DOUBLE)
+            error, where = step_deviation(walks[name], again, case.weights)
+            yield Measurement("five steps against NumPy's Adam", "five steps, float64", name, error, where)
+
+
+def outputs(
+    name: str, backend: Backend, case: Case, want: Prediction, timings: Timings
+) -> Iterator[Measurement]:
+    """The three outputs in both precisions against the reference."""
+    for execution, precision in ((DOUBLE, "float64"), (SINGLE, "float32")):
+        got = timings.timed(name, f"forward, {precision}", backend.forward,
+                            case.config.model, case.weights, case.batch, execution=execution)  # fmt: skip
+        for output in OUTPUTS:
+            error = deviation(getattr(got, output), getattr(want, output))
+            yield Measurement(f"{output}, {precision}", f"outputs, {precision}", name, error)
+
+
+def loss_terms(
+    name: str, backend: Backend, case: Case, want: Mapping[str, float]
+) -> Iterator[Measurement]:
+    """Every term of the loss against the reference."""
+    got = backend.loss(case.config, case.weights, case.batch, execution=DOUBLE)
+    error, where = worst_deviation(_arrays(got), _arrays(want))
+    yield Measurement("loss, float64", "losses, float64", name, error, where)
+
+
+def slopes(
+    name: str, case: Case, gradients: Mapping[str, NDArray], count: int
+) -> Iterator[Measurement]:
+    """Gradients against difference quotients of the reference, along `count` of the directions."""
+    found = list(differences.directions(gradients, case.weights, case.seed))
+    # another one first for each case, so that all have their turn however few are asked for
+    turn = case.seed % len(found)
+    for title, direction in (found[turn:] + found[:turn])[:count]:
+        slope = differences.slope(case.config, case.weights, case.batch, direction)
+        promised = differences.along(gradients, direction)
+        error: float | None = abs(promised - slope.value) / max(abs(slope.value), np.finfo(float).tiny)
+        if promised == slope.value == 0.0:
+            error = 0.0
+        elif not slope.certain:
+            error, title = None, f"{title}: the quotients differ among themselves by {slope.uncertainty:.0e}"
+        yield Measurement("gradient along a direction", "gradients against differences", name, error, title)
+
+
+def replayed(name: str, backend: Backend, case: Case, step: Mapping[str, NDArray]) -> Measurement:
+    """One optimiser step against Adam in NumPy, fed with the same backend's gradients."""
+    again = replayed_steps(backend, case.config, case.weights, [case.batch], DOUBLE)
+    error, where = step_deviation(step, again, case.weights)
+    return Measurement("step against NumPy's Adam", "one step, float64", name, error, where)
+
+
+def reordering_share(
+    name: str, backend: Backend, case: Case, exact: Mapping[str, NDArray], count: int, timings: Timings
+) -> Measurement:
+    """Error of the float32 gradient, over the largest change that reordering its sums makes to it."""
+    single = timings.timed(name, "gradients, float32", backend.gradients,
+                           case.config, case.weights, case.batch, execution=SINGLE)  # fmt: skip
+    changes = []
+    for number in range(count):
+        order = Reordering(case.config.model, case.groups, case.seed + number, transposed=number % 2 == 0)
+        again = backend.gradients(
+            case.config, order.weights(case.weights), order.batch(case.batch), execution=SINGLE
+        )
+        changes.append(_distance(order.weights_back(again), single, exact))
+    error, change = _distance(single, exact, exact), max(changes)
+    share = 0.0 if error == 0.0 else error / change if change > 0 else np.inf
+    return Measurement(
+        "gradient, float32", "gradients, float32", name, share, f"error {error:.1e}, reordering {change:.1e}"
+    )
+
+
+def between(
+    subject: str,
+    case: Case,
+    gradients: tuple[Mapping[str, NDArray], Mapping[str, NDArray]],
+    steps: tuple[Mapping[str, NDArray], Mapping[str, NDArray]],
+    walks: tuple[Mapping[str, NDArray] | None, Mapping[str, NDArray] | None],
+) -> Iterator[Measurement]:
+    """Two backends against each other."""
+    error, where = worst_deviation(*gradients)
+    yield Measurement("gradient, float64", "gradients, float64", subject, error, where)
+    error, where = step_deviation(*steps, case.weights)
+    yield Measurement("one step, float64", "one step, float64", subject, error, where)
+    if walks[0] is not None and walks[1] is not None:
+        error, where = step_deviation(walks[0], walks[1], case.weights)
+        yield Measurement("five steps, float64", "five steps, float64", subject, error, where)
+
+
+def _distance(
+    got: Mapping[str, NDArray], want: Mapping[str, NDArray], scale: Mapping[str, NDArray]
+) -> float:
+    """Root mean square over the weights of `|got - want| / |scale|`, so that every weight counts alike."""
+    shares = []
+    for name, size in scale.items():
+        norm = float(np.linalg.norm(size.ravel()))
+        if norm > 0:
+            apart = np.asarray(got[name], np.complex128) - np.asarray(want[name], np.complex128)
+            shares.append(float(np.linalg.norm(apart.ravel())) / norm)
+    return float(np.sqrt(np.mean(np.square(shares)))) if shares else 0.0
+
+
+def _arrays(values: Mapping[str, float]) -> dict[str, NDArray]:
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+def exceeded(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Those beyond their allowance."""
+    return [measurement for measurement in measurements if measurement.exceeded]

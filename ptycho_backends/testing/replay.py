@@ -1,0 +1,104 @@
+"""Training, replayed in NumPy from a backend's gradients: Adam as published, batch after batch as planned.
+
+What a backend's optimiser and training loop add to its gradients is hereby held against plain arithmetic.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ExecutionConfig, TrainingConfig
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.preparation import TrainingPlan
+from ptycho_backends.protocol import Backend, Batch, EpochRecord, Weights
+from ptycho_backends.reference import constants
+from ptycho_backends.reference.model import in_double
+from ptycho_backends.schedules import TrainingSchedule
+
+
+class Adam:
+    """Kingma and Ba 2015, Algorithm 1, in float64; a complex weight is two real ones.
+
+    Parameters
+    ----------
+    weights : mapping of arrays
+        Where to start.
+    config : TrainingConfig
+        Says whether probe and scale move.
+    """
+
+    def __init__(self, weights: Weights, config: TrainingConfig) -> None:
+        self.weights = in_double(weights)
+        frozen = {PROBE: not config.probe_trainable, LOG_SCALE: not config.intensity_scale_trainable}
+        self._moving = [name for name in weights if not frozen.get(name, False)]
+        self._first = {name: np.zeros_like(_parts(self.weights[name])) for name in self._moving}
+        self._second = {name: np.zeros_like(_parts(self.weights[name])) for name in self._moving}
+        self._steps = 0
+
+    def step(self, gradients: Mapping[str, NDArray], learning_rate: float) -> None:
+        """Move every weight that is trained."""
+        self._steps += 1
+        for name in self._moving:
+            gradient = _parts(gradients[name])
+            first, second = self._first[name], self._second[name]
+            first += (1 - constants.ADAM_BETA1) * (gradient - first)
+            second += (1 - constants.ADAM_BETA2) * (gradient**2 - second)
+            unbiased_first = first / (1 - constants.ADAM_BETA1**self._steps)
+            unbiased_second = second / (1 - constants.ADAM_BETA2**self._steps)
+            move = learning_rate * unbiased_first / (np.sqrt(unbiased_second) + constants.ADAM_EPSILON)
+            if name == PROBE:
+                move = move[0] + 1j * move[1]
+            self.weights[name] = self.weights[name] - move
+
+
+def replayed_steps(
+    backend: Backend,
+    config: TrainingConfig,
+    weights: Weights,
+    batches: Sequence[Batch],
+    execution: ExecutionConfig,
+) -> dict[str, NDArray]:
+    """What `backend.train_step` should return."""
+    adam = Adam(weights, config)
+    for batch in batches:
+        adam.step(backend.gradients(config, adam.weights, batch, execution=execution), execution.learning_rate)
+    return adam.weights
+
+
+def replayed_training(
+    backend: Backend, plan: TrainingPlan, execution: ExecutionConfig
+) -> tuple[dict[str, NDArray], list[EpochRecord]]:
+    """The weights and the history that `backend.train` should return for `plan`, started anew."""
+    config = plan.config
+    adam = Adam(plan.start.weights, config)
+    schedule = TrainingSchedule(execution, config.nepochs)
+    history = []
+    for epoch in range(1, config.nepochs + 1):
+        rate = schedule.learning_rate
+        losses = []
+        for indices in plan.epoch_batches(epoch):
+            batch = plan.gather(indices)
+            total = backend.loss(config, adam.weights, batch, execution=execution)["total"]
+            losses.append((total, len(batch)))
+            adam.step(backend.gradients(config, adam.weights, batch, execution=execution), rate)
+        judged = [plan.gather(indices) for indices in plan.validation_batches()]
+        validation = [
+            (backend.loss(config, adam.weights, batch, execution=execution)["total"], len(batch))
+            for batch in judged
+        ]
+        record = EpochRecord(epoch, _mean(losses), _mean(validation) if validation else None, rate, 0.0)
+        history.append(record)
+        schedule.finish_epoch(record.train_loss if record.val_loss is None else record.val_loss)
+    return adam.weights, history
+
+
+def _mean(losses: Sequence[tuple[float, int]]) -> float:
+    return sum(loss * groups for loss, groups in losses) / sum(groups for _, groups in losses)
+
+
+def _parts(array: NDArray) -> NDArray:
+    """Real and imaginary part one above the other; real arrays as they are, in float64."""
+    if np.iscomplexobj(array):
+        return np.stack([array.real, array.imag]).astype(np.float64)
+    return np.asarray(array, np.float64)

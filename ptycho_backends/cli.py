@@ -378,20 +378,20 @@ def infer(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli_settings import execution_config, inference_config
-        from ptycho_backends.scan import load_scan
+        from ptycho_backends.cli_settings import execution_config, inference_job
 
-        loaded = load_scan(scan, measurement=measurement)
+        job = inference_job(
+            model, scan, measurement, config, backend,
+            inference={"n_groups": n_groups, "output_dir": output},
+        )  # fmt: skip
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, inference_batch_size=batch_size
         )
-        chosen = inference_config(config, n_groups=n_groups, test_data_file=scan)
         result = workflows.infer(
-            model,
-            loaded,
-            output,
-            backend=backend,
-            config=chosen,
+            job.model,
+            job.scan,
+            backend=job.backend,
+            config=job.config,
             execution=how,
             stitching_size=stitching_size,
         )

@@ -102,14 +102,38 @@ def _measured_photons(scan: Scan, say: Say) -> float:
     return photons
 
 
-def inference_config(path: Path | None, **given: Any) -> InferenceConfig | None:
-    """From the file and the options; None where neither says anything about groups."""
-    if path is None and given.get("n_groups") is None:
-        return None
-    base = InferenceConfig() if path is None else load_config(path, InferenceConfig)
-    config, problems = from_values(InferenceConfig, vars(base) | _only_given(given))
+@dataclasses.dataclass(frozen=True, eq=False)
+class InferenceJob:
+    """Everything that `infer` starts from."""
+
+    model: TrainedModel
+    scan: Scan
+    config: InferenceConfig
+    backend: Backend
+
+
+def inference_job(
+    model_path: Path,
+    path: Path,
+    measurement: str,
+    config_file: Path | None,
+    backend: str | None,
+    *,
+    inference: Given,
+) -> InferenceJob:
+    """Load the scan and the model, choose the backend, and settle the configuration."""
+    scan = load_scan(path, measurement=measurement)
+    base = InferenceConfig() if config_file is None else load_config(config_file, InferenceConfig)
+    named = set() if config_file is None else _named_fields(config_file)
+    chosen = get_backend(backend, config=base if "backend" in named else None)
+    model = chosen.load(model_path)
+    given = _only_given(inference)
+    if "neighbor_count" not in named:
+        given["neighbor_count"] = max(model.config.neighbor_count, model.config.model.group_size)
+    config, problems = from_values(InferenceConfig, vars(base) | given)
     raise_if_any("settings", problems)
-    return config
+    config.model_path, config.test_data_file = model_path, path
+    return InferenceJob(model, scan, config, chosen)
 
 
 def execution_config(path: Path | None, quiet: bool, **given: Any) -> ExecutionConfig:

@@ -225,9 +225,11 @@ def infer(
     """
     scan = _loaded_scan(scan)
     chosen = _chosen_backend(backend, config)
-    model_path = None if isinstance(model, TrainedModel) else Path(model)
     trained = model if isinstance(model, TrainedModel) else chosen.load(model)
-    config = _inference_config(trained, config, chosen.name, model_path)
+    config = _inference_config(trained, config)
+    config.backend = chosen.name
+    if not isinstance(model, TrainedModel):
+        config.model_path = Path(model)
     groups = inference_groups(trained, scan, config)
     _require_light(groups)
     if not 0 < stitching_size <= scan.N or stitching_size % 2:
@@ -387,17 +389,12 @@ def resumable_file(path: AnyPath) -> Path:
     return checkpoint if checkpoint.is_file() else path
 
 
-def _inference_config(
-    model: TrainedModel, config: InferenceConfig | None, backend: str, model_path: Path | None
-) -> InferenceConfig:
-    """`config`, or one that forms a group around every position, with the trained model in it."""
+def _inference_config(model: TrainedModel, config: InferenceConfig | None) -> InferenceConfig:
+    """A copy of `config`, or one that forms a group around every position, with the trained model in it."""
     trained = model.config
     if config is None:
-        neighbours = max(trained.neighbor_count, trained.model.group_size)
-        config = InferenceConfig(neighbor_count=neighbours)
-    return dataclasses.replace(
-        config, model=dataclasses.replace(trained.model), backend=backend, model_path=model_path
-    )
+        config = InferenceConfig(neighbor_count=max(trained.neighbor_count, trained.model.group_size))
+    return dataclasses.replace(config, model=dataclasses.replace(trained.model))
 
 
 def _write_reconstruction(

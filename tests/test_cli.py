@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ptycho_backends import __version__, registry, workflows
 from ptycho_backends.archive import load_archive
 from ptycho_backends.cli import app
-from ptycho_backends.config import ExecutionConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
 from ptycho_backends.scan import load_scan, save_scan
 from ptycho_backends.simulate import simulate_star
@@ -180,6 +180,10 @@ def test_how_to_run_reaches_the_backend(tmp_path, npz):
 def test_larger_groups_find_enough_neighbours(tmp_path, npz):
     ptycho("train", npz, "-o", tmp_path, "--gridsize", 3, "-e", 1, "--filters", 1)
     assert load_config(tmp_path / "config.yaml").neighbor_count == 9
+    ptycho("infer", tmp_path, npz, "-o", tmp_path / "out", "--n-groups", 20)
+    inferred = load_config(tmp_path / "out" / "inference.yaml", InferenceConfig)
+    assert (inferred.n_groups, inferred.neighbor_count, inferred.model.gridsize) == (20, 9, 3)
+    assert (inferred.model_path, inferred.test_data_file) == (tmp_path, npz)
 
 
 def test_quiet_says_nothing(tmp_path, npz):

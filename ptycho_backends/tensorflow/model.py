@@ -159,7 +159,7 @@ class Adam(tf.Module):
         # in float64, because 1 - beta2 has only four digits left in float32
         first_correction = 1.0 - tf.pow(tf.constant(constants.ADAM_BETA1, tf.float64), step)
         second_correction = tf.sqrt(1.0 - tf.pow(tf.constant(constants.ADAM_BETA2, tf.float64), step))
-        rate = tf.cast(learning_rate, tf.float64) / first_correction
+        rate = tf.convert_to_tensor(learning_rate, tf.float64) / first_correction
         for name, gradient in gradients.items():
             dtype = gradient.dtype
             first, second = self._first[name], self._second[name]

@@ -1,8 +1,9 @@
 """Reorderings that change nothing in real numbers, and so show what rounding alone does.
 
 Filters inside the network are renumbered, positions in a group and groups in a batch change places, x and y
-are exchanged. Every sum of the computation then runs in another order. Prediction and gradient must come
-out reordered likewise; what differs beyond that is rounding.
+are exchanged, and the batch may be said several times over. Every sum of the computation then runs in
+another order and over another number of terms. Prediction and gradient must come out reordered likewise;
+what differs beyond that is rounding.
 """
 
 import dataclasses
@@ -30,12 +31,17 @@ class Reordering:
     seed : int
     transposed : bool
         Exchange x and y as well.
+    repeats : int
+        How often each group comes. A loss is a mean over groups, so that changes it as little; but a sum
+        of equal terms, which no order changes, is rounded otherwise.
     """
 
-    def __init__(self, config: ModelConfig, groups: int, seed: int, *, transposed: bool = True) -> None:
+    def __init__(
+        self, config: ModelConfig, groups: int, seed: int, *, transposed: bool = True, repeats: int = 1
+    ) -> None:
         generator = np.random.default_rng([seed, 4])
         self.transposed = transposed
-        self.groups: Order = generator.permutation(groups)
+        self.groups: Order = generator.permutation(np.tile(np.arange(groups), repeats))
         self.positions: Order = generator.permutation(config.group_size)
         self.layers = _layer_orders(config, self.positions, generator)
 

@@ -1,0 +1,62 @@
+"""The command line with PyTorch behind it: a scan goes in, files come out; Ctrl-C and resuming."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ptycho_backends import cli
+from ptycho_backends.archive import load_archive
+from ptycho_backends.results import load_reconstruction
+
+SMALL = ["--filters", "1", "--accelerator", "cpu", "--backend", "torch"]
+
+
+def ptycho(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scan") / "scan.npz"
+    ptycho("simulate", path, "--positions", 40)
+    return path
+
+
+def test_run_then_infer(tmp_path, npz):
+    said = ptycho("run", npz, "-o", tmp_path / "run", "-e", 2, *SMALL).output
+    assert "trained 2 epochs on torch" in said
+    assert "complex correlation" in said
+    for name in ("wts.h5.zip", "history.csv", "history.png", "reconstruction.png", "metrics.json"):
+        assert (tmp_path / "run" / name).stat().st_size > 100
+    assert "whole    yes" in ptycho("inspect", tmp_path / "run").output
+
+    ptycho("infer", tmp_path / "run", npz, "-o", tmp_path / "out", "--accelerator", "cpu", "-b", "torch")
+    ours, again = (load_reconstruction(tmp_path / name / "reconstruction.npz") for name in ("run", "out"))
+    np.testing.assert_array_equal(ours.object, again.object)
+
+
+def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeypatch):
+    ptycho("train", npz, "-o", tmp_path / "whole", "-e", 3, *SMALL)
+
+    def press_after_two_epochs(*_):
+        return lambda record: os.kill(os.getpid(), signal.SIGINT) if record.epoch == 2 else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "_epoch_lines", press_after_two_epochs)
+        result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 3, *SMALL, code=130)
+    assert f"go on with: ptycho-backends run {npz} --resume {tmp_path / 'run'}" in result.stderr
+    assert load_archive(tmp_path / "run").interrupted
+    assert (tmp_path / "run" / "reconstruction.npz").is_file()
+
+    ptycho("train", npz, "--resume", tmp_path / "run", "--accelerator", "cpu", "-b", "torch")
+    resumed, whole = load_archive(tmp_path / "run"), load_archive(tmp_path / "whole")
+    assert len(resumed.history) == 3
+    for name, weight in whole.weights.items():
+        np.testing.assert_array_equal(resumed.weights[name], weight, err_msg=name)

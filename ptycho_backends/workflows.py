@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_backends import results
+from ptycho_backends import checkpoints, results
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
@@ -52,7 +52,7 @@ FILES: Mapping[str, str] = MappingProxyType(
 )
 
 # Where training keeps the state that makes resuming exact; the archive alone restarts the optimiser.
-LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
+LAST_CHECKPOINT = Path(checkpoints.FOLDER, checkpoints.LAST_CHECKPOINT)
 
 # The demonstration: long enough to see every spoke, short enough to wait for.
 DEMO_N = 64

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from ptycho_backends.checkpoints import Checkpoints
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import BackendUnavailableError, ConfigError
 from ptycho_backends.output import output_directory
@@ -26,8 +27,6 @@ from ptycho_torch.data import PtychoDataModule
 from ptycho_torch.model import PtychoModule
 
 log = logging.getLogger(__name__)
-
-LAST_CHECKPOINT = "last.ckpt"
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - not an error
@@ -48,8 +47,8 @@ def train(
     plan : TrainingPlan
     execution : ExecutionConfig
     output_dir : path, optional
-        Gets `checkpoints/` (the best by `checkpoint_monitor_metric`, and `last.ckpt`) and the logger's
-        folder. None writes nothing.
+        Gets `checkpoints/` (the best by `checkpoint_monitor_metric` as Lightning's `.ckpt`, the last as an
+        archive that every backend resumes from) and the logger's folder. None writes nothing.
     on_epoch : callable, optional
         Called with each `EpochRecord`.
 
@@ -72,7 +71,9 @@ def train(
         return plan.start
     folder = None if output_dir is None else output_directory(output_dir)
     module = PtychoModule(plan, execution, on_epoch)
-    interrupts = _Interrupts(folder, execution.accum_steps)
+    checkpointing = execution.enable_checkpointing and folder is not None
+    checkpoints = Checkpoints(folder, execution) if checkpointing and folder is not None else None
+    interrupts = _Interrupts(checkpoints, execution.accum_steps)
     resumed_within_epoch = module.batches_done > 0
     with _quiet(), _deterministic_settings_restored():
         trainer = _trainer(execution, remaining, folder, interrupts, plan, resumed_within_epoch)
@@ -165,13 +166,13 @@ def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
 
 
 class _Interrupts(Callback):
-    """Turns Ctrl-C into an end after the current optimiser step, and keeps `last.ckpt` current.
+    """Turns Ctrl-C into an end after the current optimiser step, and keeps the last checkpoint current.
 
     A second Ctrl-C ends at once.
     """
 
-    def __init__(self, folder: Path | None, accum_steps: int) -> None:
-        self._folder = folder
+    def __init__(self, checkpoints: Checkpoints | None, accum_steps: int) -> None:
+        self._checkpoints = checkpoints
         self._accum_steps = accum_steps
         self._asked = False
         self._within_step = False
@@ -207,25 +208,23 @@ class _Interrupts(Callback):
         stepped = module.batches_done % self._accum_steps == 0
         # at the last batch of an epoch the epoch is finished first
         if self._asked and stepped and not trainer.is_last_batch:
-            self._save(trainer)
+            self._save(module)
             raise TrainingInterrupted
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # here, because the module finishes the epoch after this callback's own end-of-epoch hook
-        if _as_module(pl_module).epochs_done:
-            self._save(trainer)
+        module = _as_module(pl_module)
+        if module.batches_done == 0 and module.epochs_done:
+            self._save(module)
         if self._asked:
             raise TrainingInterrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._save(trainer)
+        self._save(_as_module(pl_module))
 
-    def _save(self, trainer: lightning.Trainer) -> None:
-        if self._folder is not None and trainer.checkpoint_callback is not None:
-            target = self._folder / "checkpoints" / LAST_CHECKPOINT
-            part = target.with_name(f".{LAST_CHECKPOINT}.part")
-            trainer.save_checkpoint(part)
-            os.replace(part, target)
+    def _save(self, module: PtychoModule) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.save_last(module.trained_model())
 
 
 def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:

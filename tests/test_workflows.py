@@ -180,8 +180,8 @@ def test_interrupted_training_is_kept_and_can_be_resumed(tmp_path, scan, backend
 def test_a_checkpoint_goes_before_the_archive(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     assert workflows.resumable_file(tmp_path) == tmp_path
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert workflows.resumable_file(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"
+    (tmp_path / "checkpoints" / "last.wts.h5.zip").touch()
+    assert workflows.resumable_file(tmp_path) == tmp_path / "checkpoints" / "last.wts.h5.zip"
     assert workflows.resumable_file(tmp_path / "wts.h5.zip") == tmp_path / "wts.h5.zip"
 
 

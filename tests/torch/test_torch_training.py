@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_weights(backend, scan, uninterrupted):
 def test_resuming_a_checkpoint_is_as_if_nothing_had_happened(backend, scan, uninterrupted, tmp_path):
     backend.train(scan, config(nepochs=2), execution=QUIET, output_dir=tmp_path)
     resumed = backend.train(
-        scan, config(), execution=QUIET, resume_from=tmp_path / "checkpoints" / "last.ckpt"
+        scan, config(), execution=QUIET, resume_from=tmp_path / "checkpoints" / "last.wts.h5.zip"
     )
     assert same_weights(resumed, uninterrupted[0])
     assert [record.epoch for record in resumed.history] == [1, 2, 3]
@@ -127,7 +127,7 @@ def test_ctrl_c_within_an_epoch_loses_nothing(backend, scan, uninterrupted, tmp_
     assert len(stopped.history) == batches // 5
     assert stopped.training_state.step == batches
     assert not same_weights(stopped, uninterrupted[0])
-    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint = tmp_path / "checkpoints" / "last.wts.h5.zip"
     assert same_weights(backend.load(checkpoint), stopped)
     for source in (stopped, checkpoint):
         resumed = backend.train(scan, config(), execution=QUIET, resume_from=source)
@@ -142,16 +142,29 @@ def test_ctrl_c_within_an_epoch_loses_nothing(backend, scan, uninterrupted, tmp_
 def test_checkpoints_hold_the_best_and_the_last(backend, uninterrupted):
     model, folder = uninterrupted
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    assert names[-1] == "last.ckpt"
+    assert names[-1] == "last.wts.h5.zip"
     assert len(names) == 2
     assert names[0].startswith("best-epoch=")
+    assert names[0].endswith(".ckpt")
     best = backend.load(folder / "checkpoints" / names[0])
     losses = [record.val_loss for record in model.history]
     assert len(best.history) == int(np.argmin(losses)) + 1
-    last = backend.load(folder / "checkpoints" / "last.ckpt")
+    last = backend.load(folder / "checkpoints" / "last.wts.h5.zip")
     assert same_weights(last, model)
     assert last.history == model.history
     assert last.config == model.config
+
+
+def test_a_lightning_checkpoint_resumes_as_exactly_as_an_archive(backend, scan, uninterrupted, tmp_path):
+    run = ExecutionConfig(
+        accelerator="cpu", enable_progress_bar=False, logger_backend=None, checkpoint_save_top_k=-1
+    )
+    backend.train(scan, config(nepochs=2), execution=run, output_dir=tmp_path)
+    for epoch in (1, 2):
+        checkpoint = next((tmp_path / "checkpoints").glob(f"best-epoch={epoch - 1}-*.ckpt"))
+        assert len(backend.load(checkpoint).history) == epoch
+        resumed = backend.train(scan, config(), execution=QUIET, resume_from=checkpoint)
+        assert same_weights(resumed, uninterrupted[0])
 
 
 def test_csv_log_only_when_asked(backend, scan, tmp_path):
@@ -320,7 +333,7 @@ def test_another_model_cannot_be_resumed(backend, scan, uninterrupted):
 
 @pytest.mark.parametrize("damage", ["missing", "text", "truncated", "foreign"])
 def test_damaged_checkpoints_are_refused(backend, uninterrupted, tmp_path, damage):
-    whole = (uninterrupted[1] / "checkpoints" / "last.ckpt").read_bytes()
+    whole = next((uninterrupted[1] / "checkpoints").glob("best*.ckpt")).read_bytes()
     path = tmp_path / "x.ckpt"
     if damage == "text":
         path.write_text("not a checkpoint")

@@ -157,10 +157,9 @@ def _params_snapshot(
     config: member.ConfigMember, weights: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """`params.cfg` as it is for this model: its defaults, what a run left in it (or `base`), the model."""
-    from ptycho_backends.legacy import bridge, params
+    from ptycho_backends.legacy import params
 
-    snapshot = {**params.defaults(), **(params.cfg if base is None else base)}
-    bridge.update_legacy_dict(snapshot, config.training)
+    snapshot = params.snapshot(config.training, base)
     snapshot["intensity_scale"] = config.intensity_scale
     # (N, N, 1), as the legacy package has it; a copy, because its callers may write into the dictionary
     snapshot[PROBE] = np.array(weights[PROBE])[..., np.newaxis]

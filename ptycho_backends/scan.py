@@ -107,7 +107,7 @@ class Scan:
         return len(self.xcoords)
 
     @property
-    def N(self) -> int:  # noqa: N802 - the field's name for it
+    def N(self) -> int:
         """Side of a pattern in pixels."""
         return int(self.patterns.shape[-1])
 

@@ -45,7 +45,7 @@ def siemens_star(size: int, spokes: int = 12) -> NDArray[np.complex64]:
     Returns
     -------
     (size, size) complex64 array, [y, x]
-        Amplitude 0.5 .. 1; the phase spans about 1 rad and runs against the amplitude.
+        Amplitude 0.75 .. 1; the phase spans about 1 rad and runs against the amplitude.
     """
     if size < 16 or spokes < 1:
         raise ValueError(f"siemens_star: got size={size}, spokes={spokes}; want size >= 16, spokes >= 1")
@@ -59,7 +59,8 @@ def siemens_star(size: int, spokes: int = 12) -> NDArray[np.complex64]:
     # thickness of a carrier film: low frequencies only, so every patch differs from its neighbours
     film = 0.5 + 0.25 * np.sin(2.3 * x + 1.1 * y + 0.4) + 0.25 * np.cos(1.7 * x - 2.9 * y)
     metal = gaussian_filter(metal, EDGE_BLUR_PX)
-    amplitude = 1.0 - 0.1 * film - 0.4 * metal
+    # mostly phase, as metal is to hard X-rays
+    amplitude = 1.0 - 0.05 * film - 0.2 * metal
     phase = 0.25 * film + 0.75 * metal - 0.5
     return (amplitude * np.exp(1j * phase)).astype(np.complex64)
 
@@ -79,7 +80,7 @@ def _three_bars(x: NDArray, y: NDArray) -> NDArray[np.bool_]:
 
 
 def focused_probe(
-    N: int, radius_px: float | None = None, aperture_share: float = 0.6
+    N: int, radius_px: float | None = None, aperture_share: float = 0.35
 ) -> NDArray[np.complex64]:
     """The wave a little behind the focus of a round lens: curved wavefront, soft edge, slight astigmatism.
 
@@ -88,7 +89,7 @@ def focused_probe(
     N : int
         Side, pixels.
     radius_px : float, optional
-        Radius of the bright disk in the object plane, pixels. Default: `3 N / 16`, which keeps the light
+        Radius of the bright disk in the object plane, pixels. Default: `N / 6`, which keeps the light
         inside the central N/2 square, where the network predicts the object.
     aperture_share : float
         Radius of the bright field on the detector over half the detector's width.
@@ -98,7 +99,7 @@ def focused_probe(
     (N, N) complex64 array, [y, x]
         Energy 1: `sum |probe|^2 = 1`.
     """
-    radius_px = 3 * N / 16 if radius_px is None else radius_px
+    radius_px = N / 6 if radius_px is None else radius_px
     if not 0 < radius_px < N / 2 or not 0 < aperture_share < 1:
         raise ValueError(
             f"focused_probe: got radius_px={radius_px}, aperture_share={aperture_share}; "

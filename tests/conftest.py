@@ -6,6 +6,7 @@ tested, and a line at the end says what was not.
 """
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name in FRAMEWORKS:
         if reason := why_not(name, config):
             terminalreporter.write_line(f"not tested: the {name} backend ({reason})", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def params_cfg_restored() -> Iterator[None]:
+    """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
+    from ptycho_backends.legacy import params
+
+    before = dict(params.cfg)
+    yield
+    params.cfg.clear()
+    params.cfg.update(before)
 
 
 @pytest.fixture(scope="session")

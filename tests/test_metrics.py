@@ -112,7 +112,7 @@ def test_phase_noise_of_known_size(truth):
     assert got.phase_error_rad == pytest.approx(sigma * math.sqrt(2 / math.pi), rel=0.03)
     assert got.phase_correlation == pytest.approx(inner.std() / math.hypot(inner.std(), sigma), abs=0.01)
     assert got.phase_psnr_db == pytest.approx(20 * math.log10(np.ptp(inner) / sigma), abs=0.3)
-    assert got.amplitude_psnr_db > 40
+    assert got.amplitude_psnr_db > 30
     assert got.phase_ssim < 0.9 < got.amplitude_ssim
 
 

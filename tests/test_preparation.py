@@ -76,7 +76,9 @@ def test_grouped_data_are_taken_as_they_are():
 
 
 def test_inference_uses_every_position_unless_told_otherwise():
-    plan = preparation.plan_training(scan(), config(model=ModelConfig(gridsize=3), neighbor_count=9), "torch")
+    plan = preparation.plan_training(
+        scan(), config(model=ModelConfig(gridsize=3), neighbor_count=9, n_groups=41), "torch"
+    )
     model = plan.start
     assert preparation.inference_groups(model, scan()).nn_indices.shape == (41, 9)
     fewer = InferenceConfig(n_groups=5, neighbor_count=9)

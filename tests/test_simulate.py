@@ -75,7 +75,7 @@ def test_same_seed_same_scan(pattern, monkeypatch):
 
 def test_target_keeps_its_range_and_is_band_limited():
     target = simulate.siemens_star(226)
-    assert np.abs(target).min() >= 0.5 - 1e-6
+    assert np.abs(target).min() >= 0.75 - 1e-6
     assert np.abs(target).max() <= 1.0
     assert 0.8 < np.ptp(np.angle(target)) < 1.1
     spectrum = np.abs(np.fft.fftshift(np.fft.fft2(target - target.mean()))) ** 2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho_backends import archive_members as member
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE
-from ptycho_backends.legacy import bridge, params
+from ptycho_backends.legacy import params
 from ptycho_backends.legacy.genuine_archive import MANIFEST, SHARING, TRAINED, VERSION, layer_numbers
 from ptycho_backends.legacy.genuine_graph import MODEL_NAMES, graph_json, group_names, ordered_nodes
 from ptycho_backends.output import replaced_atomically
@@ -94,8 +94,7 @@ def _plain_params(
     config: member.ConfigMember, scale: float, weights: Mapping[str, NDArray]
 ) -> dict[str, Any]:
     """`params.cfg` of the model in values that any pickle reader knows; others are left out."""
-    snapshot = {**params.defaults(), **params.cfg}
-    bridge.update_legacy_dict(snapshot, config.training)
+    snapshot = params.snapshot(config.training)
     plain = {}
     for key, value in snapshot.items():
         value = value.item() if isinstance(value, np.generic) else value

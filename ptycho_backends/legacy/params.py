@@ -6,6 +6,7 @@ from the configuration before they touch data (rule CONFIG-001), and loading an 
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from ptycho_backends.config import (
     shown,
 )
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.legacy.bridge import legacy_name
+from ptycho_backends.legacy.bridge import dataclass_to_legacy_dict, legacy_name
 from ptycho_backends.reference import constants
 
 _DEFAULTS: dict[str, Any] = {
@@ -159,6 +160,17 @@ def set(key: str, value: Any) -> None:
 def params() -> dict[str, Any]:
     """A copy of `cfg` with the derived `bigN`, the side of the square that a group's patterns cover."""
     return {**cfg, "bigN": get("bigN")}
+
+
+def snapshot(config: TrainingConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The whole dictionary for one model: defaults, then `base` (or `cfg`), then all that `config` decides.
+
+    Unlike `bridge.update_legacy_dict`, a field that `config` leaves open is open here too: what another
+    run left in `cfg` is not this model's.
+    """
+    initial, decided = defaults(), dataclass_to_legacy_dict(config)
+    merged = {**initial, **(cfg if base is None else base), **decided}
+    return {key: value for key, value in merged.items() if value is not None or key in initial}
 
 
 def validate() -> None:

@@ -121,7 +121,7 @@ class RawData:
         return self.scan.patterns
 
     @property
-    def probeGuess(self) -> NDArray[np.complex64] | None:  # noqa: N802 - the legacy name
+    def probeGuess(self) -> NDArray[np.complex64] | None:
         """(N, N) complex64, `[y, x]`: the most intense mode."""
         return self.scan.probe_guess
 
@@ -130,7 +130,7 @@ class RawData:
         return self.scan.scan_index
 
     @property
-    def objectGuess(self) -> NDArray[np.complex64] | None:  # noqa: N802 - the legacy name
+    def objectGuess(self) -> NDArray[np.complex64] | None:
         """(H, W) complex64, `[y, x]`."""
         return self.scan.object_guess
 

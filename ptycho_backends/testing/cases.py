@@ -216,7 +216,7 @@ def draw_case(seed: int, **fixed: Any) -> Case:
     return Case(**{**drawn, "seed": seed, **fixed})
 
 
-def draw_cases(count: int, seed: int = 0) -> Iterator[Case]:
+def draw_cases(count: int, seed: int = 0, **fixed: Any) -> Iterator[Case]:
     """`count` cases, the same for the same `seed`."""
     for number in range(count):
-        yield draw_case(1_000_000 * seed + number)
+        yield draw_case(1_000_000 * seed + number, **fixed)

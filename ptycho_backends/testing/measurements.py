@@ -116,13 +116,16 @@ def measure(
     gradients: dict[str, dict[str, NDArray]] = {}
     steps: dict[str, dict[str, NDArray]] = {}
     walks: dict[str, dict[str, NDArray]] = {}
+    slopes: list[tuple[str, dict[str, NDArray], differences.Slope]] = []
     batches = list(itertools.islice(case.batches(), effort.steps))
     for name, backend in backends.items():
         yield from outputs(name, backend, case, want, timings)
         yield from loss_terms(name, backend, case, losses)
         gradients[name] = timings.timed(name, "gradients, float64", backend.gradients,
                                         case.config, case.weights, case.batch, execution=DOUBLE)  # fmt: skip
-        yield from slopes(name, case, gradients[name], effort.directions)
+        if not slopes:
+            slopes = list(probed_slopes(case, gradients[name], effort.directions))
+        yield from along_slopes(name, gradients[name], slopes)
         steps[name] = timings.timed(name, "step, float64", backend.train_step,
                                     case.config, case.weights, [case.batch], execution=DOUBLE)  # fmt: skip
         yield replayed(name, backend, case, steps[name])
@@ -161,15 +164,29 @@ def loss_terms(
     yield Measurement("loss, float64", "losses, float64", name, error, where)
 
 
-def slopes(
-    name: str, case: Case, gradients: Mapping[str, NDArray], count: int
-) -> Iterator[Measurement]:
-    """Gradients against difference quotients of the reference, along `count` of the directions."""
+def probed_slopes(
+    case: Case, gradients: Mapping[str, NDArray], count: int
+) -> Iterator[tuple[str, dict[str, NDArray], differences.Slope]]:
+    """Slopes of the reference's loss until `count` are certain: name, direction, slope."""
     found = list(differences.directions(gradients, case.weights, case.seed))
     # another one first for each case, so that all have their turn however few are asked for
     turn = case.seed % len(found)
-    for title, direction in (found[turn:] + found[:turn])[:count]:
+    certain = 0
+    for title, direction in found[turn:] + found[:turn]:
+        if certain == count:
+            return
         slope = differences.slope(case.config, case.weights, case.batch, direction)
+        certain += slope.certain
+        yield title, direction, slope
+
+
+def along_slopes(
+    name: str,
+    gradients: Mapping[str, NDArray],
+    slopes: Sequence[tuple[str, Mapping[str, NDArray], differences.Slope]],
+) -> Iterator[Measurement]:
+    """What gradients promise along each direction, against the slope found there."""
+    for title, direction, slope in slopes:
         promised = differences.along(gradients, direction)
         error: float | None = abs(promised - slope.value) / max(abs(slope.value), np.finfo(float).tiny)
         if promised == slope.value == 0.0:
@@ -245,8 +262,3 @@ def _distance(
 
 def _arrays(values: Mapping[str, float]) -> dict[str, NDArray]:
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
-
-
-def exceeded(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Those beyond their allowance."""
-    return [measurement for measurement in measurements if measurement.exceeded]

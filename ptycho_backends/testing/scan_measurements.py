@@ -1,0 +1,165 @@
+"""What is measured of a backend on whole scans: training, stitching, archives, groups."""
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.archive import load_archive
+from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.grouping import GroupedData
+from ptycho_backends.preparation import inference_groups, plan_training
+from ptycho_backends.protocol import Backend, Reconstruction, TrainedModel
+from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.stitching import stitch
+from ptycho_backends.scan import Scan
+from ptycho_backends.simulate import simulate_star
+from ptycho_backends.testing.agreement import deviation, step_deviation
+from ptycho_backends.testing.measurements import DOUBLE, OUTPUTS, SINGLE, Measurement, Timings
+from ptycho_backends.testing.replay import replayed_training
+
+STITCHING_SIZE = 20
+
+
+@dataclass(frozen=True, repr=False)
+class ScanCase:
+    """A simulated scan and a short training on it; a handful of steps, because training is chaotic."""
+
+    gridsize: int = 1
+    positions: int = 10
+    supervised: bool = False
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        said = (
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        )
+        return f"ScanCase({', '.join(said)})"
+
+    def scan(self) -> Scan:
+        return simulate_star(64, self.positions, n_photons=1e5, seed=self.seed)
+
+    @property
+    def config(self) -> TrainingConfig:
+        return TrainingConfig(
+            model=ModelConfig(
+                N=64,
+                gridsize=self.gridsize,
+                n_filters_scale=1,
+                model_type="supervised" if self.supervised else "pinn",
+            ),
+            batch_size=4,
+            nepochs=2,
+            nphotons=1e5,
+            n_groups=self.positions,
+            neighbor_count=max(4, self.gridsize**2),
+            probe_trainable=bool(self.seed % 2),
+            seed=self.seed,
+        )
+
+
+def draw_scan_case(seed: int) -> ScanCase:
+    """The scan and training that the integer `seed` stands for."""
+    return ScanCase(gridsize=1 + seed % 3, positions=10 + seed % 4, supervised=seed % 4 == 3, seed=seed)
+
+
+def measure_scan(
+    case: ScanCase, backends: Mapping[str, Backend], timings: Timings | None = None
+) -> Iterator[Measurement]:
+    """Each backend against a replay in NumPy and against the reference; then each against each."""
+    timings = Timings() if timings is None else timings
+    scan = case.scan()
+    models: dict[str, TrainedModel] = {}
+    images: dict[str, Reconstruction] = {}
+    start: dict[str, NDArray] = {}
+    for name, backend in backends.items():
+        plan = plan_training(scan, case.config, name, DOUBLE)
+        start = dict(plan.start.weights)
+        model = timings.timed(name, "training of two epochs", backend.train, scan, case.config,
+                              execution=DOUBLE)  # fmt: skip
+        models[name] = model
+        yield from _training(name, backend, model, plan)
+        groups = inference_groups(model, scan)
+        yield from _predictions(name, backend, model, groups)
+        # the first backend's model, so that images of one archive are compared
+        first = next(iter(models.values()))
+        images[name] = timings.timed(name, "reconstruction", backend.infer, first, scan,
+                                     execution=SINGLE, stitching_size=STITCHING_SIZE)  # fmt: skip
+        yield from _image(name, images[name], first, groups)
+        yield from _archive(name, model, backends)
+    for one, other in itertools.combinations(backends, 2):
+        error, where = step_deviation(models[one].weights, models[other].weights, start)
+        yield Measurement("trained weights", "training, float64", f"{one}, {other}", error, where)
+        error = deviation(images[one].object, images[other].object)
+        yield Measurement("stitched image", "stitched image", f"{one}, {other}", error)
+
+
+def _training(name: str, backend: Backend, model: TrainedModel, plan: Any) -> Iterator[Measurement]:
+    weights, history = replayed_training(backend, plan, DOUBLE)
+    error, where = step_deviation(model.weights, weights, plan.start.weights)
+    yield Measurement("trained weights against a replay", "training, float64", name, error, where)
+    for field in ("train_loss", "val_loss", "learning_rate"):
+        got = [getattr(row, field) for row in model.history]
+        want = [getattr(row, field) for row in history]
+        yield Measurement("history against a replay", "training, float64", name, deviation(got, want), field)
+
+
+def _predictions(
+    name: str, backend: Backend, model: TrainedModel, groups: GroupedData
+) -> Iterator[Measurement]:
+    """`predict` over a scan, in batches, against the reference all at once."""
+    batch = groups.batch(intensity_scale=model.intensity_scale)
+    want = reference.predict(model.config.model, model.weights, batch)
+    execution = dataclasses.replace(DOUBLE, inference_batch_size=3)
+    got = backend.predict(model, groups, execution=execution)
+    error, where = max((deviation(getattr(got, output), getattr(want, output)), output) for output in OUTPUTS)
+    yield Measurement("prediction of a scan", "outputs, float64", name, error, where)
+
+
+def _image(
+    name: str, image: Reconstruction, model: TrainedModel, groups: GroupedData
+) -> Iterator[Measurement]:
+    """The stitched image against the reference's, and where it lies against the groups."""
+    batch = groups.batch(intensity_scale=model.intensity_scale)
+    patches = reference.predict(model.config.model, model.weights, batch).object
+    want, coverage, origin = stitch(patches, groups.group_centres_px, STITCHING_SIZE)
+    yield Measurement("stitched image", "stitched image", name, deviation(image.object, want))
+    for what, got, exact in (
+        ("centres of groups", image.group_centres_px, groups.group_centres_px[:, 0, :, 0]),
+        ("coverage", image.coverage, coverage),
+        ("origin", image.origin_px, origin),
+    ):
+        yield Measurement("grouped data", "grouped data", name, deviation(got, exact), what)
+
+
+def _archive(name: str, model: TrainedModel, backends: Mapping[str, Backend]) -> Iterator[Measurement]:
+    """Saved by one, loaded by every one and by the library itself: the same bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = backends[name].save(model, Path(folder))
+        loaded = {other: backend.load(path) for other, backend in backends.items()}
+        loaded["the library"] = load_archive(path)
+    for other, again in loaded.items():
+        error, where = _bit_difference(again, model)
+        yield Measurement("round trip", "round trip", f"{name}, {other}", error, where)
+
+
+def _bit_difference(got: TrainedModel, want: TrainedModel) -> tuple[float, str]:
+    if list(got.weights) != list(want.weights):
+        return np.inf, "names or order of the weights"
+    for name, value in want.weights.items():
+        same = got.weights[name]
+        if (same.dtype, same.shape, same.tobytes()) != (value.dtype, value.shape, value.tobytes()):
+            return np.inf, name
+    for name in ("config", "intensity_scale", "history", "backend"):
+        one, other = getattr(got, name), getattr(want, name)
+        if (tuple(one) != tuple(other)) if name == "history" else one != other:
+            return np.inf, name
+    return 0.0, ""

@@ -45,7 +45,7 @@ def siemens_star(size: int, spokes: int = 12) -> NDArray[np.complex64]:
     Returns
     -------
     (size, size) complex64 array, [y, x]
-        Amplitude 0.75 .. 1; the phase spans about 1 rad and runs against the amplitude.
+        Amplitude 0.8 .. 1; the phase spans about 1 rad and runs against the amplitude.
     """
     if size < 16 or spokes < 1:
         raise ValueError(f"siemens_star: got size={size}, spokes={spokes}; want size >= 16, spokes >= 1")
@@ -60,7 +60,7 @@ def siemens_star(size: int, spokes: int = 12) -> NDArray[np.complex64]:
     film = 0.5 + 0.25 * np.sin(2.3 * x + 1.1 * y + 0.4) + 0.25 * np.cos(1.7 * x - 2.9 * y)
     metal = gaussian_filter(metal, EDGE_BLUR_PX)
     # mostly phase, as metal is to hard X-rays
-    amplitude = 1.0 - 0.05 * film - 0.2 * metal
+    amplitude = 1.0 - 0.05 * film - 0.15 * metal
     phase = 0.25 * film + 0.75 * metal - 0.5
     return (amplitude * np.exp(1j * phase)).astype(np.complex64)
 
@@ -264,7 +264,7 @@ def simulate_star(
         Side of a pattern, pixels.
     positions : int
     step_px : float, optional
-        Mean distance of neighbouring positions; default `N / 9`, about two thirds overlap.
+        Mean distance of neighbouring positions; default `3 N / 32`, about 70 % overlap.
     pattern : {'spiral', 'raster'}
         `fermat_spiral` or `jittered_raster`.
     n_photons, seed, measurement, poisson
@@ -276,7 +276,7 @@ def simulate_star(
     """
     if positions < 1:
         raise ScanError(f"positions: got {positions}, want at least 1")
-    step_px = N / 9 if step_px is None else step_px
+    step_px = 3 * N / 32 if step_px is None else step_px
     if not step_px > 0:
         raise ScanError(f"step_px: got {step_px}, want a number > 0")
     if pattern not in ("spiral", "raster"):

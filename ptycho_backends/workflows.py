@@ -56,8 +56,10 @@ LAST_CHECKPOINT = Path(checkpoints.FOLDER, checkpoints.LAST_CHECKPOINT)
 
 # The demonstration: long enough to see every spoke, short enough to wait for.
 DEMO_N = 64
-DEMO_POSITIONS = 400
-DEMO_EPOCHS = 30
+DEMO_POSITIONS = 200
+DEMO_EPOCHS = 28
+# small batches: with so few patterns, it is the number of steps that counts
+DEMO_BATCH = 4
 DEMO_PHOTONS = 1e5
 
 
@@ -326,6 +328,7 @@ def demo(
     config = TrainingConfig(
         model=ModelConfig(N=DEMO_N, gridsize=1, n_filters_scale=1),
         nepochs=epochs,
+        batch_size=DEMO_BATCH,
         nphotons=mean_photons(scan),
         n_groups=positions,
         seed=seed,

@@ -30,7 +30,12 @@ def total_variation(object_image: Tensor) -> Tensor:
 def object_mae(object_image: Tensor, truth: Tensor) -> Tensor:
     """Mirror of `reference.losses.object_mae`."""
     amplitude = torch.mean((object_image.abs() - truth.abs()).abs())
-    return amplitude + torch.mean((object_image.angle() - truth.angle()).abs())
+    return amplitude + torch.mean((_phase(object_image) - _phase(truth)).abs())
+
+
+def _phase(image: Tensor) -> Tensor:
+    # the angle of -0 - 0i is minus pi: which zero it is must not matter
+    return torch.where(image == 0, 0.0, image.angle())
 
 
 def required(truth: Tensor | None) -> Tensor:

@@ -42,14 +42,19 @@ def total_variation(object_image: NDArray) -> NDArray:
 
 
 def object_mae(object_image: NDArray, truth: NDArray) -> NDArray:
-    """Mean absolute error of the amplitude plus that of the phase in radians.
+    """Mean absolute error of the amplitude plus that of the phase in radians; zero has the phase zero.
 
     Parameters
     ----------
     object_image, truth : complex arrays of one shape
     """
     amplitude = np.mean(np.abs(np.abs(object_image) - np.abs(truth)))
-    return amplitude + np.mean(np.abs(np.angle(object_image) - np.angle(truth)))
+    return amplitude + np.mean(np.abs(_phase(object_image) - _phase(truth)))
+
+
+def _phase(image: NDArray) -> NDArray:
+    # the angle of -0 - 0i is minus pi: which zero it is must not matter
+    return np.where(image == 0, 0.0, np.angle(image))
 
 
 def required(truth: NDArray | None) -> NDArray:

@@ -85,28 +85,28 @@ def computing(execution: ExecutionConfig) -> Iterator[None]:
 
 
 class _Runner:
-    """A model on its device, fed with `Batch`es; made and used while `computing`."""
+    """A model on its device, fed with `Batch`es; made and used while `computing`.
 
-    def __init__(self, config: ModelConfig, weights: Weights, execution: ExecutionConfig) -> None:
+    Compiling is worth its second where many batches come; one is done sooner without.
+    """
+
+    def __init__(
+        self, config: ModelConfig, weights: Weights, execution: ExecutionConfig, *, compiled: bool = False
+    ) -> None:
         self.dtype = compute_dtype(execution)
         self.model = PtychoModel(config, weights, self.dtype, network_dtype(execution))
-        self._signature = [
-            batch_signature(config, with_truth=False),
-            tf.TensorSpec((), self.dtype),
-        ]
+        self._outputs, self._object = self._outputs_of, self._object_of
+        if compiled:
+            signature = [batch_signature(config, with_truth=False), tf.TensorSpec((), self.dtype)]
+            self._outputs = tf.function(self._outputs_of, input_signature=signature)
+            self._object = tf.function(self._object_of, input_signature=signature)
 
-    def compiled(self) -> "_Runner":
-        """Worth it where many batches come; one is done sooner without."""
-        self._outputs = tf.function(self._outputs, input_signature=self._signature)  # type: ignore[method-assign]
-        self._object = tf.function(self._object, input_signature=self._signature)  # type: ignore[method-assign]
-        return self
-
-    def _outputs(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _outputs_of(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = in_precision(batch, self.dtype)
         _, image, amplitude = self.model(scale * tensors["diffraction"], tensors["offsets"])
         return image, amplitude
 
-    def _object(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
+    def _object_of(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
         tensors = in_precision(batch, self.dtype)
         return self.model.object(scale * tensors["diffraction"], tensors["offsets"])
 
@@ -171,7 +171,7 @@ def train_step(
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     with computing(execution):
-        runner = _Runner(model.config.model, model.weights, execution).compiled()
+        runner = _Runner(model.config.model, model.weights, execution, compiled=True)
         parts = [
             runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
             for part in _slices(len(groups), execution)
@@ -191,7 +191,7 @@ def infer(
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
     with computing(execution):
-        runner = _Runner(model.config.model, model.weights, execution).compiled()
+        runner = _Runner(model.config.model, model.weights, execution, compiled=True)
         for part in _slices(len(groups), execution):
             patches[part] = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
     predicted = time.perf_counter()

@@ -29,11 +29,11 @@ def total_variation(object_image: tf.Tensor) -> tf.Tensor:
 def object_mae(object_image: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.losses.object_mae`."""
     amplitude = tf.reduce_mean(tf.abs(tf.abs(object_image) - tf.abs(truth)))
-    return amplitude + tf.reduce_mean(tf.abs(_angle(object_image) - _angle(truth)))
+    return amplitude + tf.reduce_mean(tf.abs(_phase(object_image) - _phase(truth)))
 
 
-def _angle(image: tf.Tensor) -> tf.Tensor:
-    """Phase in radians; value and gradient are zero where the image is, where TensorFlow's own give NaN."""
+def _phase(image: tf.Tensor) -> tf.Tensor:
+    # the angle of -0 - 0i is minus pi: which zero it is must not matter; nor may the gradient be NaN there
     real, imag = tf.math.real(image), tf.math.imag(image)
     empty = (real == 0) & (imag == 0)
     return tf.atan2(tf.where(empty, tf.zeros_like(imag), imag), tf.where(empty, tf.ones_like(real), real))

@@ -17,12 +17,12 @@ from typing import Any
 import tensorflow as tf
 
 from ptycho_backends.archive_members import history_to_bytes
+from ptycho_backends.checkpoints import Checkpoints
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import BackendUnavailableError
 from ptycho_backends.output import output_directory, replaced_atomically
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel
-from ptycho_backends.tensorflow.checkpoint import Checkpoints
 from ptycho_backends.tensorflow.data import PtychoData
 from ptycho_backends.tensorflow.inference import compute_dtype, computing, network_dtype
 from ptycho_backends.tensorflow.model import PtychoModule
@@ -118,7 +118,9 @@ class _Run:
             if self._progress is not None:
                 self._progress.finish(record)
             if self._checkpoints is not None:
-                self._checkpoints.save_epoch(module.trained_model(), record)
+                model = module.trained_model()
+                self._checkpoints.save_last(model)
+                self._checkpoints.save_best(model, record)
             self._record(module, record)
             if self._on_epoch is not None:
                 self._on_epoch(record)

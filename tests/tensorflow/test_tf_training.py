@@ -1,0 +1,396 @@
+"""Training on TensorFlow as a user meets it: seeds, resuming, Ctrl-C, checkpoints, refusals."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptycho_backends import probe as probes
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.errors import BackendUnavailableError, ConfigError, OutputError, ScanError
+from ptycho_backends.grouping import GroupedData, group_scan
+from ptycho_backends.legacy import params
+from ptycho_backends.simulate import simulate_star
+from ptycho_backends.tensorflow import training
+from ptycho_backends.tensorflow.backend import TensorFlowBackend
+from ptycho_backends.tensorflow.model import PtychoModule
+
+
+def quiet(**changes):
+    settings = {"accelerator": "cpu", "enable_progress_bar": False, "logger_backend": None}
+    return ExecutionConfig(**{**settings, **changes})
+
+
+QUIET = quiet()
+LAST = Path("checkpoints", "last.wts.h5.zip")
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate_star(64, 36, n_photons=1e5, seed=7)
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return TensorFlowBackend()
+
+
+def config(nepochs=3, **changes):
+    model = changes.pop("model", {})
+    return TrainingConfig(
+        **{
+            "model": ModelConfig(N=0, n_filters_scale=1, **model),
+            "nepochs": nepochs,
+            "batch_size": 8,
+            "nphotons": 1e5,
+            **changes,
+        }
+    )
+
+
+def same_weights(first, second):
+    return all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+def interrupting(monkeypatch, step, times=1):
+    """SIGINT during the step that is number `step` of this run, counted from 1."""
+    original, done = PtychoModule.training_step, []
+
+    def training_step(self, batch, **kwargs):
+        done.append(None)
+        if len(done) == step:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch, **kwargs)
+
+    monkeypatch.setattr(PtychoModule, "training_step", training_step)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(backend, scan, tmp_path_factory):
+    """Three epochs in one go, with the files they leave."""
+    folder = tmp_path_factory.mktemp("run")
+    return backend.train(scan, config(), execution=quiet(logger_backend="csv"), output_dir=folder), folder
+
+
+def test_training_learns_and_tells_its_history(uninterrupted):
+    model, _ = uninterrupted
+    assert [record.epoch for record in model.history] == [1, 2, 3]
+    assert model.history[-1].train_loss < model.history[0].train_loss
+    assert all(np.isfinite(record.val_loss) for record in model.history)
+    assert model.history[0].learning_rate == 1e-3
+    assert model.backend == "tensorflow"
+    assert model.config.model.N == 64
+    assert model.config.backend == "tensorflow"
+    assert not model.interrupted
+
+
+def test_the_same_seed_gives_the_same_weights(backend, scan, uninterrupted):
+    again = backend.train(scan, config(), execution=QUIET)
+    assert same_weights(again, uninterrupted[0])
+    other = backend.train(scan, config(nepochs=1, seed=1), execution=QUIET)
+    assert not same_weights(other, uninterrupted[0])
+
+
+def test_resuming_is_as_if_nothing_had_happened(backend, scan, uninterrupted, tmp_path):
+    model = backend.train(scan, config(nepochs=2), execution=QUIET, output_dir=tmp_path)
+    for source in (model, tmp_path / LAST):
+        resumed = backend.train(scan, config(), execution=QUIET, resume_from=source)
+        assert same_weights(resumed, uninterrupted[0])
+        assert [record.epoch for record in resumed.history] == [1, 2, 3]
+        assert resumed.history[-1].train_loss == uninterrupted[0].history[-1].train_loss
+        assert resumed.history[-1].val_loss == uninterrupted[0].history[-1].val_loss
+    finished = backend.train(scan, config(), execution=QUIET, resume_from=resumed)
+    assert same_weights(finished, resumed)
+    assert len(finished.history) == 3
+
+
+@pytest.mark.parametrize("step", [2, 5, 7])
+def test_ctrl_c_loses_nothing(backend, scan, uninterrupted, tmp_path, monkeypatch, step):
+    """35 groups in batches of 8: five steps an epoch, so the second case is the last one of an epoch."""
+    interrupting(monkeypatch, step)
+    stopped = backend.train(scan, config(), execution=QUIET, output_dir=tmp_path)
+    monkeypatch.undo()
+    assert stopped.interrupted
+    assert len(stopped.history) == step // 5
+    assert stopped.training_state.step == step
+    assert not same_weights(stopped, uninterrupted[0])
+    assert same_weights(backend.load(tmp_path / LAST), stopped)
+    for source in (stopped, tmp_path / LAST):
+        resumed = backend.train(scan, config(), execution=QUIET, resume_from=source)
+        assert not resumed.interrupted
+        assert same_weights(resumed, uninterrupted[0])
+        assert resumed.history[-1].train_loss == uninterrupted[0].history[-1].train_loss
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_at_once(backend, scan, monkeypatch):
+    interrupting(monkeypatch, 1, times=2)
+    stopped = backend.train(scan, config(), execution=QUIET)
+    assert stopped.interrupted
+    assert stopped.training_state is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_accumulated_steps_are_not_cut_in_two(backend, scan, monkeypatch):
+    """Five batches of an epoch make three steps; Ctrl-C waits for the end of one, and resuming is exact."""
+    run = quiet(accum_steps=2, gradient_clip_val=1.0, precision="64-true")
+    whole = backend.train(scan, config(nepochs=1), execution=run)
+    assert whole.training_state.step == 3
+    assert whole.training_state.first_moments["encoder/block0/conv0/kernel"].dtype == np.float64
+    interrupting(monkeypatch, 1)
+    stopped = backend.train(scan, config(nepochs=1), execution=run)
+    monkeypatch.undo()
+    assert (stopped.training_state.step, stopped.training_state.batches_done) == (1, 2)
+    resumed = backend.train(scan, config(nepochs=1), execution=run, resume_from=stopped)
+    for name, value in whole.weights.items():
+        # weights are handed over in float32
+        np.testing.assert_allclose(resumed.weights[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_and_accumulation_are_those_of_their_definition(backend, scan):
+    """The first step, against gradients of the whole window in NumPy."""
+    run = quiet(accum_steps=2, gradient_clip_val=0.5, precision="64-true", learning_rate=1e-3)
+    data = group_scan(scan, n_groups=17, seed=0)
+    model = backend.train(data, config(nepochs=1), execution=run)
+    assert model.training_state.step == 1
+    plan = backend.prepare(data, config(nepochs=1), execution=run).plan
+    gradients = [
+        backend.gradients(plan.config, plan.start.weights, plan.gather(batch), execution=run)
+        for batch in plan.epoch_batches(1)
+    ]
+    trained = [name for name in gradients[0] if name != "probe"]
+    mean = {name: (gradients[0][name] + gradients[1][name]) / 2 for name in trained}
+    norm = np.sqrt(sum(np.sum(value**2) for value in mean.values()))
+    assert norm > 0.5
+    for name in trained:
+        expected = 0.1 * mean[name] * 0.5 / (norm + 1e-6)
+        np.testing.assert_allclose(model.training_state.first_moments[name], expected, rtol=1e-9, atol=1e-18)
+
+
+def test_checkpoints_hold_the_best_and_the_last(backend, uninterrupted):
+    model, folder = uninterrupted
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert len(names) == 2
+    assert names[-1] == "last.wts.h5.zip"
+    losses = [record.val_loss for record in model.history]
+    best = backend.load(folder / "checkpoints" / names[0])
+    assert len(best.history) == int(np.argmin(losses)) + 1
+    last = backend.load(folder / LAST)
+    assert same_weights(last, model)
+    assert last.history == model.history
+    assert last.config == model.config
+
+
+def test_the_csv_log_is_the_history(uninterrupted):
+    model, folder = uninterrupted
+    header, *rows = (folder / "logs" / "metrics.csv").read_text().splitlines()
+    assert header == "epoch,train_loss,val_loss,learning_rate,seconds"
+    assert [float(row.split(",")[1]) for row in rows] == [record.train_loss for record in model.history]
+
+
+def test_nothing_is_written_without_an_output_folder(backend, scan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backend.train(scan, config(nepochs=1), execution=quiet(logger_backend="csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_one_line_an_epoch_where_no_terminal_is(backend, scan, capsys):
+    seen = []
+    backend.train(
+        scan, config(nepochs=2), execution=quiet(enable_progress_bar=True), on_epoch=seen.append
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert f"val_loss {seen[1].val_loss:.6g}" in lines[1]
+
+
+def test_progress_rewrites_its_line_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = training._Progress(9)
+    progress.show(2, 3, 5, 1.25)
+    progress.show(2, 4, 5, 1.25)
+    assert capsys.readouterr().err.rstrip() == "\repoch 2/9  batch 3/5  loss 1.25"
+
+
+def test_probe_and_scale_train_only_if_asked(backend, scan):
+    fixed = backend.train(scan, config(nepochs=1, intensity_scale_trainable=False), execution=QUIET)
+    free = backend.train(scan, config(nepochs=1, probe_trainable=True), execution=QUIET)
+    initial = probes.normalise_probe(scan.probe_guess, 4.0)
+    np.testing.assert_array_equal(fixed.probe, initial)
+    assert float(fixed.weights["log_scale"]) == np.float32(np.log(fixed.intensity_scale))
+    assert np.abs(free.probe - initial).max() > 1e-4
+    assert free.training_state.second_moments["probe"].imag.min() >= 0
+    assert float(free.weights["log_scale"]) != np.float32(np.log(free.intensity_scale))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"gridsize": 2}, "n_groups": 30},
+        {"model": {"model_type": "supervised"}},
+        {"realspace_weight": 1.0, "realspace_mae_weight": 1.0, "tv_weight": 0.01},
+    ],
+    ids=["gridsize 2", "supervised", "real space"],
+)
+def test_every_kind_of_training_lowers_its_loss(backend, scan, changes):
+    model = backend.train(scan, config(nepochs=2, **changes), execution=QUIET)
+    assert model.history[-1].train_loss < model.history[0].train_loss
+
+
+def test_a_single_group_trains_without_validation(backend, scan, tmp_path):
+    model = backend.train(group_scan(scan, n_groups=1, seed=0), config(nepochs=1), execution=QUIET,
+                          output_dir=tmp_path)  # fmt: skip
+    assert model.history[0].val_loss is None
+    assert len(list((tmp_path / "checkpoints").glob("best-epoch=1-train_loss=*"))) == 1
+
+
+def test_early_stopping(backend, scan):
+    run = quiet(early_stop_patience=1, learning_rate=1e-12)
+    model = backend.train(scan, config(nepochs=30, intensity_scale_trainable=False), execution=run)
+    assert len(model.history) < 30
+    assert not model.interrupted
+
+
+def test_training_works_in_another_thread(backend, scan):
+    results = []
+    worker = threading.Thread(
+        target=lambda: results.append(backend.train(scan, config(nepochs=1), execution=QUIET))
+    )
+    worker.start()
+    worker.join()
+    assert len(results[0].history) == 1
+
+
+def test_each_step_is_compiled_once(backend, scan, monkeypatch):
+    """35 groups in batches of 8 leave a short one, which must not be compiled anew."""
+    traced = []
+    original = PtychoModule._gradients
+
+    def gradients(self, batch):
+        traced.append(batch["diffraction"].shape)
+        return original(self, batch)
+
+    monkeypatch.setattr(PtychoModule, "_gradients", gradients)
+    backend.train(scan, config(nepochs=2), execution=QUIET)
+    assert len(traced) == 1
+
+
+def test_batches_come_in_the_order_of_the_plan(backend, scan):
+    data = backend.prepare(group_scan(scan, seed=0), config(), execution=quiet(prefetch_factor=3))
+    expected = [data.plan.gather(batch).diffraction_amplitude for batch in data.plan.epoch_batches(2)]
+    for skipped in (0, 2):
+        got = [batch["diffraction"].numpy() for batch in data.training_batches(2, skipped)]
+        assert len(got) == len(expected) - skipped
+        for one, other in zip(got, expected[skipped:], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_params_cfg_is_filled_before_data_are_gathered(backend, scan, monkeypatch):
+    seen = []
+    original = GroupedData.batch
+
+    def batch(self, *args, **kwargs):
+        seen.append((params.cfg["N"], params.cfg["nphotons"], params.cfg["gridsize"]))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(GroupedData, "batch", batch)
+    params.cfg["nphotons"] = 1.0
+    backend.train(scan, config(nepochs=1, nphotons=12345.0), execution=QUIET)
+    assert seen[0] == (64, 12345.0, 1)
+
+
+def test_prediction_and_image_of_a_trained_model(backend, scan, uninterrupted):
+    model, _ = uninterrupted
+    image = backend.infer(model, scan, execution=QUIET)
+    assert image.object.dtype == np.complex64
+    assert image.backend == "tensorflow"
+    assert len(image.group_centres_px) == len(scan)
+    again = backend.infer(model, scan, execution=quiet(inference_batch_size=5))
+    np.testing.assert_allclose(again.object, image.object, rtol=1e-4, atol=1e-5)
+    groups = group_scan(scan, sequential_sampling=True, seed=0)
+    predicted = backend.predict(model, groups, execution=QUIET)
+    np.testing.assert_allclose(predicted.object, image.object_patches, rtol=1e-4, atol=1e-5)
+    assert predicted.amplitude.shape == (36, 64, 64, 1)
+
+
+def test_archive_round_trip_keeps_every_bit(backend, uninterrupted, tmp_path):
+    model, _ = uninterrupted
+    loaded = backend.load(backend.save(model, tmp_path))
+    assert same_weights(loaded, model)
+    assert loaded.config == model.config
+    assert loaded.history == model.history
+    assert loaded.training_state is None
+
+
+def test_what_cannot_work_is_refused_before_training(backend, scan, uninterrupted, tmp_path):
+    with pytest.raises(ConfigError, match="nothing to minimise"):
+        backend.train(scan, config(nll_weight=0.0), execution=QUIET)
+    with pytest.raises(ConfigError, match="64 x 64 pixels; set N=64"):
+        backend.train(scan, TrainingConfig(model=ModelConfig(N=128)), execution=QUIET)
+    with pytest.raises(ConfigError, match="n_filters_scale: got 2, want 1"):
+        backend.train(scan, TrainingConfig(), execution=QUIET, resume_from=uninterrupted[0])
+    with pytest.raises(ConfigError, match="use 'bf16-mixed' or '32-true'"):
+        backend.complete_config(config(), scan, quiet(precision="16-mixed"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        backend.train(scan, config(), execution=QUIET, output_dir=tmp_path / "file" / "run")
+    blind = type(scan)(scan.xcoords, scan.ycoords, scan.diffraction, scan.probe_guess)
+    with pytest.raises(ScanError, match="no objectGuess"):
+        backend.train(blind, config(model={"model_type": "supervised"}), execution=QUIET)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
+def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkeypatch, logger):
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailableError, match=f"pip install {logger}"):
+        backend.train(scan, config(nepochs=1), execution=quiet(logger_backend=logger), output_dir=tmp_path)
+
+
+def test_a_torch_checkpoint_asks_for_torch_where_it_is_not(backend, monkeypatch):
+    for name in ("torch", "ptycho_torch.checkpoint"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "ptycho_torch.checkpoint")
+    with pytest.raises(BackendUnavailableError, match=r"pip install 'ptycho-backends\[torch\]'"):
+        backend.load("best.ckpt")
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_path):
+    """In float64, where rounding hides nothing: one epoch on each in turn, against all on TensorFlow."""
+    from ptycho_torch.backend import TorchBackend
+
+    run = quiet(precision="64-true", checkpoint_save_top_k=-1)
+    want = backend.train(scan, config(), execution=run)
+    model = TorchBackend().train(scan, config(nepochs=1), execution=run, output_dir=tmp_path)
+    checkpoint = next((tmp_path / "checkpoints").glob("best-*.ckpt"))
+    assert same_weights(backend.load(checkpoint), model)
+    model = backend.train(scan, config(nepochs=2), execution=run, resume_from=checkpoint)
+    assert model.backend == "tensorflow"
+    model = TorchBackend().train(scan, config(), execution=run, resume_from=model)
+    for got, expected in zip(model.history, want.history, strict=True):
+        assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+        assert got.learning_rate == expected.learning_rate
+
+
+def test_the_backend_starts_without_a_word(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from ptycho_backends import get_backend\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "assert get_backend('tf').name == 'tensorflow'\n"
+        "os.write(2, b'still heard')\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr == "still heard"

@@ -29,7 +29,7 @@ from ptycho_torch.model import PtychoModule
 log = logging.getLogger(__name__)
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - not an error
+class TrainingInterrupted(Exception):
     """Ends Lightning's loop after Ctrl-C; Lightning itself would end the whole process."""
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Recorder = Callable[[PtychoModule, EpochRecord], None]
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
+class TrainingInterrupted(Exception):
     """Ends the training loop after Ctrl-C."""
 
 

@@ -106,7 +106,7 @@ def step_deviation(
     """
     if set(got) != set(want):
         return math.inf, "names: " + ", ".join(sorted(set(got) ^ set(want)))
-    origin = {name: np.asarray(start[name], _wide(start[name])) for name in want}
+    origin: dict[str, NDArray] = {name: np.asarray(start[name], _wide(start[name])) for name in want}
     return worst_deviation(
         {name: np.asarray(got[name]) - origin[name] for name in want},
         {name: np.asarray(want[name]) - origin[name] for name in want},

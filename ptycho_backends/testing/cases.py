@@ -185,7 +185,7 @@ class Case:
 
     def _varied(self, data: GroupedData, generator: np.random.Generator) -> Batch:
         batch = data.batch(intensity_scale=self.intensity_scale, with_truth=True)
-        offsets = batch.relative_offsets_px
+        offsets: NDArray = batch.relative_offsets_px
         if self.offsets == "uncentred":
             offsets = generator.uniform(-4, 6, offsets.shape)
         elif self.offsets == "whole":
@@ -209,7 +209,7 @@ def _scan(N: int, gridsize: int, number: int) -> Scan:
 def draw_case(seed: int, **fixed: Any) -> Case:
     """The case that the integer `seed` stands for; `fixed` fields are taken as given."""
     generator = np.random.default_rng(seed)
-    drawn = {name: values[generator.integers(len(values))] for name, values in FIELD_VALUES.items()}
+    drawn = {name: values[int(generator.integers(len(values)))] for name, values in FIELD_VALUES.items()}
     if drawn["N"] != 64:
         # twice the filters at the larger sizes take seconds, and exercise nothing more
         drawn["n_filters_scale"] = 1

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -14,7 +14,13 @@ from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.protocol import Backend, Prediction
 from ptycho_backends.reference import model as reference
 from ptycho_backends.testing import differences
-from ptycho_backends.testing.agreement import ALLOWANCES, deviation, step_deviation, worst_deviation
+from ptycho_backends.testing.agreement import (
+    ALLOWANCES,
+    assert_within,
+    deviation,
+    step_deviation,
+    worst_deviation,
+)
 from ptycho_backends.testing.cases import Case
 from ptycho_backends.testing.replay import replayed_steps
 from ptycho_backends.testing.symmetries import Reordering
@@ -155,9 +161,7 @@ def outputs(
             yield Measurement(f"{output}, {precision}", f"outputs, {precision}", name, error)
 
 
-def loss_terms(
-    name: str, backend: Backend, case: Case, want: Mapping[str, float]
-) -> Iterator[Measurement]:
+def loss_terms(name: str, backend: Backend, case: Case, want: Mapping[str, float]) -> Iterator[Measurement]:
     """Every term of the loss against the reference."""
     got = backend.loss(case.config, case.weights, case.batch, execution=DOUBLE)
     error, where = worst_deviation(_arrays(got), _arrays(want))
@@ -247,9 +251,7 @@ def between(
         yield Measurement("five steps, float64", "five steps, float64", subject, error, where)
 
 
-def _distance(
-    got: Mapping[str, NDArray], want: Mapping[str, NDArray], scale: Mapping[str, NDArray]
-) -> float:
+def _distance(got: Mapping[str, NDArray], want: Mapping[str, NDArray], scale: Mapping[str, NDArray]) -> float:
     """Root mean square over the weights of `|got - want| / |scale|`, so that every weight counts alike."""
     shares = []
     for name, size in scale.items():
@@ -262,3 +264,10 @@ def _distance(
 
 def _arrays(values: Mapping[str, float]) -> dict[str, NDArray]:
     return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+def require_agreement(measurements: Iterable[Measurement]) -> None:
+    """Raise `Disagreement` for the first of `measurements` that is beyond its allowance."""
+    for one in measurements:
+        if one.value is not None:
+            assert_within(f"{one.subject}: {one.quantity}", one.value, one.allowance, one.where)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_backends.output import replaced_atomically
-from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
 from ptycho_backends.testing.agreement import ALLOWANCES, Allowance
 from ptycho_backends.testing.cases import draw_cases

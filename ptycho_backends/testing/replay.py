@@ -62,7 +62,9 @@ def replayed_steps(
     """What `backend.train_step` should return."""
     adam = Adam(weights, config)
     for batch in batches:
-        adam.step(backend.gradients(config, adam.weights, batch, execution=execution), execution.learning_rate)
+        adam.step(
+            backend.gradients(config, adam.weights, batch, execution=execution), execution.learning_rate
+        )
     return adam.weights
 
 

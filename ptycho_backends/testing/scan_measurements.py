@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from ptycho_backends.archive import load_archive
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.grouping import GroupedData
-from ptycho_backends.preparation import inference_groups, plan_training
+from ptycho_backends.initial_weights import weight_dtype
+from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
 from ptycho_backends.protocol import Backend, Reconstruction, TrainedModel
 from ptycho_backends.reference import model as reference
 from ptycho_backends.reference.stitching import stitch
@@ -102,8 +102,10 @@ def measure_scan(
         yield Measurement("stitched image", "stitched image", f"{one}, {other}", error)
 
 
-def _training(name: str, backend: Backend, model: TrainedModel, plan: Any) -> Iterator[Measurement]:
-    weights, history = replayed_training(backend, plan, DOUBLE)
+def _training(name: str, backend: Backend, model: TrainedModel, plan: TrainingPlan) -> Iterator[Measurement]:
+    replayed, history = replayed_training(backend, plan, DOUBLE)
+    # trained weights are stored so; a scale that has hardly moved would otherwise show its rounding
+    weights = {weight: value.astype(weight_dtype(weight)) for weight, value in replayed.items()}
     error, where = step_deviation(model.weights, weights, plan.start.weights)
     yield Measurement("trained weights against a replay", "training, float64", name, error, where)
     for field in ("train_loss", "val_loss", "learning_rate"):

@@ -1,0 +1,129 @@
+"""Which backends are compared, how thoroughly, and what the suite shares.
+
+`--backend NAME` (may be repeated) asks for backends; one that does not load fails the run. Without it both
+built-in ones are compared where their frameworks are installed, and a line at the end says which were not.
+`--parity-profile fast|ci|nightly`, or the variable PTYCHO_PARITY_PROFILE, says how many examples are drawn.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if find_spec("torch") is not None:
+    # before TensorFlow: Keras reports a crash the other way round
+    import torch
+
+    # TF32 has ten bits: it would be a third precision
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+from ptycho_backends.errors import PtychoBackendsError
+from ptycho_backends.protocol import Backend
+from ptycho_backends.registry import BUILT_IN, get_backend, installed_backends
+from ptycho_backends.testing.parity import versions
+from ptycho_backends.testing.sides import SIDES, Side
+
+EXAMPLES = {"fast": 16, "ci": 60, "nightly": 600}
+
+for _name, _count in EXAMPLES.items():
+    settings.register_profile(
+        _name,
+        max_examples=_count,
+        deadline=None,
+        # the nightly run looks where nobody looked before; the others repeat themselves
+        derandomize=_name != "nightly",
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        print_blob=True,
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # where `tests` are collected in the same run, its conftest has the option already
+    with contextlib.suppress(ValueError):
+        parser.addoption("--backend", action="append", help="compare this backend, and fail if it is missing")
+    parser.addoption(
+        "--parity-profile",
+        choices=sorted(EXAMPLES),
+        default=os.environ.get("PTYCHO_PARITY_PROFILE", "fast"),
+        help="how many examples are drawn",
+    )
+
+
+def names(config: pytest.Config) -> list[str]:
+    """The backends of this run."""
+    return list(config.getoption("--backend") or installed_backends())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile(config.getoption("--parity-profile"))
+    if not names(config):
+        raise pytest.UsageError("no framework is installed, so there is nothing to compare")
+    for name in config.getoption("--backend") or ():
+        try:
+            get_backend(name)
+        except PtychoBackendsError as error:
+            raise pytest.UsageError(f"--backend={name}: {error}") from error
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    found = ", ".join(f"{library} {version}" for library, version in versions().items())
+    return [f"parity: {', '.join(names(config))}; profile {config.getoption('--parity-profile')}", found]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left_out = [name for name in BUILT_IN if name not in names(config)]
+    for name in left_out:
+        terminalreporter.write_line(f"not compared: {name}", yellow=True)
+    if len(names(config)) == 1:
+        terminalreporter.write_line("not compared: backends with each other, there was only one", yellow=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = names(metafunc.config)
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", chosen, indirect=True, scope="session")
+    if "side" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "side", [name for name in chosen if name in SIDES], indirect=True, scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """One backend after the other."""
+    return get_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def side(request: pytest.FixtureRequest) -> Side:
+    """One framework's single stages after the other's."""
+    return SIDES[request.param]()
+
+
+@pytest.fixture(scope="session")
+def backends(request: pytest.FixtureRequest) -> dict[str, Backend]:
+    """All of them, by name."""
+    return {name: get_backend(name) for name in names(request.config)}
+
+
+@pytest.fixture(scope="session")
+def pair(backends: dict[str, Backend]) -> dict[str, Backend]:
+    """At least two of them."""
+    if len(backends) < 2:
+        pytest.skip("compares two backends, and this run has one")
+    return backends
+
+
+@pytest.fixture(autouse=True)
+def params_cfg_restored() -> Iterator[None]:
+    """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
+    from ptycho_backends.legacy import params
+
+    before = dict(params.cfg)
+    yield
+    params.cfg.clear()
+    params.cfg.update(before)

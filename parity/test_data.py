@@ -1,0 +1,57 @@
+"""What each framework trains on is what the shared NumPy code gathered: every bit, every batch, in order."""
+
+import dataclasses
+
+import numpy as np
+from hypothesis import given, settings
+
+from ptycho_backends.preparation import plan_training
+from ptycho_backends.registry import get_backend
+from ptycho_backends.testing.scan_measurements import ScanCase
+from ptycho_backends.testing.strategies import groups
+
+
+def expected(plan):
+    """The batches of the first epoch in the layout of `Side.batches`."""
+    for indices in plan.epoch_batches(1):
+        batch = plan.gather(indices)
+        arrays = {
+            "diffraction": batch.diffraction_amplitude,
+            "offsets": np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1),
+        }
+        if batch.object_patches is not None:
+            arrays["patches_truth"] = np.moveaxis(batch.object_patches, -1, 1)
+            arrays["object_truth"] = batch.object_at_centre[..., 0]
+        yield arrays
+
+
+def assert_same_batches(side, data, config):
+    plan = plan_training(data, config, side.name)
+    got = side.batches(get_backend(side.name).prepare(plan.groups, config))
+    want = list(expected(plan))
+    assert len(got) == len(want)
+    for one, other in zip(got, want, strict=True):
+        assert set(one) == set(other)
+        for name, array in other.items():
+            assert one[name].dtype == array.dtype, name
+            np.testing.assert_array_equal(one[name], array, err_msg=name)
+
+
+@settings(max_examples=max(4, settings.default.max_examples // 4))
+@given(data=groups())
+def test_batches_of_unlabelled_training(side, data):
+    case = ScanCase(gridsize=data.gridsize, seed=3)
+    assert_same_batches(side, data, case.config)
+
+
+@settings(max_examples=max(3, settings.default.max_examples // 8))
+@given(data=groups())
+def test_batches_with_ground_truth(side, data):
+    case = ScanCase(gridsize=data.gridsize, supervised=True, seed=3)
+    assert_same_batches(side, data, case.config)
+
+
+def test_groups_formed_from_a_scan(side):
+    case = ScanCase(gridsize=2, positions=14, seed=5)
+    config = dataclasses.replace(case.config, n_groups=20, enable_oversampling=True, neighbor_pool_size=6)
+    assert_same_batches(side, case.scan(), config)

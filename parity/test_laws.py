@@ -1,0 +1,15 @@
+"""The conformance kit on the built-in backends: laws and promises that need no second framework."""
+
+import pytest
+
+from ptycho_backends.protocol import Backend
+from ptycho_backends.registry import get_backend
+from ptycho_backends.testing.contract import BackendContract
+
+
+class TestContract(BackendContract):
+    """On each backend of this run in turn."""
+
+    @pytest.fixture
+    def backend(self, request: pytest.FixtureRequest) -> Backend:
+        return get_backend(request.param)

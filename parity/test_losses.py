@@ -1,0 +1,84 @@
+"""Every loss on each framework against the reference, in both precisions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptycho_backends.errors import ScanError
+from ptycho_backends.reference import losses as reference
+from ptycho_backends.testing.agreement import Allowance, assert_agrees
+from ptycho_backends.testing.strategies import complex_arrays, images, real_arrays, training_configs
+
+PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
+
+
+def compare(side, stage, precision, *arguments):
+    want = getattr(reference, stage)(*arguments)
+    got = side.call(f"losses.{stage}", *arguments, precision=precision)
+    assert_agrees(f"{side.name}: {stage}", got, want, f"stages, {precision}")
+
+
+@PRECISIONS
+@given(predicted=real_arrays((2, 3, 4)), measured=real_arrays((2, 3, 4)))
+def test_poisson_nll(side, precision, predicted, measured):
+    predicted, measured = predicted**2, np.abs(measured)
+    want = reference.poisson_nll(predicted, measured)
+    got = side.call("losses.poisson_nll", predicted, measured, precision=precision)
+    # the terms cancel, so what counts is the rounding of the terms
+    terms = reference.poisson_nll(predicted, -measured * np.sign(np.log(np.maximum(predicted, 1e-12))))
+    unit = 1e-15 if precision == "float64" else 1e-6
+    assert abs(got - want) <= unit * max(abs(terms), abs(want))
+
+
+@PRECISIONS
+@given(predicted=real_arrays((2, 3, 4)), measured=real_arrays((2, 3, 4)))
+def test_amplitude_mae(side, precision, predicted, measured):
+    compare(side, "amplitude_mae", precision, predicted, measured)
+
+
+@PRECISIONS
+@given(image=images((2,)))
+def test_total_variation(side, precision, image):
+    compare(side, "total_variation", precision, image)
+
+
+@PRECISIONS
+@given(image=complex_arrays((2, 4, 4)), truth=complex_arrays((2, 4, 4)))
+def test_object_mae(side, precision, image, truth):
+    compare(side, "object_mae", precision, image, truth)
+
+
+def arguments(config, draw):
+    """What `loss_terms` takes, on patterns of 4 pixels."""
+    channels, positions = config.model.patch_channels, config.model.group_size
+    return (
+        config,
+        draw(complex_arrays((2, channels, 4, 4))),
+        draw(complex_arrays((2, 4, 4))),
+        np.abs(draw(real_arrays((2, positions, 4, 4)))) + 1 / 16,
+        np.abs(draw(real_arrays((2, positions, 4, 4)))),
+        draw(complex_arrays((2, positions, 4, 4))),
+        draw(complex_arrays((2, 4, 4))),
+    )
+
+
+@PRECISIONS
+@given(data=st.data(), config=training_configs(gridsize=2))
+def test_loss_terms(side, precision, data, config):
+    given_ = arguments(config, data.draw)
+    want = reference.loss_terms(*given_)
+    got = side.call("losses.loss_terms", *given_, precision=precision)
+    assert list(got) == list(want)
+    size = max(abs(float(value)) for value in want.values()) or 1.0
+    bound = 1e-13 if precision == "float64" else 1e-5
+    for name, value in want.items():
+        allowance = Allowance(bound * size, "the terms cancel, so the largest one counts", "absolute")
+        assert_agrees(f"{side.name}: {name}", np.float64(got[name]) - value + 1.0, np.float64(1.0), allowance)
+
+
+@given(data=st.data(), config=training_configs(gridsize=2, loss="supervised"))
+def test_missing_truth_is_refused(side, data, config):
+    *known, _, _ = arguments(config, data.draw)
+    with pytest.raises(ScanError, match="objectGuess"):
+        side.call("losses.loss_terms", *known, None, None)

@@ -1,0 +1,69 @@
+"""Training: the first steps, hand-overs from one backend to the other, against a replay in NumPy."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from ptycho_backends.testing.agreement import Allowance, assert_all_agree, assert_within, step_deviation
+from ptycho_backends.testing.measurements import DOUBLE, require_agreement
+from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
+
+SCANS = (ScanCase(gridsize=2, positions=11, seed=1), ScanCase(positions=13, supervised=True, seed=3))
+
+FIRST_STEP = Allowance(1e-7, "the moments after one step are the gradient and its square, in float64")
+
+
+@pytest.mark.parametrize("scan", SCANS, ids=repr)
+def test_trained_alike(pair, scan):
+    """Weights, history, stitched image and archives of every backend and between them."""
+    require_agreement(measure_scan(scan, pair))
+
+
+@pytest.mark.parametrize("schedule", ["Exponential", "WarmupCosine", "MultiStage", "ReduceLROnPlateau"])
+def test_learning_rates(backends, schedule):
+    config = dataclasses.replace(SCANS[0].config, nepochs=4, n_groups=2, batch_size=2)
+    execution = dataclasses.replace(DOUBLE, scheduler=schedule, learning_rate=2e-3)
+    rates = [
+        [row.learning_rate for row in backend.train(SCANS[0].scan(), config, execution=execution).history]
+        for backend in backends.values()
+    ]
+    assert len(rates[0]) == 4
+    for other in rates[1:]:
+        assert other == rates[0]
+
+
+def one_step(scan):
+    """A configuration of which every epoch is a single step."""
+    return dataclasses.replace(scan.config, n_groups=4, batch_size=4, nepochs=1)
+
+
+@pytest.mark.parametrize("accum_steps", [1, 2])
+def test_resuming_on_another_backend(pair, accum_steps):
+    """A first step here, the second here or there: the same, moments and weights."""
+    scan, config = SCANS[0], one_step(SCANS[0])
+    execution = dataclasses.replace(DOUBLE, accum_steps=accum_steps)
+    for first in pair.values():
+        start = first.train(scan.scan(), config, execution=execution)
+        longer = dataclasses.replace(config, nepochs=2)
+        resumed = {
+            name: backend.train(scan.scan(), longer, execution=execution, resume_from=start)
+            for name, backend in pair.items()
+        }
+        for one, other in itertools.combinations(resumed, 2):
+            subject = f"{first.name}, then {one} or {other}"
+            a, b = resumed[one], resumed[other]
+            assert a.training_state.step == b.training_state.step
+            assert dict(a.training_state.schedule) == dict(b.training_state.schedule)
+            for moments in ("first_moments", "second_moments"):
+                assert_all_agree(
+                    f"{subject}: {moments}",
+                    getattr(a.training_state, moments),
+                    getattr(b.training_state, moments),
+                    FIRST_STEP,
+                )
+            error, where = step_deviation(a.weights, b.weights, start.weights)
+            assert_within(f"{subject}: weights", error, "training, float64", where)
+            assert a.history[0] == b.history[0] == start.history[0]
+            np.testing.assert_allclose(a.history[1].train_loss, b.history[1].train_loss, rtol=1e-12)

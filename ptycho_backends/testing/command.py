@@ -1,0 +1,97 @@
+"""What `ptycho-backends parity` does: run, tell how it goes, write the report, say whether all agree."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.output import output_directory
+from ptycho_backends.testing import parity, parity_page
+from ptycho_backends.testing.measurements import PROFILE_CASES
+
+JSON_NAME = "parity.json"
+PAGE_NAME = "parity.html"
+
+
+def parity_command(
+    backends: Sequence[str],
+    *,
+    cases: int | None = None,
+    seed: int = 0,
+    profile: str = "fast",
+    output_dir: str | os.PathLike[str] = "parity_report",
+    say: Callable[[str], None] = print,
+) -> int:
+    """Compare `backends` and write `parity.json` and `parity.html` into `output_dir`.
+
+    Parameters
+    ----------
+    backends : sequence of str
+        One or more names; each is held against the reference, and against the others.
+    cases : int, optional
+        Generated cases; the profile says how many by default.
+    seed : int
+        The same seed gives the same cases.
+    profile : {'fast', 'ci', 'nightly'}
+    output_dir : path
+    say : callable
+        Gets each line of progress.
+
+    Returns
+    -------
+    int
+        0 if every deviation is within its allowance, 1 if one is not, 130 if Ctrl-C ended the run.
+
+    Raises
+    ------
+    ConfigError, UnknownBackendError, BackendUnavailableError, OutputError
+        Before anything is measured.
+    """
+    _check(backends, cases, seed, profile)
+    folder = output_directory(output_dir)
+    asked = PROFILE_CASES[profile] if cases is None else cases
+    say(f"{asked} cases on {', '.join(backends)}, profile {profile}, seed {seed}")
+
+    def tell(report: parity.Report) -> None:
+        # halves, quarters and so on would come too late for a long run, every case too often
+        if report.cases_done % max(1, asked // 20) == 0 or report.cases_done == asked:
+            beyond = len(report.failures)
+            verdict = f"{beyond} beyond their allowance" if beyond else "all within their allowances"
+            say(f"  {report.cases_done:4d} of {asked} cases, {report.seconds:.0f} s: {verdict}")
+
+    report = parity.run(backends, cases=asked, seed=seed, profile=profile, on_case=tell)
+    parity.write_json(report, folder / JSON_NAME)
+    parity_page.write_page(report, folder / PAGE_NAME)
+    for line in summary(report):
+        say(line)
+    say(f"report: {folder / PAGE_NAME}, {folder / JSON_NAME}")
+    if report.interrupted:
+        return 130
+    return 1 if report.failures else 0
+
+
+def summary(report: parity.Report) -> list[str]:
+    """A table of every quantity, and the failures."""
+    lines = [f"{'quantity':34} {'backend':20} {'median':>9} {'worst':>9} {'allowed':>9}"]
+    for row in report.rows.values():
+        mark = "  <-- beyond" if row.exceeded else ""
+        lines.append(
+            f"{row.quantity:34} {row.subject:20} {row.median:9.1e} {row.worst:9.1e} "
+            f"{row.allowance.bound:9.1e}{mark}"
+        )
+    return [*lines, *report.failures]
+
+
+def _check(backends: Sequence[str], cases: int | None, seed: int, profile: str) -> None:
+    problems = []
+    if not backends:
+        problems.append("backends: got none, want at least one name, as in `parity torch tensorflow`")
+    if len(set(backends)) < len(backends):
+        problems.append(f"backends: got {' '.join(backends)}, want each once")
+    if cases is not None and cases < 1:
+        problems.append(f"cases: got {cases}, want an integer >= 1")
+    if seed < 0:
+        problems.append(f"seed: got {seed}, want an integer >= 0")
+    if profile not in PROFILE_CASES:
+        problems.append(f"profile: got {profile!r}, want one of {', '.join(PROFILE_CASES)}")
+    if problems:
+        raise ConfigError("; ".join(problems))

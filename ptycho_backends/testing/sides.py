@@ -1,0 +1,124 @@
+"""One framework's stages, fed and read as NumPy: a function of `physics`, `network` or `losses` at a time.
+
+Backends promise whole-array operations only, so a side is needed for each framework whose single stages
+shall be compared; both built-in ones have theirs here. Frameworks are known as strings until asked for.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Stage = Any
+
+
+class Side(Protocol):
+    """One framework's stages."""
+
+    name: str
+
+    def call(self, stage: str, *arguments: Any, precision: str = "float64") -> Any:
+        """`stage` ('physics.translate') of NumPy `arguments`, computed in `precision`, as NumPy.
+
+        Arrays, and mappings of arrays, are handed over in `precision`; whatever else as it is. Layouts
+        are those of the reference.
+        """
+        ...
+
+    def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
+        """The training batches of the first epoch that `Backend.prepare` made, in their order.
+
+        `diffraction` (B, N, N, C), `offsets` (B, C, 2), and if there are any `patches_truth`
+        (B, C, N, N) and `object_truth` (B, N, N).
+        """
+        ...
+
+
+class TorchSide:
+    """`ptycho_torch`, whose network is channels-first."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self._torch = import_module("torch")
+        self._arrays = import_module("ptycho_torch.arrays")
+
+    def call(self, stage: str, *arguments: Any, precision: str = "float64") -> Any:
+        function = _stage("ptycho_torch", stage)
+        moves_axes = stage.startswith("network.")
+        given = [self._given(argument, precision, moves_axes) for argument in arguments]
+        with self._torch.no_grad():
+            return _read(function(*given), lambda tensor: self._read(tensor, moves_axes))
+
+    def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
+        found = [
+            {name: tensor.numpy() for name, tensor in batch.items()} for batch in prepared.train_dataloader()
+        ]
+        for batch in found:
+            batch["diffraction"] = np.moveaxis(batch["diffraction"], 1, -1)
+        return found
+
+    def _given(self, argument: Any, precision: str, moves_axes: bool) -> Any:
+        if isinstance(argument, Mapping):
+            return self._arrays.tensors_from_weights(argument, getattr(self._torch, precision))
+        if not isinstance(argument, np.ndarray):
+            return argument
+        if moves_axes and argument.ndim == 4:
+            argument = np.moveaxis(argument, -1, 1)
+        return self._torch.tensor(_in_precision(argument, precision).copy())
+
+    def _read(self, tensor: Any, moves_axes: bool) -> NDArray:
+        array = tensor.numpy()
+        return np.moveaxis(array, 1, -1) if moves_axes and array.ndim == 4 else array
+
+
+class TensorFlowSide:
+    """`ptycho_backends.tensorflow`, whose network is channels-last as the reference is."""
+
+    name = "tensorflow"
+
+    def __init__(self) -> None:
+        self._tf = import_module("tensorflow")
+        self._arrays = import_module("ptycho_backends.tensorflow.arrays")
+
+    def call(self, stage: str, *arguments: Any, precision: str = "float64") -> Any:
+        function = _stage("ptycho_backends.tensorflow", stage)
+        given = [self._given(argument, precision) for argument in arguments]
+        return _read(function(*given), lambda tensor: np.asarray(tensor.numpy()))
+
+    def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
+        return [
+            {name: tensor.numpy() for name, tensor in batch.items()} for batch in prepared.training_batches(1)
+        ]
+
+    def _given(self, argument: Any, precision: str) -> Any:
+        if isinstance(argument, Mapping):
+            return self._arrays.tensors_from_weights(argument, getattr(self._tf, precision))
+        if not isinstance(argument, np.ndarray):
+            return argument
+        return self._tf.constant(_in_precision(argument, precision))
+
+
+SIDES: Mapping[str, type] = {"torch": TorchSide, "tensorflow": TensorFlowSide}
+
+
+def _stage(package: str, stage: str) -> Stage:
+    module, _, function = stage.partition(".")
+    return getattr(import_module(f"{package}.{module}"), function)
+
+
+def _in_precision(array: NDArray, precision: str) -> NDArray:
+    double = precision == "float64"
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128 if double else np.complex64)
+    return array.astype(np.float64 if double else np.float32)
+
+
+def _read(result: Any, read: Any) -> Any:
+    if isinstance(result, Mapping):
+        return {name: read(value) for name, value in result.items()}
+    if isinstance(result, tuple):
+        return tuple(read(value) for value in result)
+    return read(result)

@@ -55,7 +55,7 @@ def test_resuming_on_another_backend(pair, accum_steps):
             subject = f"{first.name}, then {one} or {other}"
             a, b = resumed[one], resumed[other]
             assert a.training_state.step == b.training_state.step
-            assert dict(a.training_state.schedule) == dict(b.training_state.schedule)
+            assert a.training_state.schedule == pytest.approx(b.training_state.schedule, rel=1e-12)
             for moments in ("first_moments", "second_moments"):
                 assert_all_agree(
                     f"{subject}: {moments}",

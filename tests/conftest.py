@@ -6,6 +6,7 @@ tested, and a line at the end says what was not.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +42,8 @@ def missing(framework: str) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # a shell starts its background jobs with Ctrl-C ignored; the tests of Ctrl-C need it heard
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in config.getoption("--backend") or ():
         if missing(name):
             raise pytest.UsageError(f"--backend={name}: {', '.join(missing(name))} not installed")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ptycho_backends import archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
 from ptycho_backends.grouping import GroupedData
+from ptycho_backends.legacy.genuine_export import write_genuine_archive
 from ptycho_backends.preparation import complete_config, inference_groups, plan_training
 from ptycho_backends.protocol import (
     Batch,
@@ -30,7 +31,7 @@ class TensorFlowBackend:
     """Trains and reconstructs with TensorFlow; see the protocol for what each method promises."""
 
     name = "tensorflow"
-    export_formats: frozenset[str] = frozenset()
+    export_formats = frozenset({"ptychopinn"})
 
     def complete_config(
         self, config: TrainingConfig, data: Scan | GroupedData, execution: ExecutionConfig | None = None
@@ -86,8 +87,10 @@ class TensorFlowBackend:
         return archive.load_archive(path)
 
     def export(self, model: TrainedModel, path: str | os.PathLike[str], format: str) -> Path:
-        known = ", ".join(sorted(self.export_formats)) or "none yet"
-        raise ValueError(f"format: got {format!r}, want one of: {known}")
+        if format not in self.export_formats:
+            known = ", ".join(sorted(self.export_formats))
+            raise ValueError(f"format: got {format!r}, want one of: {known}")
+        return write_genuine_archive(model, path)
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.output import output_directory
@@ -52,21 +53,25 @@ def parity_command(
     say(f"{asked} cases on {', '.join(backends)}, profile {profile}, seed {seed}")
 
     def tell(report: parity.Report) -> None:
-        # halves, quarters and so on would come too late for a long run, every case too often
         if report.cases_done % max(1, asked // 20) == 0 or report.cases_done == asked:
             beyond = len(report.failures)
             verdict = f"{beyond} beyond their allowance" if beyond else "all within their allowances"
             say(f"  {report.cases_done:4d} of {asked} cases, {report.seconds:.0f} s: {verdict}")
+            _write(report, folder)  # a long run that is killed leaves what it had
 
     report = parity.run(backends, cases=asked, seed=seed, profile=profile, on_case=tell)
-    parity.write_json(report, folder / JSON_NAME)
-    parity_page.write_page(report, folder / PAGE_NAME)
+    _write(report, folder)
     for line in summary(report):
         say(line)
     say(f"report: {folder / PAGE_NAME}, {folder / JSON_NAME}")
     if report.interrupted:
         return 130
     return 1 if report.failures else 0
+
+
+def _write(report: parity.Report, folder: Path) -> None:
+    parity.write_json(report, folder / JSON_NAME)
+    parity_page.write_page(report, folder / PAGE_NAME)
 
 
 def summary(report: parity.Report) -> list[str]:

@@ -338,7 +338,7 @@ def test_what_cannot_work_is_refused_before_training(backend, scan, uninterrupte
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         backend.train(scan, config(), execution=QUIET, output_dir=tmp_path / "file" / "run")
-    blind = dataclasses.replace(scan, object_guess=None)
+    blind = dataclasses.replace(scan, object_guess=None, object_mask=None)
     with pytest.raises(ScanError, match="no objectGuess"):
         backend.train(blind, config(model={"model_type": "supervised"}), execution=QUIET)
 
@@ -364,13 +364,14 @@ def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_pat
     from ptycho_torch.backend import TorchBackend
 
     run = quiet(precision="64-true", checkpoint_save_top_k=-1)
-    want = backend.train(scan, config(), execution=run)
-    model = TorchBackend().train(scan, config(nepochs=1), execution=run, output_dir=tmp_path)
+    data = group_scan(scan, n_groups=17, seed=0)
+    want = backend.train(data, config(), execution=run)
+    model = TorchBackend().train(data, config(nepochs=1), execution=run, output_dir=tmp_path)
     checkpoint = next((tmp_path / "checkpoints").glob("best-*.ckpt"))
     assert same_weights(backend.load(checkpoint), model)
-    model = backend.train(scan, config(nepochs=2), execution=run, resume_from=checkpoint)
+    model = backend.train(data, config(nepochs=2), execution=run, resume_from=checkpoint)
     assert model.backend == "tensorflow"
-    model = TorchBackend().train(scan, config(), execution=run, resume_from=model)
+    model = TorchBackend().train(data, config(), execution=run, resume_from=model)
     for got, expected in zip(model.history, want.history, strict=True):
         assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
         assert got.learning_rate == expected.learning_rate

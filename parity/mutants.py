@@ -1,0 +1,179 @@
+"""Break a backend on purpose, one mistake at a time, and see that the suite notices every one.
+
+    python parity/mutants.py torch tensorflow [--only TEXT]
+
+Each mutant of `mutations.py` is made in a copy of the packages and judged in a process of its own by a
+quick selection of the suite: the promises of single stages, generated cases, a short training. A crash
+counts as noticed, a mistake that does not compile does not count. The unbroken copy is judged first: it
+must pass. Exit code 1 if a mutant survives.
+"""
+
+# ruff: noqa: T201 - this is a program
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mutations import MUTANTS, PACKAGES, Mutant
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+PASSES, NOTICED = 0, 3
+
+
+def judge(name: str) -> int:
+    """In the process of one mutant: go on until something is beyond its allowance."""
+    from ptycho_backends.testing.agreement import Disagreement
+    from ptycho_backends.testing.measurements import require_agreement
+
+    try:
+        for what in measurements(name):
+            require_agreement([what])
+    except Disagreement as error:
+        print(str(error).partition(" (")[0])
+        return NOTICED
+    except Exception as error:
+        print(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        return NOTICED
+    return PASSES
+
+
+def measurements(name: str) -> Iterator:
+    """The quick selection, cheapest first."""
+    if name == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    from ptycho_backends.registry import get_backend
+    from ptycho_backends.testing.contract import CASES
+    from ptycho_backends.testing.measurements import Effort, measure
+    from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
+    from ptycho_backends.testing.sides import SIDES
+
+    yield from stages(SIDES[name]())
+    backends = {name: get_backend(name)}
+    for case in CASES:
+        yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
+    yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
+
+
+def stages(side) -> Iterator:
+    """Single stages on random arrays, against the reference."""
+    import numpy as np
+
+    from ptycho_backends.reference import losses, network, physics
+    from ptycho_backends.testing.agreement import deviation
+    from ptycho_backends.testing.measurements import Measurement
+
+    draw = np.random.default_rng(0)
+    modules = {"physics": physics, "network": network, "losses": losses}
+    image = draw.normal(size=(2, 4, 8, 8)) + 1j * draw.normal(size=(2, 4, 8, 8))
+    offsets = draw.uniform(-3, 3, (2, 4, 2))
+    dimmer = np.array([1, 1e-3, 1e-9, 0])[:, None, None]
+    real = draw.normal(size=(2, 8, 8, 3))
+    layer = {"a/kernel": draw.normal(size=(3, 3, 3, 2)), "a/bias": draw.normal(size=2)}
+    for stage, *arguments in (
+        ("physics.translate", image, offsets),
+        ("physics.pad_centre", image, 11),
+        ("physics.crop_centre", image, 5),
+        ("physics.merge_patches", image, offsets, 13),
+        ("physics.canvas_views", image[:, 0], offsets, 5),
+        ("physics.smooth_exit_wave", image, 0.8),
+        ("physics.diffraction_amplitude", image),
+        ("network.conv3x3", real, layer, "a"),
+        *(("network.activation", kind, 10 * real) for kind in ("sigmoid", "swish", "softplus", "relu")),
+        ("network.max_pool", real),
+        ("network.upsample", real),
+        ("losses.poisson_nll", np.abs(image) ** 2 * dimmer, np.abs(image)),
+        ("losses.amplitude_mae", np.abs(image), np.abs(image[::-1])),
+        ("losses.total_variation", image[:, 0]),
+        ("losses.object_mae", image, image[::-1].copy()),
+    ):
+        module, function = stage.split(".")
+        want = getattr(modules[module], function)(*arguments)
+        error = deviation(side.call(stage, *arguments), want)
+        yield Measurement(stage, "stages, float64", side.name, error)
+
+
+def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:
+    """The packages in `folder`, with one mistake in them."""
+    for name in ("ptycho_backends", "ptycho_torch"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if mutant is None:
+        return
+    path = folder / package / mutant.file
+    source = path.read_text()
+    if source.count(mutant.old) != 1:
+        raise SystemExit(
+            f"{package}/{mutant.file}: {mutant.old!r} occurs {source.count(mutant.old)} times, want 1"
+        )
+    changed = source.replace(mutant.old, mutant.new)
+    compile(changed, str(path), "exec")
+    path.write_text(changed)
+
+
+def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
+    """Whether the mistake was noticed, by what, and how many seconds that took."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        mutated_copy(Path(folder), PACKAGES[name], mutant)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": folder,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, __file__, "--judge", name],
+            env=environment,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            check=False,
+        )
+    if done.returncode not in (PASSES, NOTICED):
+        raise SystemExit(f"{name}, {mutant}: the judge failed\n{done.stderr}")
+    lines = done.stdout.strip().splitlines()
+    return done.returncode == NOTICED, lines[-1] if lines else "", time.perf_counter() - started
+
+
+def check_backend(name: str, only: str) -> tuple[int, int]:
+    """Judge every mutant of one backend; (killed, survived)."""
+    noticed, by, seconds = verdict(name, None)
+    if noticed:
+        raise SystemExit(f"{name}: the unbroken backend does not pass: {by}")
+    print(f"{name}: unbroken, passes ({seconds:.0f} s)", flush=True)
+    chosen = [mutant for mutant in MUTANTS[name] if only in mutant.name]
+    killed = 0
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        verdicts = pool.map(lambda mutant: verdict(name, mutant), chosen)
+        for mutant, (noticed, by, seconds) in zip(chosen, verdicts, strict=True):
+            killed += noticed
+            outcome = f"killed by {by}" if noticed else "SURVIVED"
+            print(f"{name:11} {mutant.file:13} {mutant.name:50} {seconds:4.0f} s  {outcome}", flush=True)
+    return killed, len(chosen) - killed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("backends", nargs="*", help="torch, tensorflow (default: both)")
+    parser.add_argument("--only", default="", help="mutants whose name holds this text")
+    parser.add_argument("--judge", choices=sorted(MUTANTS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.judge:
+        return judge(options.judge)
+    results = [check_backend(name, options.only) for name in options.backends or MUTANTS]
+    killed, survived = (sum(column) for column in zip(*results, strict=True))
+    print(f"{killed} killed, {survived} survived")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

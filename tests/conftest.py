@@ -70,14 +70,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(autouse=True)
-def params_cfg_restored() -> Iterator[None]:
+def params_cfg_as_new() -> Iterator[None]:
     """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
     from ptycho_backends.legacy import params
 
-    before = dict(params.cfg)
+    params.cfg.clear()
+    params.cfg.update(params.defaults())
     yield
     params.cfg.clear()
-    params.cfg.update(before)
+    params.cfg.update(params.defaults())
 
 
 @pytest.fixture(scope="session")

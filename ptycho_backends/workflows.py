@@ -57,7 +57,7 @@ LAST_CHECKPOINT = Path(checkpoints.FOLDER, checkpoints.LAST_CHECKPOINT)
 # The demonstration: long enough to see every spoke, short enough to wait for.
 DEMO_N = 64
 DEMO_POSITIONS = 200
-DEMO_EPOCHS = 28
+DEMO_EPOCHS = 20
 # small batches: with so few patterns, it is the number of steps that counts
 DEMO_BATCH = 4
 DEMO_PHOTONS = 1e5

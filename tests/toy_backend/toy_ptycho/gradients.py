@@ -1,0 +1,250 @@
+"""The reverse pass of the reference, written out by hand.
+
+A gradient with respect to a complex array is `dL/dRe + i dL/dIm` throughout.
+"""
+
+import numpy as np
+
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.probe import circular_mask
+from ptycho_backends.reference import constants, losses, network, physics
+from ptycho_backends.reference.model import channels_first, in_double, offsets_by_channel
+
+
+def activation_slope(name, x):
+    """Derivative of `network.activation`."""
+    if name == "relu":
+        return (x > 0).astype(float)
+    sigmoid = network.activation("sigmoid", x)
+    if name == "softplus":
+        return sigmoid
+    if name == "sigmoid":
+        return sigmoid * (1 - sigmoid)
+    return sigmoid + x * sigmoid * (1 - sigmoid)
+
+
+class NetworkPass:
+    """Computes the object patches and keeps what the way back needs."""
+
+    def __init__(self, config, weights, fed):
+        self.config, self.weights = config, weights
+        self.gradients = {name: np.zeros_like(value) for name, value in weights.items()}
+        self.scaled = fed / np.exp(weights[LOG_SCALE])
+        self._undo = {}
+        encoded = self.scaled
+        for i in range(len(constants.ENCODER_FILTERS[config.N])):
+            encoded = self._block(f"encoder/block{i}", encoded, pools=True)
+        self.amplitude = self._decode("amplitude", encoded)
+        self.phase = self._decode("phase", encoded)
+        self.patches = channels_first(self.amplitude * np.exp(1j * self.phase))
+
+    # --- there
+
+    def _conv(self, layer, image, name):
+        """Convolution and activation; keeps the input and the derivative."""
+        x = network.conv3x3(image, self.weights, layer)
+        if name == "phase":
+            value, slope = np.pi * np.tanh(x), np.pi / np.cosh(x) ** 2
+        else:
+            value, slope = network.activation(name, x), activation_slope(name, x)
+        self._undo[layer] = (image, slope)
+        return value
+
+    def _block(self, block, image, *, pools):
+        image = self._conv(f"{block}/conv1", self._conv(f"{block}/conv0", image, "relu"), "relu")
+        if not pools:
+            return network.upsample(image)
+        pooled = network.max_pool(image)
+        self._undo[block] = image == network.upsample(pooled)
+        return pooled
+
+    def _decode(self, decoder, features):
+        config = self.config
+        head = config.amp_activation if decoder == "amplitude" else "phase"
+        for i in range(len(constants.DECODER_FILTERS[config.N])):
+            features = self._block(f"{decoder}/block{i}", features, pools=False)
+        if not config.pad_object:
+            border = self._block(f"{decoder}/border", features, pools=False)
+            return self._conv(f"{decoder}/border_head", border, head)
+        cut = -constants.BORDER_CHANNELS
+        patches = self._conv(f"{decoder}/inner_head", features[..., :cut], head)
+        margin = config.N // 4
+        patches = np.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+        if config.probe_big:
+            border = self._block(f"{decoder}/border", features[..., cut:], pools=False)
+            patches = patches + self._conv(f"{decoder}/border_head", border, "swish") * self._outside()
+        return patches
+
+    def _outside(self):
+        return (1 - physics.central_box(self.config.N))[..., None]
+
+    # --- and back
+
+    def back(self, by_patches):
+        """Fill `gradients` from the gradient with respect to the patches."""
+        by_patches = np.moveaxis(by_patches, 1, -1)
+        wave = np.exp(1j * self.phase)
+        by_encoded = self._decode_back("amplitude", (np.conj(wave) * by_patches).real)
+        turned = 1j * self.amplitude * wave
+        by_encoded = by_encoded + self._decode_back("phase", (np.conj(turned) * by_patches).real)
+        for i in reversed(range(len(constants.ENCODER_FILTERS[self.config.N]))):
+            by_encoded = self._block_back(f"encoder/block{i}", by_encoded, pools=True)
+        self.gradients[LOG_SCALE] = self.gradients[LOG_SCALE] - (by_encoded * self.scaled).sum()
+
+    def _conv_back(self, layer, by_value):
+        image, slope = self._undo[layer]
+        by_x = by_value * slope
+        kernel = self.weights[f"{layer}/kernel"]
+        height, width = image.shape[1:3]
+        padded = np.pad(image, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        by_padded = np.zeros_like(padded)
+        for dy in range(3):
+            for dx in range(3):
+                window = (slice(None), slice(dy, dy + height), slice(dx, dx + width))
+                self.gradients[f"{layer}/kernel"][dy, dx] = np.tensordot(
+                    padded[window], by_x, ([0, 1, 2], [0, 1, 2])
+                )
+                by_padded[window] += by_x @ kernel[dy, dx].T
+        self.gradients[f"{layer}/bias"] = by_x.sum(axis=(0, 1, 2))
+        return by_padded[:, 1:-1, 1:-1]
+
+    def _block_back(self, block, by_image, *, pools):
+        if pools:
+            # of equal maxima none is the first: they share, and a symmetric input treats them alike
+            chosen = self._undo[block]
+            share = _blocks(chosen.astype(float)).sum(axis=(2, 4))
+            by_image = chosen * network.upsample(by_image / share)
+        else:
+            by_image = _blocks(by_image).sum(axis=(2, 4))
+        return self._conv_back(f"{block}/conv0", self._conv_back(f"{block}/conv1", by_image))
+
+    def _decode_back(self, decoder, by_patches):
+        config = self.config
+        if not config.pad_object:
+            by_border = self._conv_back(f"{decoder}/border_head", by_patches)
+            by_features = self._block_back(f"{decoder}/border", by_border, pools=False)
+        else:
+            inner = slice(config.N // 4, config.N - config.N // 4)
+            by_inner = self._conv_back(f"{decoder}/inner_head", by_patches[:, inner, inner])
+            by_outer = np.zeros((*by_inner.shape[:3], constants.BORDER_CHANNELS))
+            if config.probe_big:
+                by_border = self._conv_back(f"{decoder}/border_head", by_patches * self._outside())
+                by_outer = self._block_back(f"{decoder}/border", by_border, pools=False)
+            by_features = np.concatenate([by_inner, by_outer], axis=-1)
+        for i in reversed(range(len(constants.DECODER_FILTERS[config.N]))):
+            by_features = self._block_back(f"{decoder}/block{i}", by_features, pools=False)
+        return by_features
+
+
+def _blocks(image):
+    batch, height, width, channels = image.shape
+    return image.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+def smoothing_matrix(N, sigma_px):
+    """(N, N) matrix of `physics.smooth_exit_wave` along one axis."""
+    side, middle = physics.smoothing_weights(sigma_px)
+    matrix = middle * np.eye(N) + side * (np.eye(N, k=1) + np.eye(N, k=-1))
+    matrix[0, 1] += side
+    matrix[-1, -2] += side
+    return matrix
+
+
+def diffraction_back(config, weights, offsets, canvas, by_amplitude):
+    """Gradients by canvas, probe and log_scale from the one by the diffraction amplitude."""
+    views = physics.canvas_views(canvas, offsets, config.N)
+    spectrum = np.fft.fftshift(np.fft.fft2(physics.exit_waves(views, weights[PROBE], config)), axes=(-2, -1))
+    modulus, scale = np.abs(spectrum), np.exp(weights[LOG_SCALE])
+    by_log_scale = (by_amplitude * modulus * scale / config.N).sum()
+    direction = np.divide(spectrum, modulus, out=np.zeros_like(spectrum), where=modulus > 0)
+    by_spectrum = np.fft.ifftshift(by_amplitude * scale / config.N * direction, axes=(-2, -1))
+    by_wave = np.fft.ifft2(by_spectrum) * config.N**2
+    if config.probe_mask:
+        by_wave = by_wave * circular_mask(config.N)
+    if config.gaussian_smoothing_sigma > 0:
+        matrix = smoothing_matrix(config.N, config.gaussian_smoothing_sigma)
+        by_wave = matrix.T @ by_wave @ matrix
+    by_probe = (np.conj(views) * by_wave).sum(axis=(0, 1))
+    by_views = physics.pad_centre(np.conj(weights[PROBE]) * by_wave, config.canvas_size)
+    return physics.translate(by_views, -offsets).sum(axis=1), by_probe, by_log_scale
+
+
+def merge_back(config, offsets, by_canvas):
+    """Gradient by the patches from the one by the canvas."""
+    if not config.object_big:
+        return physics.crop_centre(by_canvas, config.N)[:, None]
+    towards = -(offsets - offsets.mean(axis=1, keepdims=True))
+    box = physics.pad_centre(physics.central_box(config.N), config.canvas_size)
+    overlap = physics.translate(box, towards).sum(axis=1)
+    by_total = by_canvas / (overlap + constants.OVERLAP_FLOOR)
+    return physics.crop_centre(physics.translate(by_total[:, None], -towards), config.N)
+
+
+def object_mae_slope(image, truth):
+    """Gradient of `losses.object_mae`; zero where the image is."""
+    modulus = np.abs(image)
+    lit = modulus > 0
+    safe = np.where(lit, modulus, 1.0)
+    by_modulus = np.sign(modulus - np.abs(truth)) * image / safe
+    phases = [np.where(array == 0, 0.0, np.angle(array)) for array in (image, truth)]
+    by_phase = np.sign(phases[0] - phases[1]) * 1j * image / safe**2
+    return np.where(lit, by_modulus + by_phase, 0) / image.size
+
+
+def amplitude_slope(config, amplitude, measured):
+    """Gradient of the losses that judge the diffraction amplitude."""
+    slope = np.zeros_like(amplitude)
+    if config.nll_weight:
+        intensity = amplitude**2
+        above = intensity > constants.INTENSITY_FLOOR
+        ratio = np.divide(measured**2, intensity, out=np.zeros_like(intensity), where=above)
+        slope += config.nll_weight * (1 - ratio) * 2 * amplitude / amplitude.size
+    if config.mae_weight:
+        slope += config.mae_weight * np.sign(amplitude - measured) / amplitude.size
+    return slope
+
+
+def image_slope(config, image, truth):
+    """Gradient of the losses that judge the object."""
+    slope = np.zeros_like(image)
+    if config.realspace_weight and config.tv_weight:
+        down, right = np.diff(image, axis=-2), np.diff(image, axis=-1)
+        variation = np.zeros_like(image)
+        variation[..., 1:, :] += down
+        variation[..., :-1, :] -= down
+        variation[..., 1:] += right
+        variation[..., :-1] -= right
+        slope += config.realspace_weight * config.tv_weight * 2 * variation / len(image)
+    if config.realspace_weight and config.realspace_mae_weight:
+        weight = config.realspace_weight * config.realspace_mae_weight
+        slope += weight * object_mae_slope(image, losses.required(truth))
+    return slope
+
+
+def gradients(config, weights, batch):
+    """Gradient of the total loss with respect to every weight, in float64."""
+    model, weights = config.model, in_double(weights)
+    measured = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
+    offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
+    there = NetworkPass(model, weights, measured)
+    truth, centre = batch.object_patches, batch.object_at_centre
+    centre = None if centre is None else centre[..., 0].astype(np.complex128)
+    if model.model_type == "supervised":
+        wanted = losses.required(truth if model.object_big else centre)
+        wanted = channels_first(wanted.astype(np.complex128)) if model.object_big else wanted[:, None]
+        there.back(object_mae_slope(there.patches, wanted))
+        return there.gradients
+    image, amplitude = physics.predict_diffraction(
+        there.patches, offsets, weights[PROBE], weights[LOG_SCALE], model
+    )
+    if model.object_big:
+        canvas = physics.merge_patches(there.patches, offsets, model.canvas_size)
+    else:
+        canvas = physics.pad_centre(there.patches[:, 0], model.canvas_size)
+    by_amplitude = amplitude_slope(config, amplitude, channels_first(measured))
+    by_canvas, by_probe, by_log_scale = diffraction_back(model, weights, offsets, canvas, by_amplitude)
+    by_canvas = by_canvas + physics.pad_centre(image_slope(config, image, centre), model.canvas_size)
+    there.gradients[PROBE] = by_probe
+    there.gradients[LOG_SCALE] = np.asarray(by_log_scale)
+    there.back(merge_back(model, offsets, by_canvas))
+    return there.gradients

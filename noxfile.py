@@ -49,6 +49,24 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+@nox.parametrize("profile", ["fast", "ci", "nightly"])
+def parity(session: nox.Session, profile: str) -> None:
+    """Both backends against the reference and each other; nightly also writes the report."""
+    install(session, "all")
+    asked = ("--backend=torch", "--backend=tensorflow", f"--parity-profile={profile}")
+    session.run("pytest", "parity", *asked, *session.posargs)
+    if profile == "nightly":
+        session.run("ptycho-backends", "parity", "torch", "tensorflow", "--profile", profile)
+
+
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Break each backend on purpose, and see that parity notices; `nox -s mutants -- torch` for one."""
+    install(session, "all")
+    session.run("python", "parity/mutants.py", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure; `nox -s bench -- -k inference` for a part."""
     install(session, "torch")

@@ -422,6 +422,40 @@ def inspect(
             raise typer.Exit(EXIT_ERROR)
 
 
+@app.command()
+def parity(
+    backends: Annotated[
+        list[str],
+        typer.Argument(help="Backends to compare: torch, tensorflow, or a third party's.", metavar="NAME..."),
+    ],
+    cases: Annotated[
+        int | None, _option("--cases", "-n", help="Generated cases. Default: the profile's: 20, 60 or 300.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same cases.")] = 0,
+    profile: Annotated[str, typer.Option("--profile", help="fast, ci or nightly: how much of each case.")] = (
+        "fast"
+    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
+    ] = Path("parity_report"),
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Hold backends against the float64 reference and against each other; write a report.
+
+    Exit code 1 if any deviation is beyond its allowance.
+
+    Example: ptycho-backends parity torch tensorflow
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends.testing.command import parity_command
+
+        code = parity_command(backends, cases=cases, seed=seed, profile=profile, output_dir=output, say=say)
+    if code:
+        raise typer.Exit(code)
+
+
 @contextmanager
 def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
     """Logging to stderr while a command runs; errors of this library become one line and exit code 2.

@@ -1,7 +1,7 @@
 """Names of backends, and how to get one. Frameworks are known here as strings only."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -96,6 +96,21 @@ def get_backend(
         known = ", ".join((*backend_names(), *ALIASES))
         raise UnknownBackendError(f"backend: got {chosen!r}, want one of {known}")
     return _loaded(key, third_party[key])
+
+
+def get_backends(names: Sequence[str]) -> dict[str, Backend]:
+    """Several backends by the names given, in that order; errors as `get_backend`.
+
+    PyTorch is loaded first wherever it stands: Keras reports a crash when TensorFlow was there before it.
+    """
+    preference = list(BUILT_IN)
+
+    def turn(name: str) -> int:
+        key = ALIASES.get(name.lower(), name.lower())
+        return preference.index(key) if key in BUILT_IN else len(preference)
+
+    loaded = {name: get_backend(name) for name in sorted(names, key=turn)}
+    return {name: loaded[name] for name in names}
 
 
 def _built_in(entry: BackendEntry) -> Backend:

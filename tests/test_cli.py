@@ -19,7 +19,7 @@ from ptycho_backends.scan import load_scan, save_scan
 from ptycho_backends.simulate import simulate_star
 from ptycho_backends.testing.oracle import OracleBackend
 
-COMMANDS = ("demo", "simulate", "train", "run", "infer", "inspect")
+COMMANDS = ("demo", "simulate", "train", "run", "infer", "inspect", "parity")
 
 
 @pytest.fixture(scope="module")

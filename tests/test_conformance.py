@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("hypothesis", reason="the kit's own dependency")
 
+from ptycho_backends.cli import app
 from ptycho_backends.errors import BackendUnavailableError, ConfigError, UnknownBackendError
 from ptycho_backends.registry import backend_names, get_backend
 from ptycho_backends.testing import agreement, command, parity
@@ -81,7 +83,7 @@ def test_a_wrong_backend_fails(monkeypatch, tmp_path):
         def gradients(self, config, weights, batch, *, execution=None):
             raise ArithmeticError("no gradient today")
 
-    monkeypatch.setattr(parity, "get_backend", lambda name: WrongBackend())
+    monkeypatch.setattr(parity, "get_backends", lambda names: dict.fromkeys(names, WrongBackend()))
     lines = []
     assert command.parity_command(["toy"], cases=1, output_dir=tmp_path, say=lines.append) == 1
     told = json.loads((tmp_path / "parity.json").read_text())
@@ -102,6 +104,20 @@ def test_ctrl_c_keeps_what_there_is(monkeypatch, tmp_path):
     told = json.loads((tmp_path / "parity.json").read_text())
     assert told["interrupted"]
     assert (told["cases_asked"], told["cases_done"], told["passed"]) == (5, 0, False)
+
+
+def test_on_the_command_line(tmp_path):
+    asked = ["parity", "toy", "--cases", "1", "-o", str(tmp_path / "report")]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert "all within their allowances" in result.output
+    assert (tmp_path / "report" / "parity.html").is_file()
+    result = CliRunner().invoke(app, ["parity", "toy", "--profile", "slow"])
+    assert result.exit_code == 2
+    assert "error: profile: got 'slow', want one of fast, ci, nightly" in result.output
+    result = CliRunner().invoke(app, ["parity", "no-such-backend"])
+    assert result.exit_code == 2
+    assert "got 'no-such-backend', want one of" in result.output
 
 
 def test_bad_arguments_are_told(tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_backends.output import replaced_atomically
-from ptycho_backends.registry import get_backend
+from ptycho_backends.registry import get_backends
 from ptycho_backends.testing.agreement import ALLOWANCES, Allowance
 from ptycho_backends.testing.cases import draw_cases
 from ptycho_backends.testing.measurements import PROFILES, Measurement, Timings, measure
@@ -195,7 +195,7 @@ def run(
     UnknownBackendError, BackendUnavailableError
         A backend asked for by name that does not load is an error, never left out.
     """
-    backends = {name: get_backend(name) for name in names}
+    backends = get_backends(names)
     report = Report(list(backends), profile, seed, cases)
     started = time.perf_counter()
     try:

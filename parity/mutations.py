@@ -184,6 +184,8 @@ TENSORFLOW = (
     Mutant("total variation along one axis", "losses.py", "(tf.reduce_sum(down) + tf.reduce_sum(right))", "tf.reduce_sum(down)"),
     Mutant("phase error left out", "losses.py",
            "return amplitude + tf.reduce_mean(tf.abs(_phase(object_image) - _phase(truth)))", "return amplitude"),
+    Mutant("phase of zero depends on its sign", "losses.py",
+           "empty = (real == 0) & (imag == 0)", "empty = tf.zeros_like(real == 0)"),
     # --- model and optimiser
     Mutant("measurement not scaled", "model.py",
            'measured = intensity_scale * batch["diffraction"]', 'measured = batch["diffraction"]'),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptycho_backends.errors import ScanError
@@ -43,7 +43,12 @@ def test_total_variation(side, precision, image):
     compare(side, "total_variation", precision, image)
 
 
+# of the four zeros of the complex plane two have the angle pi
+ZEROS = np.array([complex(0.0, 0.0), complex(0.0, -0.0), complex(-0.0, 0.0), complex(-0.0, -0.0)])
+
+
 @PRECISIONS
+@example(image=np.tile(ZEROS, (2, 4, 1)), truth=np.ones((2, 4, 4), complex))
 @given(image=complex_arrays((2, 4, 4)), truth=complex_arrays((2, 4, 4)))
 def test_object_mae(side, precision, image, truth):
     compare(side, "object_mae", precision, image, truth)

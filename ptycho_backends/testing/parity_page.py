@@ -13,7 +13,7 @@ from ptycho_backends.testing.parity import Report, Row, versions
 
 # The axis of a strip: powers of ten that its ends stand for, and its size in CSS pixels.
 LOWEST, HIGHEST = -17, 2
-STRIP_WIDTH, STRIP_HEIGHT = 380, 26
+STRIP_WIDTH, STRIP_HEIGHT = 300, 26
 
 # More dots than this on one strip cannot be told apart.
 MOST_DOTS = 400
@@ -27,7 +27,7 @@ STYLE = """
 * { box-sizing:border-box }
 body { margin:0; background:var(--ground); color:var(--ink);
        font:15px/1.5 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif }
-main { max-width:1180px; margin:0 auto; padding:32px 24px 64px }
+main { max-width:1240px; margin:0 auto; padding:32px 24px 64px }
 h1 { font-size:26px; line-height:1.2; margin:0 0 4px; letter-spacing:-.01em }
 h2 { font-size:17px; margin:36px 0 10px }
 p { margin:0 0 8px } .soft { color:var(--soft) }

@@ -1,23 +1,26 @@
-"""Writes the tables of docs/configuration.md from the code they describe: `python docs/generate_tables.py`.
+"""Writes the tables of the pages in docs/ from the code they describe: `python docs/generate_tables.py`.
 
-`tests/test_docs.py` fails while the page and the code differ.
+`tests/test_docs.py` fails while a page and the code differ.
 """
 
 import dataclasses
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.legacy import params
 from ptycho_backends.legacy.bridge import LEGACY_NAMES
+from ptycho_backends.testing.agreement import ALLOWANCES
+from ptycho_backends.testing.measurements import PROFILE_CASES, PROFILES
 
-PAGE = Path(__file__).with_name("configuration.md")
+DOCS = Path(__file__).parent
 CLASSES = (ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
 
 
-def tables() -> dict[str, str]:
-    """`{name: Markdown}` of every generated table."""
+def configuration_tables() -> dict[str, str]:
+    """`{name: Markdown}` of the tables in configuration.md."""
     generated = {cls.__name__: field_table(cls) for cls in CLASSES}
     generated["params.cfg"] = _table(
         ("key", "default"), [(_code(key), _code(repr(value))) for key, value in params.defaults().items()]
@@ -26,6 +29,29 @@ def tables() -> dict[str, str]:
         ("field", "key of `params.cfg`"), [(_code(field), _code(key)) for field, key in LEGACY_NAMES.items()]
     )
     return generated
+
+
+def parity_tables() -> dict[str, str]:
+    """`{name: Markdown}` of the tables in parity.md."""
+    allowances = [
+        (name, f"{allowed.bound:.3g}", allowed.unit, allowed.reason) for name, allowed in ALLOWANCES.items()
+    ]
+    profiles = [
+        (name, str(PROFILE_CASES[name]), *map(str, dataclasses.astuple(effort)))
+        for name, effort in PROFILES.items()
+    ]
+    efforts = ("directions of a gradient", "reorderings of a float32 gradient", "steps after the first")
+    return {
+        "allowances": _table(("what", "allowed", "measured as", "reason"), allowances),
+        "profiles": _table(("profile", "cases", *efforts), profiles),
+    }
+
+
+PAGES: Mapping[str, Callable[[], dict[str, str]]] = {
+    "configuration.md": configuration_tables,
+    "parity.md": parity_tables,
+}
+"""Each page that has generated tables, and what makes them."""
 
 
 def field_table(cls: type[Any]) -> str:
@@ -41,15 +67,15 @@ def field_table(cls: type[Any]) -> str:
     return _table(("field", "default", "allowed", "meaning"), rows)
 
 
-def updated(page: str) -> str:
-    """`page` with every table between its markers replaced by the generated one."""
-    for name, table in tables().items():
+def updated(page: str, text: str) -> str:
+    """The `text` of `page` with every table between its markers replaced by the generated one."""
+    for name, table in PAGES[page]().items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         block = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if len(block.findall(page)) != 1:
-            raise ValueError(f"{PAGE.name}: want {begin} ... {end} exactly once")
-        page = block.sub(lambda _, text=f"{begin}\n{table}\n{end}": text, page)
-    return page
+        if len(block.findall(text)) != 1:
+            raise ValueError(f"{page}: want {begin} ... {end} exactly once")
+        text = block.sub(lambda _, new=f"{begin}\n{table}\n{end}": new, text)
+    return text
 
 
 def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -62,4 +88,6 @@ def _code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(updated(PAGE.read_text()))
+    for page in PAGES:
+        path = DOCS / page
+        path.write_text(updated(page, path.read_text()))

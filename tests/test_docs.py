@@ -35,14 +35,24 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_tables_of_the_configuration_are_those_of_the_code() -> None:
-    page = (DOCS / "configuration.md").read_text()
-    assert generator().updated(page) == page, "run: python docs/generate_tables.py"
+def test_the_tables_are_those_of_the_code() -> None:
+    tables = generator()
+    for page in tables.PAGES:
+        text = (DOCS / page).read_text()
+        assert tables.updated(page, text) == text, f"{page}: run: python docs/generate_tables.py"
 
 
 def test_the_generator_notices_a_missing_marker() -> None:
     with pytest.raises(ValueError, match="begin ModelConfig"):
-        generator().updated("no markers")
+        generator().updated("configuration.md", "no markers")
+
+
+def test_the_example_of_the_conformance_kit_is_one() -> None:
+    example = next(block for block in blocks("parity.md", "python"))
+    pytest.importorskip("hypothesis", reason="the kit's own dependency")
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(example, namespace)
+    assert namespace["TestMyBackend"].backend_name == "mypackage"
 
 
 def test_the_configuration_example_loads(tmp_path: Path) -> None:

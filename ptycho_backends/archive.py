@@ -25,6 +25,7 @@ from ptycho_backends import exact_json
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.initial_weights import PROBE
+from ptycho_backends.lightning_checkpoint import checkpoint_heading, is_checkpoint, load_checkpoint
 from ptycho_backends.output import replaced_atomically
 from ptycho_backends.protocol import TrainedModel
 from ptycho_backends.safe_zip import ARCHIVE_NAME, Members, open_members
@@ -91,6 +92,8 @@ def save_archive(model: TrainedModel, path: str | os.PathLike[str]) -> Path:
 def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
     """Read an archive, ours or one that PtychoPINN (TensorFlow) wrote, and fill `params.cfg` from it.
 
+    A Lightning checkpoint (`.ckpt`) that the PyTorch backend wrote is read too.
+
     Parameters
     ----------
     path : path
@@ -111,6 +114,10 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
 
 
 def _read(path: Path) -> ArchiveContents:
+    if is_checkpoint(path):
+        model = load_checkpoint(path)
+        # a checkpoint has no snapshot, and what another run left in params.cfg is not this model's
+        return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights, {}))
     try:
         with open_members(path) as members:
             if is_genuine(members):
@@ -362,7 +369,7 @@ class ArchiveSummary:
 
 
 def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
-    """Read and check an archive without using it; `params.cfg` stays as it is.
+    """Read and check an archive or a checkpoint without using it; `params.cfg` stays as it is.
 
     Raises
     ------
@@ -371,21 +378,15 @@ def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
         further in gives a summary with `problem`.
     """
     path = Path(path)
-    try:
-        with open_members(path) as members:
-            heading = _heading(members)
-            sizes = tuple(sorted(members.sizes.items()))
-    except ArchiveError as error:
-        raise ArchiveError(f"{path}: {error}") from error
+    heading = _heading(path)
     try:
         model = _read(path).model
     except ArchiveError as error:
-        return ArchiveSummary(path, **heading, members=sizes, problem=str(error).removeprefix(f"{path}: "))
+        return ArchiveSummary(path, **heading, problem=str(error).removeprefix(f"{path}: "))
     last = model.history[-1] if model.history else None
     return ArchiveSummary(
         path,
         **heading,
-        members=sizes,
         problem=None,
         config=model.config,
         weight_count=len(model.weights),
@@ -398,7 +399,17 @@ def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
     )
 
 
-def _heading(members: Members) -> dict[str, Any]:
+def _heading(path: Path) -> dict[str, Any]:
+    if is_checkpoint(path):
+        return {**checkpoint_heading(path), "models": MODELS}
+    try:
+        with open_members(path) as members:
+            return {**_archive_heading(members), "members": tuple(sorted(members.sizes.items()))}
+    except ArchiveError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+
+
+def _archive_heading(members: Members) -> dict[str, Any]:
     if is_genuine(members):
         from ptycho_backends.legacy.genuine_archive import genuine_heading
 

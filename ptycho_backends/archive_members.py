@@ -109,8 +109,8 @@ def _require_keys(member: str, values: Any, wanted: set[str]) -> None:
 # --- weights.h5, with the arrays of params.json
 
 
-def checked_weights(config: ModelConfig, weights: Weights) -> dict[str, NDArray]:
-    """The weights of `config` in canonical order.
+def checked_weights(config: ModelConfig, weights: Weights, *, told_by: str = WEIGHTS) -> dict[str, NDArray]:
+    """The weights of `config`, which the member `told_by` holds, in canonical order.
 
     Raises
     ------
@@ -119,10 +119,10 @@ def checked_weights(config: ModelConfig, weights: Weights) -> dict[str, NDArray]
     """
     shapes = weight_shapes(config)
     if missing := [name for name in shapes if name not in weights]:
-        raise ArchiveError(f"{WEIGHTS}: {', '.join(missing)} missing")
+        raise ArchiveError(f"{told_by}: {', '.join(missing)} missing")
     if unknown := [name for name in weights if name not in shapes]:
-        raise ArchiveError(f"{WEIGHTS}: unknown {', '.join(unknown)}")
-    return {name: _checked_array(WEIGHTS, name, weights[name], shape) for name, shape in shapes.items()}
+        raise ArchiveError(f"{told_by}: unknown {', '.join(unknown)}")
+    return {name: _checked_array(told_by, name, weights[name], shape) for name, shape in shapes.items()}
 
 
 def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -> NDArray:
@@ -277,11 +277,6 @@ def state_to_bytes(state: TrainingState, config: ModelConfig) -> dict[str, bytes
 def state_from_bytes(text: bytes, data: bytes, config: ModelConfig) -> TrainingState:
     values = exact_json.loads(text, STATE)
     _require_keys(STATE, values, {*_STATE_NUMBERS, "schedule"})
-    for name, accepts in _STATE_NUMBERS.items():
-        if not accepts(values[name]):
-            raise ArchiveError(f"{STATE}: {name}: got {values[name]!r}, want a number")
-    if not isinstance(values["schedule"], dict):
-        raise ArchiveError(f"{STATE}: schedule: got {type(values['schedule']).__name__}, want an object")
     arrays = Hdf5Arrays(data, STATE_ARRAYS)
     groups: dict[str, dict[str, NDArray]] = {group: {} for group in _MOMENTS.values()}
     for path in arrays:
@@ -289,16 +284,36 @@ def state_from_bytes(text: bytes, data: bytes, config: ModelConfig) -> TrainingS
         if group not in groups:
             raise ArchiveError(f"{STATE_ARRAYS}: unknown {path}")
         groups[group][name] = arrays[path]
-    moments = {field: _checked_moments(groups[group], config) for field, group in _MOMENTS.items()}
-    fields: dict[str, Any] = {**values, **moments}
+    return checked_state(values, {field: groups[group] for field, group in _MOMENTS.items()}, config)
+
+
+def checked_state(
+    values: Mapping[str, Any],
+    moments: Mapping[str, Weights],
+    config: ModelConfig,
+    *,
+    told_by: tuple[str, str] = (STATE, STATE_ARRAYS),
+) -> TrainingState:
+    """The state of `values` (numbers and schedule) and `moments`, which the members `told_by` hold."""
+    text, arrays = told_by
+    for name, accepts in _STATE_NUMBERS.items():
+        if not accepts(values[name]):
+            raise ArchiveError(f"{text}: {name}: got {values[name]!r}, want a number")
+    if not isinstance(values["schedule"], dict):
+        raise ArchiveError(f"{text}: schedule: got {type(values['schedule']).__name__}, want an object")
+    fields: dict[str, Any] = {name: values[name] for name in (*_STATE_NUMBERS, "schedule")}
+    for field in _MOMENTS:
+        fields[field] = _checked_moments(moments[field], config, arrays)
     return TrainingState(**fields)
 
 
-def _checked_moments(moments: Weights, config: ModelConfig) -> dict[str, NDArray]:
+def _checked_moments(
+    moments: Weights, config: ModelConfig, told_by: str = STATE_ARRAYS
+) -> dict[str, NDArray]:
     """Only trained weights have moments, so some may be absent; training in float64 has float64 ones."""
     shapes = weight_shapes(config)
     if unknown := [name for name in moments if name not in shapes]:
-        raise ArchiveError(f"{STATE_ARRAYS}: unknown {', '.join(unknown)}")
+        raise ArchiveError(f"{told_by}: unknown {', '.join(unknown)}")
     checked = {}
     for name in (name for name in shapes if name in moments):
         array = np.asarray(moments[name], order="C")
@@ -306,6 +321,6 @@ def _checked_moments(moments: Weights, config: ModelConfig) -> dict[str, NDArray
         double = np.dtype(np.complex128 if single.kind == "c" else np.float64)
         if array.shape != shapes[name] or array.dtype not in (single, double):
             got = f"{array.dtype} {array.shape}"
-            raise ArchiveError(f"{STATE_ARRAYS}: {name}: got {got}, want {single} {shapes[name]}")
+            raise ArchiveError(f"{told_by}: {name}: got {got}, want {single} {shapes[name]}")
         checked[name] = array
     return checked

@@ -400,7 +400,9 @@ def infer(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="An archive, the folder of a run, or a scan.", metavar="PATH")],
+    path: Annotated[
+        Path, typer.Argument(help="An archive, a checkpoint, the folder of a run, or a scan.", metavar="PATH")
+    ],
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:

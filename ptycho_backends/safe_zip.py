@@ -23,7 +23,10 @@ MAX_NESTED_ARCHIVE_BYTES = 4 << 30
 SPOOL_BYTES = 64 << 20
 
 _END_RECORD = b"PK\x05\x06"
-_ZIP64_LOCATOR = b"PK\x06\x07"
+_ZIP64_LOCATOR = struct.Struct("<4sLQL")
+_ZIP64_LOCATOR_SIGN = b"PK\x06\x07"
+_ZIP64_END_RECORD = struct.Struct("<4sQ2H2L4Q")
+_ZIP64_END_RECORD_SIGN = b"PK\x06\x06"
 _ENCRYPTED_BITS = 0x1 | 0x40
 
 
@@ -41,12 +44,12 @@ class Members(Protocol):
 
 
 class ZipMembers:
-    """Members of a zip file."""
+    """Members of a zip file, which may be a zip64 one only with `zip64`."""
 
     packed = True
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        _require_small_directory(stream)
+    def __init__(self, stream: IO[bytes], *, zip64: bool = False) -> None:
+        _require_small_directory(stream, zip64)
         try:
             self._zip = zipfile.ZipFile(stream)
         except Exception as error:  # zipfile meets damage with many kinds of exception
@@ -164,14 +167,7 @@ def open_members(path: Path) -> Iterator[Members]:
             return
         else:
             raise ArchiveError(f"the folder holds neither {ARCHIVE_NAME} nor what is in one")
-    if not path.is_file():
-        raise ArchiveError("no such file" if not path.exists() else "not a plain file")
-    try:
-        stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed below, or by the block
-    except OSError as error:
-        raise ArchiveError(f"cannot be read ({error.strerror or error})") from error
-    with stream:
-        members = ZipMembers(stream)
+    with open_zip(path) as members:
         nested = [name for name in members.sizes if PurePosixPath(name).name == ARCHIVE_NAME]
         if any(name in members.sizes for name in MANIFESTS) or not nested:
             yield members
@@ -182,12 +178,31 @@ def open_members(path: Path) -> Iterator[Members]:
             yield ZipMembers(inner)
 
 
+@contextmanager
+def open_zip(path: Path, *, zip64: bool = False) -> Iterator[ZipMembers]:
+    """The members of the zip at `path`.
+
+    Raises
+    ------
+    ArchiveError
+        As `open_members`.
+    """
+    if not path.is_file():
+        raise ArchiveError("no such file" if not path.exists() else "not a plain file")
+    try:
+        stream: IO[bytes] = open(path, "rb")  # noqa: SIM115 - closed below, or by the block
+    except OSError as error:
+        raise ArchiveError(f"cannot be read ({error.strerror or error})") from error
+    with stream:
+        yield ZipMembers(stream, zip64=zip64)
+
+
 def _require_at_most(name: str, size: int, limit: int) -> None:
     if size > limit:
         raise ArchiveError(f"{name}: declares {size} bytes, want at most {limit}")
 
 
-def _require_small_directory(stream: IO[bytes]) -> None:
+def _require_small_directory(stream: IO[bytes], zip64: bool) -> None:
     """Refuse a huge list of members before `zipfile` reads all of it into memory."""
     length = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, length - (1 << 16) - 22))
@@ -199,12 +214,29 @@ def _require_small_directory(stream: IO[bytes]) -> None:
         start = tail.rfind(_END_RECORD)
     if start < 0 or len(tail) - start < 22:
         raise ArchiveError("not a zip file, or cut short")
-    if tail[: max(0, start)][-20:].startswith(_ZIP64_LOCATOR):
-        raise ArchiveError("a zip64 file, want an ordinary zip")
     entries, directory_bytes = struct.unpack_from("<HL", tail, start + 10)
+    locator = tail[: max(0, start)][-_ZIP64_LOCATOR.size :]
+    if locator.startswith(_ZIP64_LOCATOR_SIGN):
+        if not zip64:
+            raise ArchiveError("a zip64 file, want an ordinary zip")
+        end = length - len(tail) + start - _ZIP64_LOCATOR.size
+        entries, directory_bytes = _zip64_directory(stream, locator, end)
     if directory_bytes > MAX_DIRECTORY_BYTES or entries > MAX_MEMBERS:
         raise ArchiveError(f"declares {entries} members in {directory_bytes} bytes; that is too many")
     stream.seek(0)
+
+
+def _zip64_directory(stream: IO[bytes], locator: bytes, end: int) -> tuple[int, int]:
+    """Number of members, and bytes of their list, by the record that ends where its locator starts."""
+    # a record elsewhere, or one with more in it, would be found by some readers and not by others
+    start = end - _ZIP64_END_RECORD.size
+    if len(locator) != _ZIP64_LOCATOR.size or start < 0 or _ZIP64_LOCATOR.unpack(locator)[2] != start:
+        raise ArchiveError("damaged; the zip64 record is not where it should be")
+    stream.seek(start)
+    sign, *_, entries, directory_bytes, _ = _ZIP64_END_RECORD.unpack(stream.read(_ZIP64_END_RECORD.size))
+    if sign != _ZIP64_END_RECORD_SIGN:
+        raise ArchiveError("damaged; no zip64 record where it should be")
+    return entries, directory_bytes
 
 
 def _require_harmless(info: zipfile.ZipInfo) -> None:

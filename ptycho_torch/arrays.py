@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends.initial_weights import PROBE
+from ptycho_backends.lightning_checkpoint import canonical_weight
 from ptycho_backends.protocol import Batch
 
 TensorBatch = dict[str, Tensor]
@@ -39,13 +40,7 @@ def weights_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, NDArray]:
     """Inverse of `tensors_from_weights`, in the precision of the tensors."""
     weights = {}
     for name, tensor in tensors.items():
-        array = tensor.detach().cpu().numpy()
-        if name == PROBE:
-            weights[name] = array[..., 0] + 1j * array[..., 1]
-        elif array.ndim == 4:
-            weights[name] = np.ascontiguousarray(array.transpose(2, 3, 1, 0))
-        else:
-            weights[name] = array.copy()
+        weights[name] = canonical_weight(name, tensor.detach().cpu().numpy())
     return weights
 
 

@@ -23,7 +23,6 @@ from ptycho_backends.protocol import (
 from ptycho_backends.reference import constants
 from ptycho_backends.scan import Scan
 from ptycho_torch import inference, training
-from ptycho_torch.checkpoint import load_checkpoint
 from ptycho_torch.data import PtychoDataModule
 
 
@@ -80,9 +79,7 @@ class TorchBackend:
         return archive.save_archive(dataclasses.replace(model, training_state=None), path)
 
     def load(self, path: str | os.PathLike[str]) -> TrainedModel:
-        """Read an archive, whichever backend wrote it, or a checkpoint (`.ckpt`) of this one."""
-        if Path(path).suffix == ".ckpt":
-            return load_checkpoint(path)
+        """Read an archive, whichever backend wrote it, or a checkpoint (`.ckpt`) of PyTorch."""
         return archive.load_archive(path)
 
     def export(self, model: TrainedModel, path: str | os.PathLike[str], format: str) -> Path:

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, config_to_plain
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
 from ptycho_backends.schedules import TrainingSchedule
 from ptycho_torch import losses, network, physics
 from ptycho_torch.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
-
-CHECKPOINT_KEY = "ptycho_backends"
 
 
 class PtychoModel(torch.nn.Module):

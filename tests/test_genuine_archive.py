@@ -19,13 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ptycho_backends import archive_members
+from ptycho_backends import archive_members, data_pickle
 from ptycho_backends.archive import inspect_archive, load_archive, save_archive
 from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.data_pickle import KNOWN_GLOBALS, load_data
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.initial_weights import initial_weights
-from ptycho_backends.legacy import data_pickle, genuine_archive, params
-from ptycho_backends.legacy.data_pickle import KNOWN_GLOBALS, load_data
+from ptycho_backends.legacy import genuine_archive, params
 from ptycho_backends.legacy.genuine_archive import layer_numbers
 from ptycho_backends.legacy.genuine_export import write_genuine_archive
 from ptycho_backends.legacy.genuine_graph import graph_json

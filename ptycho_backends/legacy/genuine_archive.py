@@ -16,10 +16,10 @@ from ptycho_backends import archive_members as member
 from ptycho_backends import exact_json
 from ptycho_backends.archive import ArchiveContents
 from ptycho_backends.config import ModelConfig, TrainingConfig, validate
+from ptycho_backends.data_pickle import load_data
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE, layer_channels, weight_shapes
 from ptycho_backends.legacy import bridge, params
-from ptycho_backends.legacy.data_pickle import load_data
 from ptycho_backends.protocol import TrainedModel
 from ptycho_backends.reference import constants
 from ptycho_backends.safe_hdf5 import Hdf5Arrays
@@ -74,11 +74,7 @@ def read_genuine(members: Members) -> ArchiveContents:
     weights = _weights(members, TRAINED, config.model)
     weights[LOG_SCALE] = np.asarray(math.log(scale), np.float32)
     weights[PROBE] = _probe(name, legacy, config.model.N)
-    try:
-        weights = member.checked_weights(config.model, weights)
-    except ArchiveError as error:
-        problem = str(error).removeprefix(f"{member.WEIGHTS}: ")
-        raise ArchiveError(f"{TRAINED}: {problem}") from None
+    weights = member.checked_weights(config.model, weights, told_by=TRAINED)
     if SHARING in models:
         members.read(f"{SHARING}/params.dill", MAX_PICKLE_BYTES)
         _require_shared(_weights(members, SHARING, config.model), weights)

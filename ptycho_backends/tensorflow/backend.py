@@ -23,7 +23,6 @@ from ptycho_backends.protocol import (
 from ptycho_backends.reference import constants
 from ptycho_backends.scan import Scan
 from ptycho_backends.tensorflow import inference, training
-from ptycho_backends.tensorflow.checkpoint import load_checkpoint
 from ptycho_backends.tensorflow.data import PtychoData
 
 
@@ -81,9 +80,7 @@ class TensorFlowBackend:
         return archive.save_archive(dataclasses.replace(model, training_state=None), path)
 
     def load(self, path: str | os.PathLike[str]) -> TrainedModel:
-        """Read an archive or a checkpoint, whichever backend wrote it; a `.ckpt` needs PyTorch."""
-        if Path(path).suffix == ".ckpt":
-            return load_checkpoint(path)
+        """Read an archive, whichever backend wrote it, or a checkpoint (`.ckpt`) of PyTorch."""
         return archive.load_archive(path)
 
     def export(self, model: TrainedModel, path: str | os.PathLike[str], format: str) -> Path:

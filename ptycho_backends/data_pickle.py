@@ -1,8 +1,9 @@
 """Reading the data in a pickle without running it.
 
 A pickle is a program for a small stack machine, two of whose instructions import and call anything. This
-interpreter knows the instructions that build plain values, and of the callables only the few by which
-NumPy, dill and TensorFlow write arrays, which it carries out itself. Nothing is ever imported or called.
+interpreter knows the instructions that build plain values. Of the callables it knows the few of a
+`Vocabulary`, which it carries out itself: by default those by which NumPy, dill and TensorFlow write
+arrays. Nothing that a pickle names is ever imported or called.
 """
 
 import math
@@ -38,7 +39,7 @@ _MARK = object()
 
 
 @dataclass(frozen=True)
-class _Global:
+class Global:
     """A name in the pickle; stands on the stack where pickle would have the imported object."""
 
     module: str
@@ -47,6 +48,21 @@ class _Global:
     @property
     def key(self) -> tuple[str, str]:
         return (self.module, self.name)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a pickle may say beyond plain values."""
+
+    known: frozenset[tuple[str, str]]
+    """Globals that may be named, as (module, name)."""
+    called: Callable[[Global, tuple], Any]
+    """What stands for calling one of them with these arguments; `ArchiveError` if it is not to be called."""
+    set_state: Callable[[Any, Any], None]
+    """Gives a stand-in its state; `ArchiveError` if it has none."""
+    referred: Callable[[Any], Any] | None = None
+    """What a persistent id, a reference to something outside the pickle, stands for; None: none may occur."""
+    max_instructions: int = MAX_INSTRUCTIONS
 
 
 @dataclass
@@ -63,7 +79,7 @@ class _Array:
     values: NDArray | None = None
 
 
-def load_data(data: bytes, member: str) -> Any:
+def load_data(data: bytes, member: str, vocabulary: Vocabulary | None = None) -> Any:
     """The value that the pickle `data` describes: None, numbers, text, bytes, containers, NumPy arrays.
 
     Parameters
@@ -72,14 +88,17 @@ def load_data(data: bytes, member: str) -> Any:
         Pickle of any protocol. How large it may be is the caller's to check.
     member : str
         Name of the file within its archive, for messages.
+    vocabulary : Vocabulary, optional
+        By default NumPy arrays and nothing else. Stand-ins of another one are among the values returned.
 
     Raises
     ------
     ArchiveError
-        If it is damaged, names a global that is not in `KNOWN_GLOBALS`, or builds anything but data.
+        If it is damaged, names a global that is not in the vocabulary (`KNOWN_GLOBALS` by default), or
+        builds anything but data.
     """
     try:
-        return _Finisher().finished(_Machine().run(data), 0)
+        return _Finisher().finished(_Machine(vocabulary or _NUMPY).run(data), 0)
     except ArchiveError as error:
         raise ArchiveError(f"{member}: {error}") from None
     except Exception as error:  # pickletools meets damage with many kinds of exception
@@ -89,14 +108,15 @@ def load_data(data: bytes, member: str) -> Any:
 class _Machine:
     """The stack machine: `run` carries out the instructions that `pickletools` finds."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count > MAX_INSTRUCTIONS:
-                raise ArchiveError(f"more than {MAX_INSTRUCTIONS} instructions")
+            if count > self.vocabulary.max_instructions:
+                raise ArchiveError(f"more than {self.vocabulary.max_instructions} instructions")
             name = opcode.name
             if name == "STOP":
                 return self.pop()
@@ -106,6 +126,8 @@ class _Machine:
                 self.stack.append(_CONSTANTS[name]())
             elif name in _ACTIONS:
                 _ACTIONS[name](self, argument)
+            elif name == "BINPERSID" and self.vocabulary.referred is not None:
+                self.stack.append(self.vocabulary.referred(self.pop()))
             elif name not in ("PROTO", "FRAME"):
                 raise ArchiveError(f"the instruction {name} builds more than data")
         raise ArchiveError("cut short")
@@ -143,25 +165,19 @@ class _Machine:
         _fill(target, items)
 
     def name_global(self, module: Any, name: Any) -> None:
-        if (module, name) not in KNOWN_GLOBALS:
+        if (module, name) not in self.vocabulary.known:
             raise ArchiveError(f"names {module}.{name}, which is not data")
-        self.stack.append(_Global(module, name))
+        self.stack.append(Global(module, name))
 
     def reduce(self) -> None:
         function, arguments = self.pop_many(2)
-        if type(function) is not _Global or type(arguments) is not tuple:
+        if type(function) is not Global or type(arguments) is not tuple:
             raise ArchiveError("calls something that is not known")
-        self.stack.append(_called(function, arguments))
+        self.stack.append(self.vocabulary.called(function, arguments))
 
     def build(self) -> None:
         state = self.pop()
-        target = self.stack[-1]
-        if type(target) is _Array:
-            target.values = _array(state)
-        elif type(target) is _Dtype:
-            target.dtype = _with_byte_order(target.dtype, state)
-        else:
-            raise ArchiveError("sets the state of something that is not known")
+        self.vocabulary.set_state(self.stack[-1], state)
 
 
 def _fill(target: dict, items: list[Any]) -> None:
@@ -222,7 +238,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 # --- the few callables, carried out here
 
 
-def _called(function: _Global, arguments: tuple) -> Any:
+def _called(function: Global, arguments: tuple) -> Any:
     if function.key == _DTYPE:
         code = arguments[0]
         if type(code) is not str or code.lstrip("<>=|") not in _DTYPES:
@@ -238,7 +254,7 @@ def _called(function: _Global, arguments: tuple) -> Any:
         return scalar.astype(scalar.dtype.newbyteorder("="))[()]
     if function.key == _CREATE_ARRAY:
         maker, _, state, attributes = arguments
-        if type(maker) is not _Global or maker.key not in _RECONSTRUCT or attributes is not None:
+        if type(maker) is not Global or maker.key not in _RECONSTRUCT or attributes is not None:
             raise ArchiveError("an array of an unknown class")
         return _Array(_array(state))
     if function.key == _TO_TENSOR:
@@ -249,8 +265,20 @@ def _called(function: _Global, arguments: tuple) -> Any:
     raise ArchiveError(f"calls {function.module}.{function.name}")
 
 
+def _set_state(target: Any, state: Any) -> None:
+    if type(target) is _Array:
+        target.values = _array(state)
+    elif type(target) is _Dtype:
+        target.dtype = _with_byte_order(target.dtype, state)
+    else:
+        raise ArchiveError("sets the state of something that is not known")
+
+
+_NUMPY = Vocabulary(KNOWN_GLOBALS, _called, _set_state)
+
+
 def _is_ndarray(value: Any) -> bool:
-    return type(value) is _Global and value.key == _NDARRAY
+    return type(value) is Global and value.key == _NDARRAY
 
 
 def _with_byte_order(dtype: np.dtype, state: Any) -> np.dtype:
@@ -290,7 +318,7 @@ class _Finisher:
         self.values_left -= 1
         if depth > MAX_NESTING or self.values_left < 0:
             raise ArchiveError("nested too deeply, or too many values")
-        if type(value) is _Global or value is _MARK:
+        if type(value) is Global or value is _MARK:
             raise ArchiveError("a name where a value is wanted")
         if type(value) is _Dtype:
             return value.dtype

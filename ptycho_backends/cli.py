@@ -351,7 +351,10 @@ def run(
 @app.command()
 def infer(
     model: Annotated[
-        Path, typer.Argument(help="Archive (wts.h5.zip), or the folder of a run.", metavar="MODEL")
+        Path,
+        typer.Argument(
+            help="Archive (wts.h5.zip), checkpoint (.ckpt), or the folder of a run.", metavar="MODEL"
+        ),
     ],
     scan: ScanFile,
     output: Output = None,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho_backends import archive_members as member
 from ptycho_backends.config import TrainingConfig, config_from_plain, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
-from ptycho_backends.initial_weights import PROBE, weight_dtype
+from ptycho_backends.initial_weights import PROBE, weight_dtype, weight_shapes
 from ptycho_backends.protocol import EpochRecord, TrainedModel
 from ptycho_backends.safe_zip import ZipMembers, open_zip
 from ptycho_backends.torch_file import StoredTensor, TorchFile
@@ -107,6 +107,7 @@ class _Checkpoint:
 
     def __init__(self, members: ZipMembers) -> None:
         self._members = members
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
         self._file = TorchFile(members)
         self._text = f"{self._file.pickle}: {CHECKPOINT_KEY}"
         content = self._file.content
@@ -149,6 +150,7 @@ class _Checkpoint:
             raise ArchiveError(f"{self._text}: N: got 0, want the side of the patterns")
         # The configuration tells how much there can be to read.
         self._file.read_storages(member.weights_limit(config.model, copies=_COPIES, told_by=self._text))
+        self._shapes = weight_shapes(config.model)
         scale = float(values["intensity_scale"])
         if not (math.isfinite(scale) and scale > 0):
             raise ArchiveError(f"{self._text}: intensity_scale: got {scale!r}, want a number > 0")
@@ -197,19 +199,23 @@ class _Checkpoint:
             field: {name: self._canonical(name, state[key]) for name, state in states.items()}
             for field, key in _MOMENTS.items()
         }
-        steps = [int(np.asarray(self._number(state["step"])).item()) for state in states.values()]
-        return moments, max(steps, default=0)
+        return moments, max((self._steps(state["step"]) for state in states.values()), default=0)
 
     def _canonical(self, name: str, tensor: Any) -> NDArray:
-        value = self._number(tensor)
-        if type(value) is not np.ndarray or value.dtype.kind != "f":
+        if name not in self._shapes:
+            raise ArchiveError(f"{self._file.pickle}: unknown {name:.80}")
+        if type(tensor) is not StoredTensor or tensor.storage.dtype.kind != "f":
             raise ArchiveError(f"{self._file.pickle}: {name}: want a tensor of real numbers")
-        if name == PROBE and value.shape[-1:] != (2,):
-            raise ArchiveError(f"{self._file.pickle}: {name}: got shape {value.shape}, want (N, N, 2)")
-        return canonical_weight(name, value)
+        # before anything is copied, because many names may stand for one large tensor
+        want = (*self._shapes[name], 2) if name == PROBE else self._shapes[name]
+        if len(tensor.shape) != len(want) or math.prod(tensor.shape) != math.prod(want):
+            raise ArchiveError(
+                f"{self._file.pickle}: {name}: got shape {tensor.shape}, want {want} reordered"
+            )
+        return canonical_weight(name, self._file.array(tensor))
 
-    def _number(self, value: Any) -> Any:
-        return self._file.array(value) if type(value) is StoredTensor else value
+    def _steps(self, step: Any) -> int:
+        return int(self._file.array(step).item() if type(step) is StoredTensor else step)
 
 
 def _record(row: Mapping[str, Any]) -> EpochRecord:

@@ -350,14 +350,6 @@ def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkey
         backend.train(scan, config(nepochs=1), execution=quiet(logger_backend=logger), output_dir=tmp_path)
 
 
-def test_a_torch_checkpoint_asks_for_torch_where_it_is_not(backend, monkeypatch):
-    for name in ("torch", "ptycho_torch.checkpoint"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "ptycho_torch.checkpoint")
-    with pytest.raises(BackendUnavailableError, match=r"pip install 'ptycho-backends\[torch\]'"):
-        backend.load("best.ckpt")
-
-
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_path):
     """In float64, where rounding hides nothing: one epoch on each in turn, against all on TensorFlow."""
@@ -375,6 +367,44 @@ def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_pat
     for got, expected in zip(model.history, want.history, strict=True):
         assert got.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
         assert got.learning_rate == expected.learning_rate
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_a_torch_checkpoint_is_resumed_where_torch_is_not_installed(backend, tmp_path):
+    """In float64: the second epoch in a process that cannot import torch, and on torch."""
+    from ptycho_torch.backend import TorchBackend
+
+    program = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "lightning", "ptycho_torch"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Absent())
+from ptycho_backends import ExecutionConfig, get_backend
+from ptycho_backends.simulate import simulate_star
+backend, (checkpoint, folder) = get_backend("tensorflow"), sys.argv[1:]
+config = backend.load(checkpoint).config
+config.nepochs, config.backend = 2, "tensorflow"
+run = ExecutionConfig(
+    accelerator="cpu", enable_progress_bar=False, logger_backend=None, precision="64-true"
+)
+scan = simulate_star(64, 12, n_photons=1e5, seed=7)
+backend.save(backend.train(scan, config, execution=run, resume_from=checkpoint), folder)
+"""
+    run, scan = quiet(precision="64-true"), simulate_star(64, 12, n_photons=1e5, seed=7)
+    TorchBackend().train(scan, config(nepochs=1), execution=run, output_dir=tmp_path)
+    checkpoint = next((tmp_path / "checkpoints").glob("best-*.ckpt"))
+    command = [sys.executable, "-c", program, str(checkpoint), str(tmp_path / "resumed")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    got = backend.load(tmp_path / "resumed")
+    want = TorchBackend().train(scan, config(nepochs=2), execution=run, resume_from=checkpoint)
+    assert got.backend == "tensorflow"
+    assert got.history[0] == want.history[0]
+    assert got.history[1].train_loss == pytest.approx(want.history[1].train_loss, rel=1e-6)
+    difference = max(np.abs(got.weights[name] - value).max() for name, value in want.weights.items())
+    assert difference < 1e-5
 
 
 def test_the_backend_starts_without_a_word(tmp_path):

@@ -3,6 +3,7 @@
 Weights and Adam's moments are tensors in them; everything else is one JSON text under `CHECKPOINT_KEY`.
 """
 
+import itertools
 import json
 import math
 import os
@@ -128,9 +129,9 @@ class _Checkpoint:
     def sizes(self) -> tuple[tuple[str, int], ...]:
         """Size of each member; those that tensors are in, hundreds perhaps, as one."""
         sizes = self._members.sizes
-        storages = [name for name in sizes if self._file.holds_numbers(name)]
-        others = sorted((name, size) for name, size in sizes.items() if name not in storages)
-        return (*others, (f"{len(storages)} storages", sum(sizes[name] for name in storages)))
+        storages = [size for name, size in sizes.items() if self._file.holds_numbers(name)]
+        others = sorted((name, size) for name, size in sizes.items() if not self._file.holds_numbers(name))
+        return (*others, (f"{len(storages)} storages", sum(storages)))
 
     def model(self) -> TrainedModel:
         try:
@@ -184,12 +185,15 @@ class _Checkpoint:
         """Adam's moments by canonical name, under the names of `TrainingState`; and the steps done."""
         optimizer = self.content["optimizer_states"][0]
         # numbered through all groups, in which the parameters stand in the order of their names
-        numbers = [number for group in optimizer["param_groups"] for number in group["params"]]
+        groups = [group["params"] for group in optimizer["param_groups"]]
         names = self.values["trainable"]
-        if len(names) != len(numbers) or len({*names}) != len(names):
+        # counted first: a small pickle may have one long list many times
+        count = sum(map(len, groups))
+        if len(names) != count or len({*names}) != count:
             raise ArchiveError(
-                f"{self._file.pickle}: optimizer_states: {len(numbers)} parameters, want {len(names)}"
+                f"{self._file.pickle}: optimizer_states: {count} parameters, want {len(names)} of as many names"
             )
+        numbers = itertools.chain.from_iterable(groups)
         states = {
             name: optimizer["state"][number]
             for name, number in zip(names, numbers, strict=True)

@@ -107,7 +107,7 @@ class Hdf5Arrays(Mapping[str, NDArray]):
             links = file._links
             if group not in links:
                 raise ArchiveError(f"group {group!r} missing")
-            self._require_plain(file, group, links[group])
+            is_plain_array(file, group, links[group])
             self._walk(file, file[group], f"{group}/", 1)
         else:
             self._walk(file, file, "", 0)
@@ -122,31 +122,12 @@ class Hdf5Arrays(Mapping[str, NDArray]):
             self._read_name(group, prefix)
         for name, address in group._links.items():
             path = f"{prefix}{name}"
-            if self._require_plain(file, path, address):
+            if is_plain_array(file, path, address):
                 self.stored[path] = self._located(path, group.get_lazy_view(name))
             else:
                 self._walk(file, group[name], f"{path}/", depth + 1)
             if len(self.stored) > MAX_ARRAYS:
                 raise ArchiveError(f"more than {MAX_ARRAYS} arrays")
-
-    @staticmethod
-    def _require_plain(file: Any, path: str, address: Any) -> bool:
-        """Whether the object is an array; refuses whatever is neither a plain one nor a group."""
-        if isinstance(address, str):
-            raise ArchiveError(f"{path}: a soft link, want the array itself")
-        objects = file._get_dataobjects(address)
-        messages = {message["type"] for message in objects.msgs}
-        is_array = _DATASPACE in messages
-        foreign = messages - (_ARRAY_MESSAGES if is_array else _GROUP_MESSAGES)
-        if foreign:
-            kinds = ", ".join(_MESSAGE_NAMES.get(kind, f"message {kind:#x}") for kind in sorted(foreign))
-            raise ArchiveError(f"{path}: {kinds} not allowed here")
-        for start in (message["offset_to_message"] for message in objects.find_msg_type(_LINK)):
-            _, flags, kind = objects.msg_data[start : start + 3]
-            # Without the flag there is no such field, and the link is a hard one.
-            if flags & 0x08 and kind >= 64:
-                raise ArchiveError(f"{path}: an external link, want the array itself")
-        return is_array
 
     def _located(self, path: str, dataset: Any) -> StoredArray:
         shape, dtype = dataset.shape, dataset.dtype
@@ -162,27 +143,72 @@ class Hdf5Arrays(Mapping[str, NDArray]):
         return stored
 
     def _read_name(self, group: Any, prefix: str) -> None:
-        from pyfive.dataobjects import determine_data_shape
+        value = scalar_attributes(group._dataobjects).get("name")
+        if isinstance(value, bytes | str):
+            text = value.decode("utf-8") if isinstance(value, bytes) else value
+            self.names[prefix.rstrip("/")] = text
 
-        objects = group._dataobjects
-        for message in objects.msgs:
-            if message["type"] != _ATTRIBUTE:
-                continue
-            start, buffer = message["offset_to_message"], objects.msg_data
-            version = buffer[start]
-            sizes = np.frombuffer(buffer, "<u2", count=3, offset=start + 2).tolist()
-            if version == 1:  # header of 8 bytes; name and type are padded to multiples of 8
-                dataspace = start + 8 + sum(-(-size // 8) * 8 for size in sizes[:2])
-            else:
-                dataspace = start + 9 + sum(sizes[:2])
-            # pyfive makes room for as many values as are declared before it reads the first one
-            shape, _ = determine_data_shape(buffer, dataspace)
-            if shape != ():
-                continue
+
+def is_plain_array(file: Any, path: str, address: Any, also: frozenset[int] = frozenset()) -> bool:
+    """Whether the object is an array; refuses whatever is neither a plain one nor a group.
+
+    Parameters
+    ----------
+    file : pyfive.File
+    path : str
+        Of the object, for messages.
+    address
+        What the link to it says.
+    also : set of int
+        Header messages that an array may have beside those of a plain one.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    if isinstance(address, str):
+        raise ArchiveError(f"{path}: a soft link, want the array itself")
+    objects = file._get_dataobjects(address)
+    messages = {message["type"] for message in objects.msgs}
+    is_array = _DATASPACE in messages
+    foreign = messages - (_ARRAY_MESSAGES | also if is_array else _GROUP_MESSAGES)
+    if foreign:
+        kinds = ", ".join(_MESSAGE_NAMES.get(kind, f"message {kind:#x}") for kind in sorted(foreign))
+        raise ArchiveError(f"{path}: {kinds} not allowed here")
+    for start in (message["offset_to_message"] for message in objects.find_msg_type(_LINK)):
+        _, flags, kind = objects.msg_data[start : start + 3]
+        # Without the flag there is no such field, and the link is a hard one.
+        if flags & 0x08 and kind >= 64:
+            raise ArchiveError(f"{path}: an external link, want the array itself")
+    return is_array
+
+
+def scalar_attributes(objects: Any) -> dict[str, Any]:
+    """Attributes of an object that hold one value each, as pyfive unpacks them; others are left alone.
+
+    Parameters
+    ----------
+    objects : pyfive.dataobjects.DataObjects
+    """
+    from pyfive.dataobjects import determine_data_shape
+
+    found = {}
+    for message in objects.msgs:
+        if message["type"] != _ATTRIBUTE:
+            continue
+        start, buffer = message["offset_to_message"], objects.msg_data
+        version = buffer[start]
+        sizes = np.frombuffer(buffer, "<u2", count=3, offset=start + 2).tolist()
+        if version == 1:  # header of 8 bytes; name and type are padded to multiples of 8
+            dataspace = start + 8 + sum(-(-size // 8) * 8 for size in sizes[:2])
+        else:
+            dataspace = start + 9 + sum(sizes[:2])
+        # pyfive makes room for as many values as are declared before it reads the first one
+        shape, _ = determine_data_shape(buffer, dataspace)
+        if shape == ():
             key, value = objects.unpack_attribute(start)
-            if key == "name" and isinstance(value, bytes | str):
-                text = value.decode("utf-8") if isinstance(value, bytes) else value
-                self.names[prefix.rstrip("/")] = text
+            found[key] = value
+    return found
 
 
 _MESSAGE_NAMES = {

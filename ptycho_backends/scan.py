@@ -1,9 +1,10 @@
-"""A scan: positions, diffraction patterns, guesses of probe and object; from and to NPZ files."""
+"""A scan: positions, diffraction patterns, guesses of probe and object; from and to files."""
 
 import logging
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +23,17 @@ MEASUREMENTS = ("amplitude", "intensity", "auto")
 
 KNOWN_ENTRIES = (
     "xcoords", "ycoords", "diff3d", "diffraction", "probeGuess", "objectGuess", "scan_index",
-    "xcoords_start", "ycoords_start", "objectMask", "pixel_size_m", "measurement",
+    "xcoords_start", "ycoords_start", "objectMask", "pixel_size_m", "photon_energy_eV",
+    "detector_distance_m", "measurement",
 )  # fmt: skip
+
+# What tells a training file of Ptychodus, which always holds counts, whatever their dtype.
+PTYCHODUS_ENTRIES = frozenset({
+    "xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d", "bad_pixels", "probeGuess",
+    "objectGuess", "scan_index",
+})  # fmt: skip
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
 
 # Patterns that are converted at once where a whole scan is walked through: about 16 MB at N = 64.
 CHUNK = 1024
@@ -54,6 +64,8 @@ class Scan:
         Where `object_guess` was lit; images are compared only there.
     pixel_size_m : float, optional
         Side of an object pixel in metres.
+    photon_energy_eV, detector_distance_m : float, optional
+        Of the experiment; only files for Ptychodus ask for them.
     name : str
         For messages and pictures.
 
@@ -74,6 +86,8 @@ class Scan:
     ycoords_start: NDArray[np.float64] | None = None
     object_mask: NDArray[np.bool_] | None = None
     pixel_size_m: float | None = None
+    photon_energy_eV: float | None = None
+    detector_distance_m: float | None = None
     name: str = field(default="scan")
 
     def __post_init__(self) -> None:
@@ -100,8 +114,10 @@ class Scan:
             set_("object_mask", mask)
         index = np.arange(count) if self.scan_index is None else self.scan_index
         set_("scan_index", checks.integer_vector("scan_index", index, count))
-        if self.pixel_size_m is not None and not _is_length(self.pixel_size_m):
-            raise ScanError(f"pixel_size_m: got {self.pixel_size_m!r}, want a finite length > 0, or None")
+        for name in ("pixel_size_m", "photon_energy_eV", "detector_distance_m"):
+            value = getattr(self, name)
+            if value is not None and not _is_positive(value):
+                raise ScanError(f"{name}: got {value!r}, want a finite number > 0, or None")
 
     def __len__(self) -> int:
         return len(self.xcoords)
@@ -199,16 +215,18 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
 
 
 def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Scan:
-    """Read a scan from an NPZ file.
+    """Read a scan from an NPZ file, or from Ptychodus's training-data HDF5.
 
     Parameters
     ----------
     path : path
-        Keys `xcoords`, `ycoords`, `diff3d` (or `diffraction`); optionally `probeGuess`,
-        `objectGuess`, `scan_index`, `xcoords_start`, `ycoords_start`, `objectMask`, `pixel_size_m`,
-        `measurement`.
+        `.h5` or `.hdf5`: as `training_data.load_training_hdf5`. Else NPZ with the keys `xcoords`, `ycoords`,
+        `diff3d` (or `diffraction`); optionally `probeGuess`, `objectGuess`, `scan_index`,
+        `xcoords_start`, `ycoords_start`, `objectMask`, `pixel_size_m`, `photon_energy_eV`,
+        `detector_distance_m`, `measurement`.
     measurement : {'auto', 'amplitude', 'intensity'}
-        As in `Scan`; 'auto' first asks the file's own key `measurement`.
+        As in `Scan`; 'auto' first asks the file's own key `measurement`, and takes what Ptychodus wrote for
+        counts.
 
     Raises
     ------
@@ -216,6 +234,10 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
         If the file cannot be read, lacks a key, or holds what `Scan` refuses. The text names the file.
     """
     path = Path(path)
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        from ptycho_backends.training_data import load_training_hdf5
+
+        return load_training_hdf5(path, measurement="intensity" if measurement == "auto" else measurement)
     entries, names = _read_npz(path)
     patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
     missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]
@@ -225,6 +247,12 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
         )
     if measurement == "auto" and "measurement" in entries:
         measurement = str(entries["measurement"])
+    if set(names) >= PTYCHODUS_ENTRIES:
+        if known_object(entries["objectGuess"]) is None:
+            del entries["objectGuess"]
+        if measurement == "auto":
+            measurement = "intensity"
+            log.info("measurement: the file has every entry of Ptychodus's training data, so it holds counts")
     try:
         return Scan(
             xcoords=entries["xcoords"],
@@ -237,28 +265,39 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
             xcoords_start=entries.get("xcoords_start"),
             ycoords_start=entries.get("ycoords_start"),
             object_mask=entries.get("objectMask"),
-            pixel_size_m=_length_or_unknown(entries.get("pixel_size_m")),
+            pixel_size_m=_number_or_unknown("pixel_size_m", entries),
+            photon_energy_eV=_number_or_unknown("photon_energy_eV", entries),
+            detector_distance_m=_number_or_unknown("detector_distance_m", entries),
             name=path.stem,
         )
     except (ScanError, ShapeError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _is_length(value: Any) -> bool:
+def known_object(image: NDArray | None) -> NDArray | None:
+    """`image`, or None where it is 1 everywhere: so Ptychodus writes an object that nobody knows yet."""
+    if image is not None and image.size and image.dtype.kind in "iufc" and bool(np.all(image == 1)):
+        log.info("objectGuess: 1 everywhere, as Ptychodus writes it where the object is not known; left out")
+        return None
+    return image
+
+
+def _is_positive(value: Any) -> bool:
     is_number = isinstance(value, int | float | np.number) and not isinstance(
         value, bool | np.complexfloating
     )
     return bool(is_number and 0 < value < math.inf)
 
 
-def _length_or_unknown(value: NDArray | None) -> float | None:
-    """The file's `pixel_size_m`; files say NaN where it is unknown."""
-    if value is None:
+def _number_or_unknown(name: str, entries: Mapping[str, NDArray]) -> float | None:
+    """The file's entry `name`; files say NaN where it is unknown."""
+    if name not in entries:
         return None
+    value = entries[name]
     if value.size != 1 or value.dtype.kind not in "iuf":
-        raise ScanError(f"pixel_size_m: got {value.dtype} of shape {value.shape}, want one number")
-    size = float(value.reshape(()))
-    return None if math.isnan(size) else size
+        raise ScanError(f"{name}: got {value.dtype} of shape {value.shape}, want one number")
+    number = float(value.reshape(()))
+    return None if math.isnan(number) else number
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str]]:
@@ -299,6 +338,8 @@ def save_scan(scan: Scan, path: str | os.PathLike[str]) -> Path:
         "objectMask": scan.object_mask,
         "scan_index": scan.scan_index,
         "pixel_size_m": scan.pixel_size_m,
+        "photon_energy_eV": scan.photon_energy_eV,
+        "detector_distance_m": scan.detector_distance_m,
         "measurement": scan.measurement,
     }
     with replaced_atomically(path) as stream:

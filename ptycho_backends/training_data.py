@@ -1,0 +1,151 @@
+"""Training data as Ptychodus writes it for other trainers: HDF5 with everything in one file; and export by suffix."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.datasets_hdf5 import DatasetFile, write_datasets
+from ptycho_backends.errors import OutputError, ScanError, ShapeError
+from ptycho_backends.product import SQUARE
+from ptycho_backends.product_scan import object_canvas, product_from_scan
+from ptycho_backends.scan import CHUNK, Scan, known_object, save_scan
+
+# Every data set of the file.
+NAMES = (
+    "patterns", "bad_pixels", "probe", "object", "probe_position_x_px", "probe_position_y_px",
+    "object_pixel_width_m", "object_pixel_height_m", "detector_object_distance_m", "photon_energy_eV",
+)  # fmt: skip
+
+
+def load_training_hdf5(path: str | os.PathLike[str], *, measurement: str = "intensity") -> Scan:
+    """Read Ptychodus's training-data HDF5, safely whoever wrote it.
+
+    Parameters
+    ----------
+    path : path
+    measurement : {'intensity', 'amplitude', 'auto'}
+        What the patterns hold; Ptychodus writes counts, of whatever dtype.
+
+    Returns
+    -------
+    Scan
+        With pixel size, photon energy and detector distance. An object that is 1 everywhere is none.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        If the file cannot be read, lacks a data set, is damaged, or holds what `Scan` refuses. The text
+        names the file.
+    """
+    path = Path(path)
+    with DatasetFile(path) as file:
+        missing = [name for name in NAMES if name not in file.names]
+        if missing:
+            raise ScanError(_what_it_is(path, file.names, missing))
+        width, height = file.number("object_pixel_width_m"), file.number("object_pixel_height_m")
+        energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
+        arrays = {name: file.array(name) for name in NAMES[:6] if name != "bad_pixels"}
+    try:
+        return Scan(
+            xcoords=arrays["probe_position_x_px"],
+            ycoords=arrays["probe_position_y_px"],
+            patterns=arrays["patterns"],
+            probe_guess=arrays["probe"],
+            object_guess=known_object(arrays["object"]),
+            measurement=measurement,
+            # 0 stands for unknown there; and a scan has one side, so square pixels only
+            pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
+            photon_energy_eV=energy or None,
+            detector_distance_m=distance or None,
+            name=path.stem,
+        )
+    except (ScanError, ShapeError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
+    """Write `scan` as Ptychodus's training-data HDF5; atomically, so never half a file.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its `pixel_size_m`, `photon_energy_eV` and `detector_distance_m` must be known. Amplitudes are
+        squared, because the file holds intensities.
+    path : path
+
+    Raises
+    ------
+    ScanError
+        Names everything that is not known.
+    OutputError
+        If the file cannot be written; what was there before is untouched.
+    """
+    product = product_from_scan(scan)
+    image, corner_px = object_canvas(scan)
+    positions_px = scan.scan_positions_px - corner_px
+    arrays: dict[str, NDArray] = {
+        "patterns": _intensities(scan),
+        "bad_pixels": np.zeros((scan.N, scan.N), bool),
+        "probe": product.probe[0],
+        "object": image,
+        "probe_position_x_px": positions_px[:, 0],
+        "probe_position_y_px": positions_px[:, 1],
+        "object_pixel_width_m": np.asarray(product.object_pixel_size_m[0]),
+        "object_pixel_height_m": np.asarray(product.object_pixel_size_m[1]),
+        "detector_object_distance_m": np.asarray(product.metadata.detector_object_distance_m),
+        "photon_energy_eV": np.asarray(product.metadata.photon_energy_eV),
+    }
+    return write_datasets(path, arrays, {}, compression="lzf")
+
+
+EXPORTERS: Mapping[str, Callable[[Scan, str | os.PathLike[str]], Path]] = MappingProxyType(
+    {".npz": save_scan, ".h5": save_training_hdf5, ".hdf5": save_training_hdf5}
+)
+"""What writes a scan, by the suffix of the file."""
+
+
+def export_training_data(scan: Scan, path: str | os.PathLike[str]) -> Path:
+    """Write `scan` as a file that trainers read.
+
+    Parameters
+    ----------
+    scan : Scan
+    path : path
+        `.npz`: the schema of docs/scan.md, which PtychoPINN and Ptychodus share. `.h5`, `.hdf5`: Ptychodus's
+        training-data HDF5.
+
+    Raises
+    ------
+    OutputError
+        For another suffix, and if the file cannot be written; what was there before is untouched.
+    ScanError
+        As `save_training_hdf5`.
+    """
+    write = EXPORTERS.get(Path(path).suffix.lower())
+    if write is None:
+        raise OutputError(f"{path}: got suffix {Path(path).suffix!r}, want one of {', '.join(EXPORTERS)}")
+    return write(scan, path)
+
+
+def _intensities(scan: Scan) -> NDArray:
+    if scan.measurement == "intensity":
+        return scan.patterns
+    squared = np.empty(scan.patterns.shape, np.float32)
+    for start in range(0, len(scan), CHUNK):
+        part = slice(start, start + CHUNK)
+        np.square(scan.patterns[part].astype(np.float32), out=squared[part])
+    return squared
+
+
+def _what_it_is(path: Path, names: frozenset[str], missing: list[str]) -> str:
+    """Why this HDF5 file is no scan."""
+    if "probe_position_x_m" in names:
+        return f"{path}: a Ptychodus product, which holds no patterns; use `load_product` and `scan_from_product`"
+    if {"patterns", "indexes"} <= names:
+        return f"{path}: Ptychodus's patterns without positions; use `scan_from_product` with the product beside it"
+    held = ", ".join(sorted(names)) or "nothing"
+    return f"{path}: {', '.join(missing)} missing; the file holds {held}"

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from ptycho_backends.errors import PtychoBackendsError
     from ptycho_backends.grouping import GroupedData, group_scan
     from ptycho_backends.metrics import compare
+    from ptycho_backends.product import Product, load_product, save_product
+    from ptycho_backends.product_scan import product_from_reconstruction, product_from_scan, scan_from_product
     from ptycho_backends.protocol import Backend, Prediction, Reconstruction, TrainedModel
     from ptycho_backends.registry import backend_names, get_backend
     from ptycho_backends.scan import Scan, load_scan, save_scan
+    from ptycho_backends.training_data import export_training_data
 
 # Each public name and the module it lives in; a module is imported when one of its names is used, so
 # that a program which only asks for `--help` does not wait for SciPy.
@@ -37,6 +40,7 @@ _HOMES = {
     "InferenceConfig": "config",
     "ModelConfig": "config",
     "Prediction": "protocol",
+    "Product": "product",
     "PtychoBackendsError": "errors",
     "PyTorchExecutionConfig": "config",
     "Reconstruction": "protocol",
@@ -45,14 +49,20 @@ _HOMES = {
     "TrainingConfig": "config",
     "backend_names": "registry",
     "compare": "metrics",
+    "export_training_data": "training_data",
     "get_backend": "registry",
     "group_scan": "grouping",
     "load_archive": "archive",
     "load_config": "config_file",
+    "load_product": "product",
     "load_scan": "scan",
+    "product_from_reconstruction": "product_scan",
+    "product_from_scan": "product_scan",
     "save_archive": "archive",
     "save_config": "config_file",
+    "save_product": "product",
     "save_scan": "scan",
+    "scan_from_product": "product_scan",
 }
 
 __version__ = "0.1.0"
@@ -63,6 +73,7 @@ __all__ = [
     "InferenceConfig",
     "ModelConfig",
     "Prediction",
+    "Product",
     "PtychoBackendsError",
     "PyTorchExecutionConfig",
     "Reconstruction",
@@ -71,14 +82,20 @@ __all__ = [
     "TrainingConfig",
     "backend_names",
     "compare",
+    "export_training_data",
     "get_backend",
     "group_scan",
     "load_archive",
     "load_config",
+    "load_product",
     "load_scan",
+    "product_from_reconstruction",
+    "product_from_scan",
     "save_archive",
     "save_config",
+    "save_product",
     "save_scan",
+    "scan_from_product",
 ]
 
 

@@ -44,7 +44,10 @@ def _option(*names: str, panel: str | None = None, **settings: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, show_default=False, **settings)
 
 
-ScanFile = Annotated[Path, typer.Argument(help="Scan, an NPZ file.", metavar="SCAN.npz")]
+ScanFile = Annotated[
+    Path,
+    typer.Argument(help="Scan: an NPZ file, or Ptychodus's training-data HDF5.", metavar="SCAN"),
+]
 Output = Annotated[Path | None, _option("--output", "-o", help="Folder for the results.", metavar="DIR")]
 BackendName = Annotated[
     str | None,
@@ -113,6 +116,15 @@ Resume = Annotated[
 ]
 StitchingSize = Annotated[
     int, typer.Option("--stitching-size", help="Side of the centre of each patch that is used, pixels.")
+]
+ProductFile = Annotated[
+    Path | None,
+    _option(
+        "--product",
+        help="Write the image as a Ptychodus product (HDF5), too; the scan must tell pixel_size_m, "
+        "photon_energy_eV and detector_distance_m.",
+        metavar="FILE.h5",
+    ),
 ]
 Accelerator = Annotated[
     str | None, _option("--accelerator", panel=RUNNING_PANEL, help="auto, cpu, gpu, cuda or mps. (auto)")
@@ -297,6 +309,7 @@ def run(
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
     stitching_size: StitchingSize = 20,
+    product: ProductFile = None,
     gridsize: Gridsize = None,
     filters: Filters = None,
     epochs: Epochs = None,
@@ -344,6 +357,7 @@ def run(
             resume_from=job.resumed,
             on_epoch=_epoch_lines(how, job.config.nepochs, say),
             stitching_size=stitching_size,
+            product=product,
         )
         _report(result, say, again=f"ptycho-backends run {scan} --resume {result.output_dir}")
 
@@ -363,6 +377,7 @@ def infer(
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
     stitching_size: StitchingSize = 20,
+    product: ProductFile = None,
     n_groups: Annotated[
         int | None, _option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
     ] = None,
@@ -397,6 +412,7 @@ def infer(
             config=job.config,
             execution=how,
             stitching_size=stitching_size,
+            product=product,
         )
         _report(result, say)
 
@@ -414,7 +430,7 @@ def inspect(
     Example: ptycho-backends inspect run/wts.h5.zip
     """
     with _session(verbose, False, debug):
-        if path.suffix.lower() == ".npz":
+        if path.suffix.lower() in (".npz", ".h5", ".hdf5"):
             from ptycho_backends.scan import load_scan
 
             typer.echo(_described(load_scan(path)))

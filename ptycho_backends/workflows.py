@@ -25,6 +25,8 @@ from ptycho_backends.grouping import GroupedData
 from ptycho_backends.metrics import Metrics, compare
 from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import inference_groups, plan_training
+from ptycho_backends.product import save_product
+from ptycho_backends.product_scan import product_from_reconstruction, product_from_scan
 from ptycho_backends.protocol import Backend, EpochCallback, Reconstruction, TrainedModel
 from ptycho_backends.reference import constants
 from ptycho_backends.registry import get_backend
@@ -197,6 +199,7 @@ def infer(
     config: InferenceConfig | None = None,
     execution: ExecutionConfig | None = None,
     stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+    product: AnyPath | None = None,
 ) -> RunResult:
     """Reconstruct a scan with a trained model and write the image, a picture, and how good it is.
 
@@ -214,6 +217,9 @@ def infer(
     execution : ExecutionConfig, optional
     stitching_size : int
         Side of the central square of each patch that is used, pixels.
+    product : path, optional
+        Write the image as a Ptychodus product (HDF5), too. The scan must tell `pixel_size_m`,
+        `photon_energy_eV` and `detector_distance_m`.
 
     Returns
     -------
@@ -236,12 +242,16 @@ def infer(
     _require_light(groups)
     if not 0 < stitching_size <= scan.N or stitching_size % 2:
         raise ConfigError(f"stitching_size: got {stitching_size}, want an even number in 2 .. {scan.N}")
+    _require_product(product, scan)
     folder = output_directory(config.output_dir if output_dir is None else output_dir)
     config = dataclasses.replace(config, output_dir=folder)
 
     files = {"inference_config": save_config(config, folder / FILES["inference_config"])}
     reconstruction = chosen.infer(trained, groups, execution=execution, stitching_size=stitching_size)
     metrics = _write_reconstruction(reconstruction, scan, folder, files)
+    if product is not None:
+        result = product_from_reconstruction(reconstruction, scan, history=trained.history)
+        files["product"] = save_product(result, product)
     return RunResult(chosen.name, folder, files, trained, reconstruction, metrics)
 
 
@@ -256,6 +266,7 @@ def run(
     resume_from: AnyPath | TrainedModel | None = None,
     on_epoch: EpochCallback | None = None,
     stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+    product: AnyPath | None = None,
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
@@ -274,6 +285,7 @@ def run(
     shown = scan if test is None else _loaded_scan(test)
     if shown.N != scan.N:
         raise ScanError(f"{shown.name}: got patterns of {shown.N} pixels, want {scan.N} as in {scan.name}")
+    _require_product(product, shown)
     chosen = _chosen_backend(backend, config)
     trained = train(
         scan,
@@ -291,6 +303,7 @@ def run(
         backend=chosen,
         execution=execution,
         stitching_size=stitching_size,
+        product=product,
     )
     return dataclasses.replace(inferred, files={**trained.files, **inferred.files})
 
@@ -377,6 +390,13 @@ def _chosen_backend(
 def _require_light(groups: GroupedData) -> None:
     """Raise `ScanError` if every pattern is empty: now, not when the first batch is asked for."""
     _ = groups.normalisation
+
+
+def _require_product(path: AnyPath | None, scan: Scan) -> None:
+    """Raise what writing a product would: now, not after hours."""
+    if path is not None:
+        product_from_scan(scan)
+        output_directory(Path(path).parent)
 
 
 def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend) -> TrainedModel | None:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends import checks
 from ptycho_backends.errors import ScanError, ShapeError
+from ptycho_backends.mapped_npz import mapped_entry
 from ptycho_backends.output import replaced_atomically
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,15 @@ KNOWN_ENTRIES = (
     "detector_distance_m", "measurement",
 )  # fmt: skip
 
-# What tells a training file of Ptychodus, which always holds counts, whatever their dtype.
-PTYCHODUS_ENTRIES = frozenset({
-    "xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d", "bad_pixels", "probeGuess",
-    "objectGuess", "scan_index",
-})  # fmt: skip
+PTYCHODUS_ENTRIES = frozenset(
+    {
+        "xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d", "bad_pixels", "probeGuess",
+        "objectGuess", "scan_index",
+    }
+)  # fmt: skip
+"""What Ptychodus 1.7 writes into a training file, all of it and always."""
+
+PATTERNS_ENTRIES = ("diff3d", "diffraction")
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
@@ -214,7 +219,7 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
     return checks.complex_image("probeGuess", modes[strongest], side)
 
 
-def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Scan:
+def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped: bool = False) -> Scan:
     """Read a scan from an NPZ file, or from Ptychodus's training-data HDF5.
 
     Parameters
@@ -225,8 +230,11 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
         `xcoords_start`, `ycoords_start`, `objectMask`, `pixel_size_m`, `photon_energy_eV`,
         `detector_distance_m`, `measurement`.
     measurement : {'auto', 'amplitude', 'intensity'}
-        As in `Scan`; 'auto' first asks the file's own key `measurement`, and takes what Ptychodus wrote for
-        counts.
+        As in `Scan`; 'auto' first asks the file's own key `measurement`, and knows that files which
+        Ptychodus wrote hold counts, in whatever dtype.
+    mapped : bool
+        Leave the patterns in the file, which must hold them uncompressed; they are read as they are needed,
+        so the scan may be larger than the memory. The file must not change as long as the scan is used.
 
     Raises
     ------
@@ -235,10 +243,14 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
     """
     path = Path(path)
     if path.suffix.lower() in HDF5_SUFFIXES:
+        if mapped:
+            raise ScanError(
+                f"{path}: patterns in HDF5 are compressed, so they cannot be mapped; use an NPZ file"
+            )
         from ptycho_backends.training_data import load_training_hdf5
 
         return load_training_hdf5(path, measurement="intensity" if measurement == "auto" else measurement)
-    entries, names = _read_npz(path)
+    entries, names = _read_npz(path, mapped)
     patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
     missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]
     if missing:
@@ -247,12 +259,11 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto") -> Sca
         )
     if measurement == "auto" and "measurement" in entries:
         measurement = str(entries["measurement"])
-    if set(names) >= PTYCHODUS_ENTRIES:
-        if known_object(entries["objectGuess"]) is None:
-            del entries["objectGuess"]
-        if measurement == "auto":
-            measurement = "intensity"
-            log.info("measurement: the file has every entry of Ptychodus's training data, so it holds counts")
+    elif measurement == "auto" and set(names) >= PTYCHODUS_ENTRIES:
+        measurement = "intensity"
+        log.info("measurement: %s was written by Ptychodus, so its patterns are counts", path)
+    if set(names) >= PTYCHODUS_ENTRIES and known_object(entries["objectGuess"]) is None:
+        del entries["objectGuess"]
     try:
         return Scan(
             xcoords=entries["xcoords"],
@@ -300,15 +311,19 @@ def _number_or_unknown(name: str, entries: Mapping[str, NDArray]) -> float | Non
     return None if math.isnan(number) else number
 
 
-def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str]]:
+def _read_npz(path: Path, mapped: bool = False) -> tuple[dict[str, NDArray], list[str]]:
     """The known entries, and the names of all; an exotic one does not keep the scan from loading."""
+    left_in_file = PATTERNS_ENTRIES if mapped else ()
     try:
         with open(path, "rb") as stream:
             if not zipfile.is_zipfile(stream):
                 raise ScanError(f"{path}: not an NPZ file, or cut short")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:
-                return {key: archive[key] for key in KNOWN_ENTRIES if key in archive}, sorted(archive)
+                names = sorted(archive)
+                loaded = [key for key in KNOWN_ENTRIES if key in archive and key not in left_in_file]
+                entries = {key: archive[key] for key in loaded}
+        return entries | {key: mapped_entry(path, key) for key in left_in_file if key in names}, names
     except ScanError:
         raise
     except OSError as error:
@@ -318,8 +333,15 @@ def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str]]:
         raise ScanError(f"{path}: not a readable NPZ file ({error})") from error
 
 
-def save_scan(scan: Scan, path: str | os.PathLike[str]) -> Path:
+def save_scan(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:
     """Write `scan` as the NPZ file that `load_scan` reads; atomically, so never half a file.
+
+    Parameters
+    ----------
+    scan : Scan
+    path : path
+    compressed : bool
+        False makes a larger file, which can be mapped.
 
     Raises
     ------
@@ -343,5 +365,6 @@ def save_scan(scan: Scan, path: str | os.PathLike[str]) -> Path:
         "measurement": scan.measurement,
     }
     with replaced_atomically(path) as stream:
-        np.savez_compressed(stream, **{key: value for key, value in entries.items() if value is not None})
+        save = np.savez_compressed if compressed else np.savez
+        save(stream, **{key: value for key, value in entries.items() if value is not None})
     return path

@@ -1,0 +1,197 @@
+"""Small helpers around training, under the names that programs written for the legacy port know."""
+
+import dataclasses
+import importlib
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho_backends.errors import BackendUnavailableError, ConfigError
+from ptycho_torch.arrays import tensors_from_batch
+from ptycho_torch.data import PtychoDataModule
+from ptycho_torch.model import PtychoModule, adam
+
+__all__ = ["LearningRates", "PtychoDataModule", "find_learning_rate", "log_parameters_mlflow", "set_seed"]
+
+# Weight of the newest value in the running mean that the range test looks at.
+SMOOTHING = 0.2
+
+# The test ends when the loss has risen by this many times what it had fallen by.
+DIVERGED = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """What a range test found.
+
+    Attributes
+    ----------
+    learning_rates : tuple of float
+        One for each step made.
+    loss_changes : tuple of float
+        Running mean of what training so far changed the loss of each step's batch by; below 0 is progress.
+    suggestion : float
+        Where the loss fell fastest, before it was lowest.
+    """
+
+    learning_rates: tuple[float, ...]
+    loss_changes: tuple[float, ...]
+    suggestion: float
+
+
+def set_seed(seed: int = 42) -> int:
+    """Seed Python, NumPy and PyTorch, workers of data loaders included; returns the seed.
+
+    This library's own draws (weights, groups, batches) come from `TrainingConfig.seed` and need none of this.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: got {seed!r}, want an integer in 0 .. 2**32 - 1")
+    return lightning.seed_everything(seed, workers=True, verbose=False)
+
+
+def find_learning_rate(
+    module: PtychoModule,
+    data: PtychoDataModule,
+    *,
+    smallest: float = 1e-6,
+    largest: float = 1.0,
+    steps: int = 60,
+) -> LearningRates:
+    """Learning-rate range test: steps of Adam whose rate grows geometrically, until the loss diverges.
+
+    The same module and data give the same answer. The module's weights, and whether each is trained, are as
+    before when it ends, however it ends.
+
+    Parameters
+    ----------
+    module : PtychoModule
+        On the device where the test shall run.
+    data : PtychoDataModule
+        Its training batches are taken in the order of the epochs.
+    smallest, largest : float
+        Rates of the first and the last step.
+    steps : int
+        At least 10.
+
+    Returns
+    -------
+    LearningRates
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is not allowed, or the loss fell at no rate.
+
+    References
+    ----------
+    L. N. Smith, Cyclical learning rates for training neural networks, 2017, section 3.3.
+    """
+    if not 0 < smallest < largest < math.inf or steps < 10:
+        raise ConfigError(
+            f"find_learning_rate: got smallest={smallest}, largest={largest}, steps={steps}; "
+            "want 0 < smallest < largest and steps >= 10"
+        )
+    batches = list(itertools.islice(_training_batches(data), steps))
+    before = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    with torch.no_grad():
+        # batches differ more from one another than a step makes them, so each is its own yardstick
+        untrained = [float(_loss(module, data, indices)) for indices in batches]
+    rates: list[float] = []
+    changes: list[float] = []
+    mean = 0.0
+    try:
+        optimizer = adam(module.model, smallest)
+        for step, indices in enumerate(batches):
+            rate = smallest * (largest / smallest) ** (step / (steps - 1))
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.zero_grad()
+            loss = _loss(module, data, indices)
+            loss.backward()
+            optimizer.step()
+            mean = (1 - SMOOTHING) * mean + SMOOTHING * (float(loss.detach()) - untrained[step])
+            if not math.isfinite(mean) or mean > -DIVERGED * min(changes, default=0.0) > 0:
+                break
+            rates.append(rate)
+            changes.append(mean)
+    finally:
+        module.load_state_dict(before)
+        module.zero_grad()
+    return LearningRates(tuple(rates), tuple(changes), _steepest(rates, changes))
+
+
+def _training_batches(data: PtychoDataModule) -> Iterator[NDArray[np.integer]]:
+    """Group numbers of the training batches of one epoch after the other, without end."""
+    for epoch in itertools.count(1):
+        yield from data.plan.epoch_batches(epoch)
+
+
+def _loss(module: PtychoModule, data: PtychoDataModule, indices: NDArray[np.integer]) -> Tensor:
+    batch = tensors_from_batch(data.plan.gather(indices))
+    tensors = {name: tensor.to(module.device) for name, tensor in batch.items()}
+    return module.model.loss_terms(module.config, tensors, module.intensity_scale)["total"]
+
+
+def _steepest(rates: list[float], changes: list[float]) -> float:
+    """The rate at which the loss falls fastest against the logarithm of the rate."""
+    lowest = changes.index(min(changes)) if changes else 0
+    slopes = [after - before for before, after in itertools.pairwise(changes[: lowest + 1])]
+    if not slopes or changes[lowest] >= 0:
+        raise ConfigError(
+            f"find_learning_rate: the loss fell at none of {len(rates)} rates; want a smaller `smallest`, "
+            "or other data"
+        )
+    return rates[slopes.index(min(slopes))]
+
+
+def log_parameters_mlflow(*configs: Any) -> dict[str, Any]:
+    """Write every field of configuration dataclasses as parameters of the active MLflow run.
+
+    Parameters
+    ----------
+    *configs : dataclasses
+        `ModelConfig`, `TrainingConfig`, `ExecutionConfig`, ...
+
+    Returns
+    -------
+    dict
+        What was logged: 'TrainingConfig.model.N', ... to values.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If MLflow, which is optional, is not installed.
+    """
+    try:
+        mlflow = importlib.import_module("mlflow")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mlflow":
+            raise
+        raise BackendUnavailableError(
+            "log_parameters_mlflow: 'mlflow' is not installed; run: pip install mlflow, or leave the call out"
+        ) from error
+    parameters: dict[str, Any] = {}
+    for config in configs:
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+            raise ConfigError(f"log_parameters_mlflow: got {config!r}, want configuration objects")
+        _flatten(type(config).__name__, dataclasses.asdict(config), parameters)
+    mlflow.log_params(parameters)
+    return parameters
+
+
+def _flatten(prefix: str, values: dict[str, Any], into: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _flatten(f"{prefix}.{name}", value, into)
+        else:
+            into[f"{prefix}.{name}"] = value

@@ -15,9 +15,11 @@ from ptycho_backends.archive import load_archive
 from ptycho_backends.cli import app
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
+from ptycho_backends.product import load_product
 from ptycho_backends.scan import load_scan, save_scan
 from ptycho_backends.simulate import simulate_star
 from ptycho_backends.testing.oracle import OracleBackend
+from ptycho_backends.training_data import export_training_data
 
 COMMANDS = ("demo", "simulate", "train", "run", "infer", "inspect", "parity")
 
@@ -275,6 +277,22 @@ def test_a_bad_scan_is_one_clear_error_and_nothing_is_written(tmp_path, npz, wha
     said = error_line(verb, rewritten(npz, **changes), "-o", tmp_path / "run", "--filters", 1)
     assert text in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.npz"]
+
+
+def test_ptychodus_files_in_and_out(tmp_path, npz, scan):
+    known = dataclasses.replace(scan, pixel_size_m=2e-8, photon_energy_eV=8000.0, detector_distance_m=1.5)
+    training_data = export_training_data(known, tmp_path / "train.h5")
+    product = tmp_path / "made" / "product.h5"
+    run = ("run", training_data, "-o", tmp_path / "run", "-e", 1, "-q", "--product", product)
+    ptycho(*run)
+    assert load_product(product).metadata.photon_energy_eV == 8000.0
+    assert "20 nm" in ptycho("inspect", training_data).output
+    product.unlink()
+    ptycho("infer", tmp_path / "run", training_data, "-o", tmp_path / "out", "--product", product)
+    assert len(load_product(product)) == len(scan)
+    vague = ("infer", tmp_path / "run", npz, "-o", tmp_path / "none", "--product", product)
+    assert "needs pixel_size_m, photon_energy_eV, detector_distance_m" in error_line(*vague)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_bad_scan_for_infer(tmp_path, npz):

@@ -250,7 +250,7 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped
         from ptycho_backends.training_data import load_training_hdf5
 
         return load_training_hdf5(path, measurement="intensity" if measurement == "auto" else measurement)
-    entries, names = _read_npz(path, mapped)
+    entries, names = _read_npz(path, mapped=mapped)
     patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
     missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]
     if missing:
@@ -311,8 +311,10 @@ def _number_or_unknown(name: str, entries: Mapping[str, NDArray]) -> float | Non
     return None if math.isnan(number) else number
 
 
-def _read_npz(path: Path, mapped: bool = False) -> tuple[dict[str, NDArray], list[str]]:
-    """The known entries, and the names of all; an exotic one does not keep the scan from loading."""
+def _read_npz(
+    path: Path, wanted: tuple[str, ...] = KNOWN_ENTRIES, *, mapped: bool = False
+) -> tuple[dict[str, NDArray], list[str]]:
+    """The wanted entries, and the names of all; an exotic one does not keep the scan from loading."""
     left_in_file = PATTERNS_ENTRIES if mapped else ()
     try:
         with open(path, "rb") as stream:
@@ -321,7 +323,7 @@ def _read_npz(path: Path, mapped: bool = False) -> tuple[dict[str, NDArray], lis
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:
                 names = sorted(archive)
-                loaded = [key for key in KNOWN_ENTRIES if key in archive and key not in left_in_file]
+                loaded = [key for key in wanted if key in archive and key not in left_in_file]
                 entries = {key: archive[key] for key in loaded}
         return entries | {key: mapped_entry(path, key) for key in left_in_file if key in names}, names
     except ScanError:

@@ -86,7 +86,7 @@ def stages(side) -> Iterator:
         ("physics.canvas_views", image[:, 0], offsets, 5),
         ("physics.smooth_exit_wave", image, 0.8),
         ("physics.diffraction_amplitude", image),
-        ("network.conv3x3", real, layer, "a"),
+        ("network.conv", real, layer, "a"),
         *(("network.activation", kind, 10 * real) for kind in ("sigmoid", "swish", "softplus", "relu")),
         ("network.max_pool", real),
         ("network.upsample", real),

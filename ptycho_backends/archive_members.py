@@ -135,7 +135,7 @@ def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -
     if bad := int(array.size - np.count_nonzero(np.isfinite(array))):
         raise ArchiveError(f"{member}: {name}: {bad} of {array.size} values are NaN or infinite")
     if name.endswith("/norm/variance") and (array < 0).any():
-        raise ArchiveError(f"{member}: {name}: got {array.min()!r}, want numbers >= 0")
+        raise ArchiveError(f"{member}: {name}: got {array.min():g}, want numbers >= 0")
     return array
 
 

@@ -61,6 +61,7 @@ def measurements(name: str) -> Iterator:
     for case in CASES:
         yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
     yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
+    yield from measure_scan(ScanCase(positions=10, attention=True, seed=2), backends)
 
 
 def stages(side) -> Iterator:
@@ -78,6 +79,16 @@ def stages(side) -> Iterator:
     dimmer = np.array([1, 1e-3, 1e-9, 0])[:, None, None]
     real = draw.normal(size=(2, 8, 8, 3))
     layer = {"a/kernel": draw.normal(size=(3, 3, 3, 2)), "a/bias": draw.normal(size=2)}
+    looks = {
+        "a/kernel": draw.normal(size=(7, 7, 2, 1)),
+        "a/bias": draw.normal(size=1),
+        "a/mlp0/kernel": draw.normal(size=(3, 4)),
+        "a/mlp0/bias": draw.normal(size=4),
+        "a/mlp1/kernel": draw.normal(size=(4, 3)),
+        "a/mlp1/bias": draw.normal(size=3),
+        "b/kernel": draw.normal(size=3),
+    }
+    norm = {f"a/{kind}": 1 + draw.random(3) for kind in ("gamma", "beta", "mean", "variance")}
     for stage, *arguments in (
         ("physics.translate", image, offsets),
         ("physics.pad_centre", image, 11),
@@ -86,10 +97,14 @@ def stages(side) -> Iterator:
         ("physics.canvas_views", image[:, 0], offsets, 5),
         ("physics.smooth_exit_wave", image, 0.8),
         ("physics.diffraction_amplitude", image),
-        ("network.conv3x3", real, layer, "a"),
+        ("network.conv", real, layer, "a"),
         *(("network.activation", kind, 10 * real) for kind in ("sigmoid", "swish", "softplus", "relu")),
         ("network.max_pool", real),
         ("network.upsample", real),
+        ("network.channel_attention", real, looks, "a"),
+        ("network.spatial_attention", real, looks, "a"),
+        ("network.efficient_channel_attention", real, looks, "b"),
+        ("network.batch_norm", real, norm, "a"),
         ("losses.poisson_nll", np.abs(image) ** 2 * dimmer, np.abs(image)),
         ("losses.amplitude_mae", np.abs(image), np.abs(image[::-1])),
         ("losses.total_variation", image[:, 0]),

@@ -18,6 +18,7 @@ CASES = (
     Case(N=128, amp_activation="softplus", pad_object=False, loss="all", seed=2),
     Case(object_big=False, probe_big=False, n_filters_scale=2, gaussian_smoothing_sigma=0.5, seed=3),
     Case(N=256, gridsize=3, loss="supervised", amp_activation="relu", seed=4),
+    Case(architecture="attention", cbam_encoder=True, eca_decoder=True, edge_pad=2, batch_norm=True, seed=5),
 )
 
 

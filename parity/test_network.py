@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptycho_backends.initial_weights import trunk_of
 from ptycho_backends.reference import network as reference
 from ptycho_backends.reference.model import in_double
-from ptycho_backends.testing.agreement import Allowance, assert_agrees
+from ptycho_backends.testing.agreement import Allowance, assert_agrees, assert_all_agree
 from ptycho_backends.testing.strategies import cases, real_arrays
 
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -22,18 +23,30 @@ CHAINS = {
 def compare(side, stage, precision, *arguments, allowance=None):
     want = getattr(reference, stage)(*arguments)
     got = side.call(f"network.{stage}", *arguments, precision=precision)
-    assert_agrees(f"{side.name}: {stage}", got, want, allowance or f"stages, {precision}")
+    allowance = allowance or f"stages, {precision}"
+    if isinstance(want, dict):
+        assert_all_agree(f"{side.name}: {stage}", got, want, allowance)
+        return
+    pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
+    for one, other in pairs:
+        assert_agrees(f"{side.name}: {stage}", one, other, allowance)
 
 
 @PRECISIONS
-@given(data=st.data(), height=st.sampled_from([2, 6]), ins=st.integers(1, 3), outs=st.integers(1, 4))
-def test_conv3x3(side, precision, data, height, ins, outs):
+@given(data=st.data(), height=st.sampled_from([2, 6]), width=st.sampled_from([1, 3, 7]), biased=st.booleans())
+def test_conv(side, precision, data, height, width, biased):
+    ins, outs = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
     image = data.draw(real_arrays((2, height, 4, ins)))
-    layer = {
-        "layer/kernel": data.draw(real_arrays((3, 3, ins, outs))),
-        "layer/bias": data.draw(real_arrays((outs,))),
-    }
-    compare(side, "conv3x3", precision, image, layer, "layer")
+    layer = {"layer/kernel": data.draw(real_arrays((width, width, ins, outs)))}
+    if biased:
+        layer["layer/bias"] = data.draw(real_arrays((outs,)))
+    compare(side, "conv", precision, image, layer, "layer")
+
+
+@PRECISIONS
+@given(vectors=real_arrays((3, 4)), kernel=real_arrays((4, 2)), bias=real_arrays((2,)))
+def test_dense(side, precision, vectors, kernel, bias):
+    compare(side, "dense", precision, vectors, {"layer/kernel": kernel, "layer/bias": bias}, "layer")
 
 
 @PRECISIONS
@@ -61,16 +74,68 @@ def test_pool_and_upsample(side, precision, image):
 
 
 @PRECISIONS
-@settings(max_examples=max(3, settings.default.max_examples // 8))
+@given(data=st.data(), image=real_arrays((2, 4, 6, 3)))
+def test_batch_norm(side, precision, data, image):
+    image = image + np.arange(image.size).reshape(image.shape) % 7  # no channel is constant
+    layer = {f"layer/{kind}": data.draw(real_arrays((3,))) for kind in ("gamma", "beta", "mean", "variance")}
+    layer["layer/variance"] = np.abs(layer["layer/variance"]) + 0.25
+    compare(side, "batch_norm", precision, image, layer, "layer")
+    assert_trains_alike(side, precision, "batch_norm", image, layer, "layer")
+
+
+def assert_trains_alike(side, precision, stage, image, weights, *more, allowance=None):
+    """The same with the batch's own statistics; what these are, and where they move the running values."""
+    want_statistics, statistics = {}, {}
+    want = getattr(reference, stage)(image, weights, *more, statistics=want_statistics)
+    got = side.call(f"network.{stage}", image, weights, *more, precision=precision, statistics=statistics)
+    allowance = allowance or f"stages, {precision}"
+    assert_agrees(f"{side.name}: {stage} in training", got, want, allowance)
+    assert_all_agree(f"{side.name}: statistics", statistics, want_statistics, allowance)
+    compare(side, "moved_running_values", precision, weights, want_statistics)
+
+
+@PRECISIONS
+@given(data=st.data(), image=real_arrays((2, 4, 6, 8)), hidden=st.integers(1, 4))
+def test_channel_attention(side, precision, data, image, hidden):
+    layer = {
+        "layer/mlp0/kernel": data.draw(real_arrays((8, hidden))) / 8,
+        "layer/mlp0/bias": data.draw(real_arrays((hidden,))),
+        "layer/mlp1/kernel": data.draw(real_arrays((hidden, 8))) / 8,
+        "layer/mlp1/bias": data.draw(real_arrays((8,))),
+    }
+    compare(side, "channel_attention", precision, image, layer, "layer")
+
+
+@PRECISIONS
+@given(data=st.data(), image=real_arrays((2, 4, 6, 3)), width=st.sampled_from([1, 3, 7]))
+def test_spatial_attention(side, precision, data, image, width):
+    layer = {
+        "layer/kernel": data.draw(real_arrays((width, width, 2, 1))) / width,
+        "layer/bias": data.draw(real_arrays((1,))),
+    }
+    compare(side, "spatial_attention", precision, image, layer, "layer")
+
+
+@PRECISIONS
+@given(data=st.data(), image=real_arrays((2, 4, 6, 8)), width=st.sampled_from([1, 3, 5]))
+def test_efficient_channel_attention(side, precision, data, image, width):
+    layer = {"layer/kernel": data.draw(real_arrays((width,)))}
+    compare(side, "efficient_channel_attention", precision, image, layer, "layer")
+
+
+@PRECISIONS
+@settings(max_examples=max(4, settings.default.max_examples // 8))
 @given(case=cases(n_filters_scale=1), pixels=real_arrays((2, 8, 8, 1)))
 def test_blocks(side, precision, case, pixels):
-    weights = in_double(case.weights)
+    weights, model = in_double(case.weights), case.config.model
+    allowance = CHAINS[precision]
     first = weights["encoder/block0/conv0/kernel"].shape[2]
     compare(side, "encoder_block", precision, pixels.repeat(first, axis=-1), weights, "encoder/block0",
-            allowance=CHAINS[precision])  # fmt: skip
-    width = weights["phase/block0/conv0/kernel"].shape[2]
-    compare(side, "decoder_block", precision, pixels.repeat(width, axis=-1) / width, weights,
-            "phase/block0", allowance=CHAINS[precision])  # fmt: skip
+            model, allowance=allowance)  # fmt: skip
+    block = f"{trunk_of(model, 'phase')}/block0"
+    width = weights[f"{block}/conv0/kernel"].shape[2]
+    compare(side, "decoder_block", precision, pixels.repeat(width, axis=-1) / width, weights, block, model,
+            allowance=allowance)  # fmt: skip
 
 
 @PRECISIONS
@@ -82,9 +147,10 @@ def test_encode_decode_and_patches(side, precision, case):
     encoded = reference.encode(fed / case.intensity_scale, weights, model)
     allowance = CHAINS[precision]
     compare(side, "encode", precision, fed / case.intensity_scale, weights, model, allowance=allowance)
-    for decoder in ("amplitude", "phase"):
-        compare(side, "decode", precision, encoded, weights, model, decoder, allowance=allowance)
+    compare(side, "decode", precision, encoded, weights, model, allowance=allowance)
     compare(side, "object_patches", precision, fed, weights, model, allowance=allowance)
+    if model.batch_norm:
+        assert_trains_alike(side, precision, "object_patches", fed, weights, model, allowance=allowance)
 
 
 @PRECISIONS

@@ -13,7 +13,7 @@ TENSORFLOW = REPOSITORY / "ptycho_backends" / "tensorflow"
 # Plain NumPy that the frameworks call as it is: nothing in it needs a gradient.
 NUMPY_ALONE = {
     "physics": {"central_box", "smoothing_weights", "extract_patches"},
-    "network": set(),
+    "network": {"border_mask"},
     "losses": set(),
 }
 

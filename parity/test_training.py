@@ -10,7 +10,10 @@ from ptycho_backends.testing.agreement import Allowance, assert_all_agree, asser
 from ptycho_backends.testing.measurements import DOUBLE, require_agreement
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 
-SCANS = (ScanCase(gridsize=2, positions=11, seed=1), ScanCase(positions=13, supervised=True, seed=3))
+SCANS = (
+    ScanCase(gridsize=2, positions=11, seed=1),
+    ScanCase(positions=13, supervised=True, attention=True, seed=3),
+)
 
 FIRST_STEP = Allowance(1e-7, "the moments after one step are the gradient and its square, in float64")
 
@@ -39,10 +42,10 @@ def one_step(scan):
     return dataclasses.replace(scan.config, n_groups=4, batch_size=4, nepochs=1)
 
 
-@pytest.mark.parametrize("accum_steps", [1, 2])
-def test_resuming_on_another_backend(pair, accum_steps):
-    """A first step here, the second here or there: the same, moments and weights."""
-    scan, config = SCANS[0], one_step(SCANS[0])
+@pytest.mark.parametrize(("scan", "accum_steps"), [(SCANS[0], 1), (SCANS[0], 2), (SCANS[1], 1)], ids=repr)
+def test_resuming_on_another_backend(pair, scan, accum_steps):
+    """A first step here, the second here or there: the same, moments and weights, running values too."""
+    config = one_step(scan)
     execution = dataclasses.replace(DOUBLE, accum_steps=accum_steps)
     for first in pair.values():
         start = first.train(scan.scan(), config, execution=execution)

@@ -4,7 +4,6 @@ What is stored is the mathematics (named weights, configuration, scale, probe), 
 and no pickle. Whatever is read is checked in full before anything is handed out.
 """
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -352,7 +351,7 @@ class ArchiveSummary:
         return rows + [("member", f"{name}, {size:,} bytes") for name, size in self.members]
 
     def _model_lines(self, config: TrainingConfig) -> list[tuple[str, str]]:
-        chosen = ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(config.model).items())
+        chosen = ", ".join(f"{name}={getattr(config.model, name)}" for name in config.model.own_fields)
         losses = {"train_loss": self.train_loss, "val_loss": self.val_loss}
         known = ", ".join(f"{name} {loss:.6g}" for name, loss in losses.items() if loss is not None)
         state = [

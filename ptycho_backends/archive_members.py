@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import exact_json
-from ptycho_backends.config import ModelConfig, TrainingConfig, validate
+from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig, TrainingConfig, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.initial_weights import PROBE, weight_dtype, weight_shapes
 from ptycho_backends.protocol import EpochRecord, TrainedModel, TrainingState, Weights
@@ -66,6 +66,8 @@ class ConfigMember:
     def to_bytes(self) -> bytes:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["training"] = _fields_of(self.training)
+        own = self.training.model.own_fields
+        values["training"]["model"] = {name: values["training"]["model"][name] for name in own}
         return exact_json.dumps(values)
 
     @classmethod
@@ -74,7 +76,8 @@ class ConfigMember:
         _require_keys(CONFIG, values, {field.name for field in dataclasses.fields(cls)})
         training = values["training"]
         _require_keys(CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)})
-        _require_keys(CONFIG, training["model"], {field.name for field in dataclasses.fields(ModelConfig)})
+        shape = {field.name for field in dataclasses.fields(ModelConfig)}
+        _require_keys(CONFIG, training["model"], shape, optional=ATTENTION_FIELDS)
         if training["n_images"] is not None:
             raise ArchiveError(f"{CONFIG}: n_images: got a value, want None; its successor is n_groups")
         try:
@@ -97,10 +100,10 @@ def _fields_of(config: Any) -> dict[str, Any]:
     return {name: _fields_of(v) if dataclasses.is_dataclass(v) else v for name, v in found.items()}
 
 
-def _require_keys(member: str, values: Any, wanted: set[str]) -> None:
+def _require_keys(member: str, values: Any, wanted: set[str], optional: Sequence[str] = ()) -> None:
     if not isinstance(values, dict):
         raise ArchiveError(f"{member}: got {type(values).__name__}, want an object")
-    if missing := sorted(wanted - set(values)):
+    if missing := sorted(wanted - set(values) - set(optional)):
         raise ArchiveError(f"{member}: {', '.join(missing)} missing")
     if unknown := sorted(map(str, set(values) - wanted)):
         raise ArchiveError(f"{member}: unknown {', '.join(unknown)}")
@@ -131,6 +134,8 @@ def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -
         raise ArchiveError(f"{member}: {name}: got {array.dtype} {array.shape}, want {dtype} {shape}")
     if bad := int(array.size - np.count_nonzero(np.isfinite(array))):
         raise ArchiveError(f"{member}: {name}: {bad} of {array.size} values are NaN or infinite")
+    if name.endswith("/norm/variance") and (array < 0).any():
+        raise ArchiveError(f"{member}: {name}: got {array.min():g}, want numbers >= 0")
     return array
 
 

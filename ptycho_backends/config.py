@@ -37,13 +37,13 @@ def choice(*allowed: object) -> Rule:
     return Rule(f"one of {names}", lambda value: any(type(value) is type(a) and value == a for a in allowed))
 
 
-def integer(minimum: int, *, power_of_two: bool = False) -> Rule:
-    kind = "a power of two" if power_of_two else "an integer"
+def integer(minimum: int, *, power_of_two: bool = False, odd: bool = False) -> Rule:
+    kind = "a power of two" if power_of_two else "an odd integer" if odd else "an integer"
 
     def accepts(value: Any) -> bool:
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
             return False
-        return not power_of_two or int(value) & (int(value) - 1) == 0
+        return not (power_of_two and int(value) & (int(value) - 1)) and not (odd and int(value) % 2 == 0)
 
     return Rule(f"{kind} >= {minimum}", accepts)
 
@@ -59,6 +59,11 @@ def number(minimum: float, maximum: float = math.inf, *, exclusive: bool = False
     if math.isinf(maximum):
         return Rule(f"a number {'>' if exclusive else '>='} {minimum:g}", accepts)
     return Rule(f"a number in {'(' if exclusive else '['}{minimum:g}, {maximum:g}]", accepts)
+
+
+def fraction() -> Rule:
+    above = number(0, 1, exclusive=True)
+    return Rule("a number in (0, 1)", lambda value: above.accepts(value) and value < 1)
 
 
 def boolean() -> Rule:
@@ -77,9 +82,13 @@ def optional(rule: Rule) -> Rule:
     return Rule(f"{rule.text}, or None", lambda value: value is None or rule.accepts(value))
 
 
-def setting(default: Any, rule: Rule, doc: str) -> Any:
-    """A dataclass field that knows its rule and its one-line explanation (`docs/configuration.md`)."""
-    return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
+def setting(default: Any, rule: Rule, doc: str, *, only: str = "") -> Any:
+    """A dataclass field that knows its rule and its one-line explanation (`docs/configuration.md`).
+
+    `only` names the one architecture that knows the field; '' if every one does.
+    """
+    told = f"{only}: {doc}" if only else doc
+    return dataclasses.field(default=default, metadata={"rule": rule, "doc": told, "only": only})
 
 
 def part(cls: type, doc: str) -> Any:
@@ -185,7 +194,7 @@ class ModelConfig(_CheckedConfig):
     gridsize: int = setting(1, integer(1), "a group holds gridsize**2 neighbouring positions")
     n_filters_scale: int = setting(2, integer(1), "multiplies the filters of every convolution block")
     model_type: str = setting("pinn", choice("pinn", "supervised"), "trained on diffraction or on labels")
-    architecture: str = setting("cnn", choice("cnn"), "family of the network")
+    architecture: str = setting("cnn", choice("cnn", "attention"), "family of the network")
     amp_activation: str = setting("sigmoid", choice(*AMPLITUDE_ACTIVATIONS), "of the amplitude's last layer")
     object_big: bool = setting(
         True, boolean(), "predict a patch per position and merge them; else one patch per group"
@@ -203,6 +212,58 @@ class ModelConfig(_CheckedConfig):
     max_position_jitter: int = setting(
         constants.DEFAULT_MAX_POSITION_JITTER_PX, integer(0), "canvas room for irregular positions, pixels"
     )
+    cbam_encoder: bool = setting(False, boolean(), "CBAM in every block of the encoder", only="attention")
+    cbam_bottleneck: bool = setting(False, boolean(), "CBAM on the encoding", only="attention")
+    cbam_decoder: bool = setting(False, boolean(), "CBAM in every block of the decoders", only="attention")
+    eca_encoder: bool = setting(False, boolean(), "ECA in every block of the encoder", only="attention")
+    eca_decoder: bool = setting(False, boolean(), "ECA in every block of the decoders", only="attention")
+    spatial_decoder: bool = setting(
+        False, boolean(), "CBAM's spatial half alone in every block of the decoders", only="attention"
+    )
+    decoder_spatial_kernel: int = setting(
+        7, integer(1, odd=True), "side of the kernel of spatial_decoder, pixels", only="attention"
+    )
+    use_shared_decoder: bool = setting(
+        False, boolean(), "amplitude and phase share a decoder and have a head each", only="attention"
+    )
+    edge_pad: int = setting(
+        0, integer(0), "width of the rim of a patch where nothing is predicted, pixels; below N/4",
+        only="attention",
+    )  # fmt: skip
+    decoder_last_c_outer_fraction: float = setting(
+        0.125, fraction(), "share of the last features that pad_object sets aside for the border",
+        only="attention",
+    )  # fmt: skip
+    batch_norm: bool = setting(
+        False, boolean(), "normalise after every convolution of a block", only="attention"
+    )
+
+    def problems(self, *, side_may_wait: bool = False) -> list[str]:
+        """As for every configuration; and fields that contradict another one."""
+        found = super().problems(side_may_wait=side_may_wait)
+        told = {problem.partition(":")[0] for problem in found}
+        foreign = () if "architecture" in told else self._foreign_fields()
+        for field in foreign:
+            value = getattr(self, field.name)
+            if field.name not in told and value != field.default:
+                only = field.metadata["only"]
+                found.append(
+                    f"{field.name}: got {shown(value)}, but the architecture {self.architecture!r} has no such "
+                    f"thing; set architecture={only!r}, or leave it at {field.default!r}"
+                )
+        if not told & {"N", "edge_pad"} and self.N and self.edge_pad >= self.N // 4:
+            found.append(f"edge_pad: got {self.edge_pad}, want less than N/4 = {self.N // 4}")
+        return found
+
+    def _foreign_fields(self) -> tuple[dataclasses.Field, ...]:
+        fields = dataclasses.fields(self)
+        return tuple(field for field in fields if field.metadata["only"] not in ("", self.architecture))
+
+    @property
+    def own_fields(self) -> tuple[str, ...]:
+        """Names of the fields that mean something to this architecture, in order."""
+        foreign = {field.name for field in self._foreign_fields()}
+        return tuple(field.name for field in dataclasses.fields(self) if field.name not in foreign)
 
     @property
     def group_size(self) -> int:
@@ -218,6 +279,12 @@ class ModelConfig(_CheckedConfig):
     def patch_channels(self) -> int:
         """Object patches that the network predicts for one group."""
         return self.group_size if self.object_big else 1
+
+
+ATTENTION_FIELDS = tuple(
+    field.name for field in dataclasses.fields(ModelConfig) if field.metadata["only"] == "attention"
+)
+"""What only the architecture 'attention' has; files that are older than it lack these fields."""
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """Canonical names and shapes of a model's weights, and their first values from `(config, seed)`.
 
-Canonical kernels are `(height, width, in, out)` float32. The order of `kernel_shapes` is the order in
-which the genuine PtychoPINN numbers its layers, and in which optimisers and archives list them.
+Canonical kernels are `(height, width, in, out)` float32. The order of `layer_channels` is, for the network
+`cnn`, the order in which the genuine PtychoPINN numbers its layers; that of `weight_shapes` is the one in
+which optimisers and archives list weights.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,43 +17,117 @@ from ptycho_backends.reference import constants
 PROBE = "probe"
 LOG_SCALE = "log_scale"
 
+DECODERS = ("amplitude", "phase")
+SHARED_DECODER = "decoder"
+BOTTLENECK = "encoder/bottleneck"
+
+
+def is_running_value(name: str) -> bool:
+    """Whether the weight `name` is a mean or variance of batch normalisation, which no optimiser moves."""
+    return name.endswith(("/norm/mean", "/norm/variance"))
+
+
+# --- structure
+
+
+def trunk_of(config: ModelConfig, decoder: str) -> str:
+    """Under which name the blocks of `decoder` ('amplitude' or 'phase') go: its own, or the shared one."""
+    return SHARED_DECODER if config.use_shared_decoder else decoder
+
+
+def border_channels(config: ModelConfig) -> int:
+    """Feature channels that `pad_object` sets aside for the border; at least one is left for the inner part."""
+    if config.architecture == "cnn":
+        return constants.BORDER_CHANNELS
+    decoded = constants.DECODER_FILTERS[config.N][-1] * config.n_filters_scale
+    return min(max(1, round(config.decoder_last_c_outer_fraction * decoded)), decoded - 1)
+
+
+def attention_stages(config: ModelConfig, block: str) -> tuple[str, ...]:
+    """Which of 'eca', 'cbam' and 'spatial' follow the convolutions of `block`, in order.
+
+    `encoder/bottleneck` is no block but the place after the last one.
+    """
+    if block == BOTTLENECK:
+        asked = {"cbam": config.cbam_bottleneck}
+    elif block.startswith("encoder/"):
+        asked = {"eca": config.eca_encoder, "cbam": config.cbam_encoder}
+    else:
+        asked = {"eca": config.eca_decoder, "cbam": config.cbam_decoder, "spatial": config.spatial_decoder}
+    return tuple(stage for stage, wanted in asked.items() if wanted)
+
+
+def eca_side(channels: int) -> int:
+    """Length of ECA's kernel: `(log2(channels) + 1) / 2`, whole part, the next odd number if it is even.
+
+    References
+    ----------
+    Wang et al. 2020, eq. 12, with gamma = 2 and b = 1.
+    """
+    whole = channels.bit_length() // 2  # the whole part of (log2(channels) + 1) / 2, without its rounding
+    return whole + 1 - whole % 2
+
+
+def cbam_width(channels: int) -> int:
+    """Hidden units of the perceptron that looks over `channels` channels."""
+    return max(channels // constants.CBAM_REDUCTION, constants.CBAM_SMALLEST_WIDTH)
+
 
 def layer_channels(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """`{layer: (channels in, channels out)}` of every 3x3 convolution, in canonical order.
 
     Layers are `encoder/block<i>/conv<j>` and, for each decoder in (`amplitude`, `phase`),
     `<decoder>/inner_head`, `<decoder>/border_head`, `<decoder>/block<i>/conv<j>`,
-    `<decoder>/border/conv<j>`. The inner head exists only with `pad_object`, the border branch only
+    `<decoder>/border/conv<j>`. With `use_shared_decoder` the blocks and the border are called `decoder/...`
+    and come before all heads. The inner head exists only with `pad_object`, the border branch only
     with `probe_big` or without `pad_object` (docs/model.md, section 4).
     """
-    scale, side = config.n_filters_scale, config.N
-    layers: dict[str, tuple[int, int]] = {}
-
-    def block(name: str, channels: int, filters: int) -> int:
-        layers[f"{name}/conv0"] = (channels, filters)
-        layers[f"{name}/conv1"] = (filters, filters)
-        return filters
-
-    encoded = config.group_size
-    for i, filters in enumerate(constants.ENCODER_FILTERS[side]):
-        encoded = block(f"encoder/block{i}", encoded, filters * scale)
-
-    border_filters = constants.BORDER_FILTERS[side] * scale
-    decoded = constants.DECODER_FILTERS[side][-1] * scale
-    heads = config.patch_channels
-    for decoder in ("amplitude", "phase"):
-        border_input = constants.BORDER_CHANNELS if config.pad_object else decoded
-        has_border = config.probe_big or not config.pad_object
-        if config.pad_object:
-            layers[f"{decoder}/inner_head"] = (decoded - constants.BORDER_CHANNELS, heads)
-        if has_border:
-            layers[f"{decoder}/border_head"] = (border_filters, heads)
-        channels = encoded
-        for i, filters in enumerate(constants.DECODER_FILTERS[side]):
-            channels = block(f"{decoder}/block{i}", channels, filters * scale)
-        if has_border:
-            block(f"{decoder}/border", border_input, border_filters)
+    encoded = constants.ENCODER_FILTERS[config.N][-1] * config.n_filters_scale
+    layers = dict(_encoder_layers(config))
+    if config.use_shared_decoder:
+        layers |= _trunk_layers(config, SHARED_DECODER, encoded)
+    for decoder in DECODERS:
+        layers |= _head_layers(config, decoder)
+        if not config.use_shared_decoder:
+            layers |= _trunk_layers(config, decoder, encoded)
     return layers
+
+
+_Layers = Iterator[tuple[str, tuple[int, int]]]
+
+
+def _block_layers(block: str, channels: int, filters: int) -> _Layers:
+    yield f"{block}/conv0", (channels, filters)
+    yield f"{block}/conv1", (filters, filters)
+
+
+def _encoder_layers(config: ModelConfig) -> _Layers:
+    channels = config.group_size
+    for i, filters in enumerate(constants.ENCODER_FILTERS[config.N]):
+        yield from _block_layers(f"encoder/block{i}", channels, filters * config.n_filters_scale)
+        channels = filters * config.n_filters_scale
+
+
+def _trunk_layers(config: ModelConfig, trunk: str, channels: int) -> _Layers:
+    for i, filters in enumerate(constants.DECODER_FILTERS[config.N]):
+        yield from _block_layers(f"{trunk}/block{i}", channels, filters * config.n_filters_scale)
+        channels = filters * config.n_filters_scale
+    if config.probe_big or not config.pad_object:
+        border_input = border_channels(config) if config.pad_object else channels
+        border_filters = constants.BORDER_FILTERS[config.N] * config.n_filters_scale
+        yield from _block_layers(f"{trunk}/border", border_input, border_filters)
+
+
+def _head_layers(config: ModelConfig, decoder: str) -> _Layers:
+    heads, scale = config.patch_channels, config.n_filters_scale
+    if config.pad_object:
+        decoded = constants.DECODER_FILTERS[config.N][-1] * scale
+        yield f"{decoder}/inner_head", (decoded - border_channels(config), heads)
+    if config.probe_big or not config.pad_object:
+        yield f"{decoder}/border_head", (constants.BORDER_FILTERS[config.N] * scale, heads)
+
+
+# --- shapes
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -59,13 +135,48 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     Each layer of `layer_channels` has a `<layer>/kernel` (3, 3, in, out) and a `<layer>/bias` (out,),
     float32; then come `log_scale` (), float32, and `probe` (N, N), complex64, `[y, x]`.
+
+    In the network `attention` the last convolution of a block is followed by what looks over its result:
+    `<block>/eca/kernel` (k,), `<block>/cbam/mlp0/...` and `.../mlp1/...` with a kernel (in, out) and a bias,
+    `<block>/cbam/spatial/...` and `<block>/spatial/...` with a kernel (k, k, 2, 1) and a bias. With
+    `batch_norm` a block's convolutions have, instead of the bias, `<layer>/norm/gamma`, `.../beta`,
+    `.../mean` and `.../variance`, each (out,).
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, (channels_in, channels_out) in layer_channels(config).items():
+        block, _, number = layer.rpartition("/conv")
         shapes[f"{layer}/kernel"] = (3, 3, channels_in, channels_out)
-        shapes[f"{layer}/bias"] = (channels_out,)
+        if block and config.batch_norm:
+            shapes |= {
+                f"{layer}/norm/{kind}": (channels_out,) for kind in ("gamma", "beta", "mean", "variance")
+            }
+        else:
+            shapes[f"{layer}/bias"] = (channels_out,)
+        if number == "1":
+            shapes |= _attention_shapes(config, block, channels_out)
+            if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
+                shapes |= _attention_shapes(config, BOTTLENECK, channels_out)
     shapes[LOG_SCALE] = ()
     shapes[PROBE] = (config.N, config.N)
+    return shapes
+
+
+def _attention_shapes(config: ModelConfig, block: str, channels: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, *kernel: int) -> None:
+        shapes[f"{block}/{name}/kernel"] = kernel
+        shapes[f"{block}/{name}/bias"] = kernel[-1:]
+
+    for stage in attention_stages(config, block):
+        if stage == "eca":
+            shapes[f"{block}/eca/kernel"] = (eca_side(channels),)
+        elif stage == "cbam":
+            layer("cbam/mlp0", channels, cbam_width(channels))
+            layer("cbam/mlp1", cbam_width(channels), channels)
+            layer("cbam/spatial", constants.CBAM_SPATIAL_SIDE, constants.CBAM_SPATIAL_SIDE, 2, 1)
+        else:
+            layer("spatial", config.decoder_spatial_kernel, config.decoder_spatial_kernel, 2, 1)
     return shapes
 
 
@@ -74,10 +185,15 @@ def weight_dtype(name: str) -> np.dtype:
     return np.dtype(np.complex64 if name == PROBE else np.float32)
 
 
+# --- first values
+
+
 def initial_weights(
     config: ModelConfig, seed: int, *, probe: NDArray[np.complexfloating], intensity_scale: float
 ) -> dict[str, NDArray]:
     """First weights of a model: Glorot-uniform kernels, zero biases, the given probe and scale.
+
+    Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1.
 
     Parameters
     ----------
@@ -103,9 +219,12 @@ def initial_weights(
     weights: dict[str, NDArray] = {}
     for name, shape in weight_shapes(config).items():
         if name.endswith("/kernel"):
-            height, width, channels_in, channels_out = shape
-            limit = math.sqrt(6.0 / (height * width * (channels_in + channels_out)))
+            # along one axis, a kernel takes each channel to each channel: one in, one out
+            *window, channels_in, channels_out = shape if len(shape) > 1 else (*shape, 1, 1)
+            limit = math.sqrt(6.0 / (math.prod(window) * (channels_in + channels_out)))
             weights[name] = generator.uniform(-limit, limit, shape).astype(np.float32)
+        elif name.endswith(("/norm/gamma", "/norm/variance")):
+            weights[name] = np.ones(shape, weight_dtype(name))
         else:
             weights[name] = np.zeros(shape, weight_dtype(name))
     weights[LOG_SCALE] = np.asarray(math.log(intensity_scale), np.float32)

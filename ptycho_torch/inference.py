@@ -13,6 +13,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.reference import stitching
+from ptycho_torch import network
 from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
 from ptycho_torch.model import PtychoModel, adam
 
@@ -91,9 +92,11 @@ class _Runner:
             fed = batch.intensity_scale * tensors["diffraction"]
             return self.model.object(fed, tensors["offsets"]).cpu().numpy()[..., None]
 
-    def loss(self, config: TrainingConfig, batch: Batch) -> dict[str, torch.Tensor]:
+    def loss(
+        self, config: TrainingConfig, batch: Batch, statistics: network.Statistics
+    ) -> dict[str, torch.Tensor]:
         with _autocast(self.execution, self.where):
-            return self.model.loss_terms(config, self.tensors(batch), batch.intensity_scale)
+            return self.model.loss_terms(config, self.tensors(batch), batch.intensity_scale, statistics)
 
 
 def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
@@ -106,7 +109,7 @@ def loss(
 ) -> dict[str, float]:
     """Every term of the loss, and `total`."""
     with torch.no_grad():
-        terms = _Runner(config.model, weights, execution).loss(config, batch)
+        terms = _Runner(config.model, weights, execution).loss(config, batch, {})
     return {name: float(value) for name, value in terms.items()}
 
 
@@ -115,7 +118,7 @@ def gradients(
 ) -> dict[str, NDArray]:
     """Gradient of the total loss with respect to every weight; zero where it does not enter."""
     runner = _Runner(config.model, weights, execution)
-    runner.loss(config, batch)["total"].backward()
+    runner.loss(config, batch, {})["total"].backward()
     return weights_from_tensors(
         {
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -132,9 +135,11 @@ def train_step(
     runner.model.freeze(config)
     optimizer = adam(runner.model, execution.learning_rate)
     for batch in batches:
+        statistics: network.Statistics = {}
         optimizer.zero_grad()
-        runner.loss(config, batch)["total"].backward()
+        runner.loss(config, batch, statistics)["total"].backward()
         optimizer.step()
+        runner.model.follow(statistics)
     return runner.model.weights()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, config_to_plain
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE, is_running_value
 from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
@@ -41,17 +41,20 @@ class PtychoModel(torch.nn.Module):
         self.parameters_by_name = torch.nn.ParameterDict()
         # one by one, because ParameterDict sorts what it is given at once
         for name, value in tensors_from_weights(weights, dtype).items():
-            self.parameters_by_name[name] = torch.nn.Parameter(value)
+            moves = not is_running_value(name)
+            self.parameters_by_name[name] = torch.nn.Parameter(value, requires_grad=moves)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         """The parameters under their canonical names, in canonical order."""
         return cast("Mapping[str, Tensor]", self.parameters_by_name)
 
-    def forward(self, diffraction_fed: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, diffraction_fed: Tensor, offsets: Tensor, statistics: network.Statistics | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
         weights = self.tensors
-        patches = network.object_patches(diffraction_fed, weights, self.config)
+        patches = network.object_patches(diffraction_fed, weights, self.config, statistics)
         probe = torch.view_as_complex(weights[PROBE])
         with torch.autocast(patches.device.type, enabled=False):
             image, amplitude = physics.predict_diffraction(
@@ -69,11 +72,18 @@ class PtychoModel(torch.nn.Module):
             return physics.crop_centre(canvas, self.config.N)
 
     def loss_terms(
-        self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float
+        self,
+        config: TrainingConfig,
+        batch: TensorBatch,
+        intensity_scale: float,
+        statistics: network.Statistics | None = None,
     ) -> dict[str, Tensor]:
-        """Every term of the loss of `batch`, and their weighted sum as `total`."""
+        """Every term of the loss of `batch`, and their weighted sum as `total`.
+
+        `statistics` is given in training: it gets the batch's, for `follow`.
+        """
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(measured, batch["offsets"])
+        patches, image, amplitude = self(measured, batch["offsets"], statistics)
         with torch.autocast(patches.device.type, enabled=False):
             return losses.loss_terms(
                 config,
@@ -84,6 +94,12 @@ class PtychoModel(torch.nn.Module):
                 batch.get("patches_truth"),
                 batch.get("object_truth"),
             )
+
+    @torch.no_grad()
+    def follow(self, statistics: network.Statistics) -> None:
+        """Move the running values of batch normalisation towards those of a batch that was trained on."""
+        for name, value in network.moved_running_values(self.tensors, statistics).items():
+            self.parameters_by_name[name].copy_(value)
 
     def freeze(self, config: TrainingConfig) -> None:
         """Let the probe and the scale be trained only if `config` says so."""
@@ -137,7 +153,9 @@ class PtychoModule(lightning.LightningModule):
     # --- steps
 
     def training_step(self, batch: TensorBatch, batch_idx: int) -> Tensor:
-        terms = self.model.loss_terms(self.config, batch, self.intensity_scale)
+        statistics: network.Statistics = {}
+        terms = self.model.loss_terms(self.config, batch, self.intensity_scale, statistics)
+        self.model.follow(statistics)
         groups = len(batch["diffraction"])
         # summed where it is, so that no step waits for the device
         self._loss_sum = self._loss_sum + terms["total"].detach().double() * groups

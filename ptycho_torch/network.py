@@ -7,17 +7,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptycho_backends.config import ModelConfig
+from ptycho_backends.initial_weights import (
+    BOTTLENECK,
+    DECODERS,
+    SHARED_DECODER,
+    attention_stages,
+    border_channels,
+)
 from ptycho_backends.reference import constants
+from ptycho_backends.reference.network import border_mask
 
 Weights = Mapping[str, Tensor]
+Statistics = dict[str, Tensor]
 
 # Beyond this, softplus(x) and x are the same number even in float64.
 SOFTPLUS_THRESHOLD = 50.0
 
 
-def conv3x3(image: Tensor, weights: Weights, layer: str) -> Tensor:
-    """Mirror of `reference.network.conv3x3`; kernels are (out, in, 3, 3)."""
-    return F.conv2d(image, weights[f"{layer}/kernel"], weights[f"{layer}/bias"], padding=1)
+def conv(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    """Mirror of `reference.network.conv`; kernels are (out, in, k, k)."""
+    kernel = weights[f"{layer}/kernel"]
+    return F.conv2d(image, kernel, weights.get(f"{layer}/bias"), padding=kernel.shape[-1] // 2)
+
+
+def dense(vectors: Tensor, weights: Weights, layer: str) -> Tensor:
+    """Mirror of `reference.network.dense`."""
+    return vectors @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"]
 
 
 def activation(name: str, x: Tensor) -> Tensor:
@@ -43,51 +58,145 @@ def upsample(image: Tensor) -> Tensor:
     return F.interpolate(image, scale_factor=2, mode="nearest")
 
 
-def encoder_block(image: Tensor, weights: Weights, block: str) -> Tensor:
-    """Mirror of `reference.network.encoder_block`."""
-    image = activation("relu", conv3x3(image, weights, f"{block}/conv0"))
-    return max_pool(activation("relu", conv3x3(image, weights, f"{block}/conv1")))
+def batch_norm(image: Tensor, weights: Weights, layer: str, statistics: Statistics | None = None) -> Tensor:
+    """Mirror of `reference.network.batch_norm`, in the precision of the weights."""
+    mean, variance, epsilon = f"{layer}/mean", f"{layer}/variance", constants.BATCH_NORM_EPSILON
+    gamma, beta = weights[f"{layer}/gamma"], weights[f"{layer}/beta"]
+    image = image.to(gamma.dtype)
+    if statistics is None:
+        return F.batch_norm(image, weights[mean], weights[variance], gamma, beta, eps=epsilon)
+    found = torch.var_mean(image.detach(), dim=(0, 2, 3), correction=0)
+    statistics[variance], statistics[mean] = found
+    return F.batch_norm(image, None, None, gamma, beta, training=True, eps=epsilon)
 
 
-def decoder_block(image: Tensor, weights: Weights, block: str) -> Tensor:
-    """Mirror of `reference.network.decoder_block`."""
-    image = activation("relu", conv3x3(image, weights, f"{block}/conv0"))
-    return upsample(activation("relu", conv3x3(image, weights, f"{block}/conv1")))
+def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:
+    """Mirror of `reference.network.moved_running_values`."""
+    return {
+        name: weights[name] + constants.BATCH_NORM_MOMENTUM * (value - weights[name])
+        for name, value in statistics.items()
+    }
 
 
-def encode(image: Tensor, weights: Weights, config: ModelConfig) -> Tensor:
-    """Mirror of `reference.network.encode`."""
-    for i in range(len(constants.ENCODER_FILTERS[config.N])):
-        image = encoder_block(image, weights, f"encoder/block{i}")
+def channel_attention(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    """Mirror of `reference.network.channel_attention`."""
+    # amax, not max: of equal pixels it favours none, and its gradient is that of TensorFlow
+    pooled = (image.mean(dim=(2, 3)), image.amax(dim=(2, 3)))
+    hidden = [activation("relu", dense(vectors, weights, f"{layer}/mlp0")) for vectors in pooled]
+    of_mean, of_maximum = (dense(vectors, weights, f"{layer}/mlp1") for vectors in hidden)
+    return image * activation("sigmoid", of_mean + of_maximum)[:, :, None, None]
+
+
+def spatial_attention(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    """Mirror of `reference.network.spatial_attention`."""
+    pooled = torch.stack([image.mean(dim=1), image.amax(dim=1)], dim=1)
+    return image * activation("sigmoid", conv(pooled, weights, layer))
+
+
+def efficient_channel_attention(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    """Mirror of `reference.network.efficient_channel_attention`."""
+    kernel, channels = weights[f"{layer}/kernel"], image.shape[1]
+    side = kernel.shape[0]
+    padded = F.pad(image.mean(dim=(2, 3)), (side // 2, side // 2))
+    taps = [kernel[i] * padded[:, i : i + channels] for i in range(side)]
+    return image * activation("sigmoid", torch.stack(taps).sum(dim=0))[:, :, None, None]
+
+
+def attend(image: Tensor, weights: Weights, block: str, config: ModelConfig) -> Tensor:
+    """Mirror of `reference.network.attend`."""
+    for stage in attention_stages(config, block):
+        if stage == "eca":
+            image = efficient_channel_attention(image, weights, f"{block}/eca")
+        elif stage == "cbam":
+            image = channel_attention(image, weights, f"{block}/cbam")
+            image = spatial_attention(image, weights, f"{block}/cbam/spatial")
+        else:
+            image = spatial_attention(image, weights, f"{block}/spatial")
     return image
 
 
-def decode(encoded: Tensor, weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
-    """Mirror of `reference.network.decode`."""
+def block_features(
+    image: Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> Tensor:
+    """Mirror of `reference.network.block_features`."""
+    for layer in (f"{block}/conv0", f"{block}/conv1"):
+        image = conv(image, weights, layer)
+        if config.batch_norm:
+            image = batch_norm(image, weights, f"{layer}/norm", statistics)
+        image = activation("relu", image)
+    return attend(image, weights, block, config)
+
+
+def encoder_block(
+    image: Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> Tensor:
+    """Mirror of `reference.network.encoder_block`."""
+    return max_pool(block_features(image, weights, block, config, statistics))
+
+
+def decoder_block(
+    image: Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> Tensor:
+    """Mirror of `reference.network.decoder_block`."""
+    return upsample(block_features(image, weights, block, config, statistics))
+
+
+def encode(
+    image: Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> Tensor:
+    """Mirror of `reference.network.encode`."""
+    for i in range(len(constants.ENCODER_FILTERS[config.N])):
+        image = encoder_block(image, weights, f"encoder/block{i}", config, statistics)
+    return attend(image, weights, BOTTLENECK, config)
+
+
+def trunk(
+    encoded: Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None = None
+) -> dict[str, Tensor]:
+    """Mirror of `reference.network.trunk`."""
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
-        features = decoder_block(features, weights, f"{decoder}/block{i}")
+        features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
+    seen, outer = {}, features
+    if config.pad_object:
+        aside = border_channels(config)
+        seen["inner_head"], outer = features[:, :-aside], features[:, -aside:]
+    if config.probe_big or not config.pad_object:
+        seen["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+    return seen
+
+
+def heads(seen: Mapping[str, Tensor], weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
+    """Mirror of `reference.network.heads`."""
+    said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
     if not config.pad_object:
-        border = decoder_block(features, weights, f"{decoder}/border")
-        return head_activation(conv3x3(border, weights, f"{decoder}/border_head"), config, decoder)
-    inner = features[:, : -constants.BORDER_CHANNELS]
-    outer = features[:, -constants.BORDER_CHANNELS :]
-    patches = head_activation(conv3x3(inner, weights, f"{decoder}/inner_head"), config, decoder)
+        patches = head_activation(said["border_head"], config, decoder)
+        return patches * _mask(config, patches) if config.edge_pad else patches
     margin = config.N // 4
+    patches = head_activation(said["inner_head"], config, decoder)
     patches = F.pad(patches, (margin, margin, margin, margin))
-    if config.probe_big:
-        border = decoder_block(outer, weights, f"{decoder}/border")
-        border = activation("swish", conv3x3(border, weights, f"{decoder}/border_head"))
-        patches = patches + border * _outside_box(config.N, border)
+    if "border_head" in said:
+        border = activation("swish", said["border_head"])
+        patches = patches + border * _mask(config, border)
     return patches
 
 
-def _outside_box(N: int, like: Tensor) -> Tensor:
-    """(N, N), 0 in the central N/2 x N/2 square, 1 outside."""
-    mask = torch.ones(N, N, device=like.device, dtype=like.dtype)
-    margin = N // 4
-    mask[margin : N - margin, margin : N - margin] = 0.0
-    return mask
+def _mask(config: ModelConfig, like: Tensor) -> Tensor:
+    return torch.as_tensor(border_mask(config), dtype=like.dtype, device=like.device)
+
+
+def decode(
+    encoded: Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mirror of `reference.network.decode`."""
+    if config.use_shared_decoder:
+        seen = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+    else:
+        seen = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+    amplitude, phase = (
+        heads(one, weights, config, decoder) for one, decoder in zip(seen, DECODERS, strict=True)
+    )
+    return amplitude, phase
 
 
 def head_activation(x: Tensor, config: ModelConfig, decoder: str) -> Tensor:
@@ -95,11 +204,12 @@ def head_activation(x: Tensor, config: ModelConfig, decoder: str) -> Tensor:
     return activation(config.amp_activation, x) if decoder == "amplitude" else torch.pi * torch.tanh(x)
 
 
-def object_patches(diffraction_fed: Tensor, weights: Weights, config: ModelConfig) -> Tensor:
+def object_patches(
+    diffraction_fed: Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> Tensor:
     """Mirror of `reference.network.object_patches`; (B, C, N, N) in, (B, c, N, N) out."""
-    encoded = encode(diffraction_fed / torch.exp(weights["log_scale"]), weights, config)
-    amplitude = decode(encoded, weights, config, "amplitude")
-    phase = decode(encoded, weights, config, "phase")
+    encoded = encode(diffraction_fed / torch.exp(weights["log_scale"]), weights, config, statistics)
+    amplitude, phase = decode(encoded, weights, config, statistics)
     # complex numbers have no half precision: autocast ends here
     wide = weights["log_scale"].dtype
     amplitude, phase = amplitude.to(wide), phase.to(wide)

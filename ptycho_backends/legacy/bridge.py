@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_backends.config import (
+    ATTENTION_FIELDS,
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
@@ -35,8 +36,9 @@ LEGACY_NAMES = {
 }
 """Fields whose key in `params.cfg` is spelt differently; every other field is its own key."""
 
-# The legacy package has known one architecture only for most of its life, so its dictionaries may lack it.
-OPTIONAL_MODEL_FIELDS = frozenset({"architecture"})
+# The legacy package has known one architecture only for most of its life, so its dictionaries may lack it,
+# and what belongs to another one.
+OPTIONAL_MODEL_FIELDS = frozenset({"architecture", *ATTENTION_FIELDS})
 
 
 def legacy_name(field: str) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import archive_members as member
-from ptycho_backends.config import ModelConfig
+from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig
+from ptycho_backends.errors import ConfigError
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.legacy import params
 from ptycho_backends.legacy.genuine_archive import MANIFEST, SHARING, TRAINED, VERSION, layer_numbers
@@ -53,12 +54,20 @@ def write_genuine_archive(model: TrainedModel, path: str | os.PathLike[str]) -> 
 
     Raises
     ------
-    ConfigError, ArchiveError
+    ConfigError
+        As `save_archive`; and for an architecture that PtychoPINN does not have.
+    ArchiveError
         As `save_archive`.
     OutputError
         If the file cannot be written; what was there before is untouched.
     """
     config = member.ConfigMember.of(model)
+    architecture = config.training.model.architecture
+    if architecture != "cnn":
+        raise ConfigError(
+            f"architecture: got {architecture!r}, but an archive of PtychoPINN holds 'cnn' alone; save the model "
+            "as an archive of this library, or train one with architecture='cnn'"
+        )
     weights = member.checked_weights(config.training.model, model.weights)
     scale, weights = _with_one_scale(config.intensity_scale, weights)
     files = {MANIFEST: _pickled({"models": [TRAINED, SHARING], "version": VERSION})}
@@ -98,7 +107,7 @@ def _plain_params(
     plain = {}
     for key, value in snapshot.items():
         value = value.item() if isinstance(value, np.generic) else value
-        if value is None or type(value) in (bool, int, float, str):
+        if key not in ATTENTION_FIELDS and (value is None or type(value) in (bool, int, float, str)):
             plain[key] = value
     plain[PROBE] = np.array(weights[PROBE])[..., np.newaxis]
     return {**plain, "intensity_scale": scale, "_version": VERSION}

@@ -9,8 +9,19 @@ ENCODER_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 6
 DECODER_FILTERS = {64: (64, 32), 128: (128, 64, 32), 256: (256, 128, 64, 32)}
 BORDER_FILTERS = {64: 32, 128: 16, 256: 8}
 
-# Feature channels that `pad_object` sets aside for the border of the object.
+# Feature channels that `pad_object` sets aside for the border of the object in the network `cnn`.
 BORDER_CHANNELS = 4
+
+# CBAM (Woo et al. 2018): the channels' perceptron is this much narrower than the image is deep, but no
+# narrower than four: with one hidden ReLU, half of all first weights would be dead. Side of the kernel
+# that looks over pixels.
+CBAM_REDUCTION = 16
+CBAM_SMALLEST_WIDTH = 4
+CBAM_SPATIAL_SIDE = 7
+
+# Batch normalisation: added to the variance; and the share of a running value that each batch replaces.
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.1
 
 # Added to the overlap count of a group's patches. It is as large as 1e-3 because trained models know
 # it: the uncovered border of the canvas is divided by this alone.

@@ -29,11 +29,13 @@ def offsets_by_channel(relative_offsets_px: NDArray) -> NDArray:
     return np.moveaxis(relative_offsets_px[:, 0], -1, 1)
 
 
-def _outputs(config: ModelConfig, weights: Weights, batch: Batch) -> tuple[NDArray, NDArray, NDArray]:
+def _outputs(
+    config: ModelConfig, weights: Weights, batch: Batch, statistics: network.Statistics | None = None
+) -> tuple[NDArray, NDArray, NDArray]:
     """(patches (B, c, N, N), object (B, N, N), amplitude (B, C, N, N)), all in float64."""
     weights = in_double(weights)
     fed = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
-    patches = channels_first(network.object_patches(fed, weights, config))
+    patches = channels_first(network.object_patches(fed, weights, config, statistics))
     offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
     image, amplitude = physics.predict_diffraction(
         patches, offsets, weights["probe"], weights["log_scale"], config
@@ -62,9 +64,21 @@ def predict(config: ModelConfig, weights: Weights, batch: Batch) -> Prediction:
     return Prediction(object=image[..., None], amplitude=amplitude, intensity=amplitude**2)
 
 
-def loss(config: TrainingConfig, weights: Weights, batch: Batch) -> dict[str, float]:
-    """Every term of the loss and the `total`, computed wholly in float64."""
-    patches, image, amplitude = _outputs(config.model, weights, batch)
+def loss(
+    config: TrainingConfig, weights: Weights, batch: Batch, *, training: bool = True
+) -> dict[str, float]:
+    """Every term of the loss and the `total`, computed wholly in float64.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    weights : mapping
+    batch : Batch
+    training : bool
+        Batch normalisation uses the batch's own mean and variance; else, as for validation, the running
+        ones.
+    """
+    patches, image, amplitude = _outputs(config.model, weights, batch, {} if training else None)
     measured = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
     truth, centre = batch.object_patches, batch.object_at_centre
     terms = losses.loss_terms(
@@ -77,3 +91,11 @@ def loss(config: TrainingConfig, weights: Weights, batch: Batch) -> dict[str, fl
         None if centre is None else centre[..., 0].astype(np.complex128),
     )
     return {name: float(value) for name, value in terms.items()}
+
+
+def batch_statistics(config: ModelConfig, weights: Weights, batch: Batch) -> network.Statistics:
+    """Mean and variance of `batch` at each batch normalisation, under the names of the running values."""
+    statistics: network.Statistics = {}
+    if config.batch_norm:
+        _outputs(config, weights, batch, statistics)
+    return statistics

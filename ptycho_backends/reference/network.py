@@ -1,7 +1,9 @@
-"""The network `cnn` (docs/model.md, section 4): diffraction amplitude to object patches.
+"""The networks `cnn` and `attention` (docs/model.md, section 4): diffraction amplitude to object patches.
 
 Images are channels-last here, `(B, y, x, channels)`. `weights` maps canonical names
-(`initial_weights.weight_shapes`) to arrays.
+(`initial_weights.weight_shapes`) to arrays. `statistics`, where it is given, makes batch normalisation use
+the batch's own mean and variance, as in training, and gets them under the names of the running values;
+without it the running values are used.
 """
 
 from collections.abc import Mapping
@@ -10,33 +12,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig
+from ptycho_backends.initial_weights import (
+    BOTTLENECK,
+    DECODERS,
+    SHARED_DECODER,
+    attention_stages,
+    border_channels,
+)
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import central_box
 
 Weights = Mapping[str, NDArray]
+Statistics = dict[str, NDArray]
 
 
-def conv3x3(image: NDArray, weights: Weights, layer: str) -> NDArray:
-    """3x3 cross-correlation, stride 1, zero padding that keeps the size, plus bias.
+def conv(image: NDArray, weights: Weights, layer: str) -> NDArray:
+    """Cross-correlation, stride 1, zero padding that keeps the size, plus bias where the layer has one.
 
     Parameters
     ----------
     image : (B, H, W, channels in) array
     weights : mapping
-        Holds `<layer>/kernel` (3, 3, in, out) and `<layer>/bias` (out,).
+        Holds `<layer>/kernel` (k, k, in, out), k odd, and `<layer>/bias` (out,) or no bias.
     layer : str
 
     Returns
     -------
     (B, H, W, channels out) array
     """
-    kernel, bias = weights[f"{layer}/kernel"], weights[f"{layer}/bias"]
+    kernel = weights[f"{layer}/kernel"]
     height, width = image.shape[1:3]
-    padded = np.pad(image, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    side, margin = len(kernel), len(kernel) // 2
+    padded = np.pad(image, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
     taps = [
-        padded[:, dy : dy + height, dx : dx + width] @ kernel[dy, dx] for dy in range(3) for dx in range(3)
+        padded[:, dy : dy + height, dx : dx + width] @ kernel[dy, dx]
+        for dy in range(side)
+        for dx in range(side)
     ]
-    return np.sum(taps, axis=0) + bias
+    return np.sum(taps, axis=0) + weights.get(f"{layer}/bias", 0.0)
+
+
+def dense(vectors: NDArray, weights: Weights, layer: str) -> NDArray:
+    """`vectors @ kernel + bias`: (B, in) to (B, out), the kernel being (in, out)."""
+    return vectors @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"]
 
 
 def activation(name: str, x: NDArray) -> NDArray:
@@ -63,31 +81,170 @@ def upsample(image: NDArray) -> NDArray:
     return image.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def encoder_block(image: NDArray, weights: Weights, block: str) -> NDArray:
-    """conv, ReLU, conv, ReLU, 2x2 max-pool."""
-    image = activation("relu", conv3x3(image, weights, f"{block}/conv0"))
-    return max_pool(activation("relu", conv3x3(image, weights, f"{block}/conv1")))
+def batch_norm(image: NDArray, weights: Weights, layer: str, statistics: Statistics | None = None) -> NDArray:
+    r"""Every channel brought to mean beta and standard deviation gamma.
+
+    .. math:: \gamma \frac{x - \mu}{\sqrt{\sigma^2 + 10^{-5}}} + \beta
+
+    Parameters
+    ----------
+    image : (B, H, W, channels) array
+    weights : mapping
+        Holds `<layer>/gamma`, `beta`, `mean` and `variance`, each (channels,).
+    layer : str
+    statistics : dict, optional
+        If given, mean and (biased) variance are those of `image` over groups and pixels, and are put
+        into it as `<layer>/mean` and `<layer>/variance`; else they are the weights of these names.
+
+    References
+    ----------
+    Ioffe and Szegedy 2015, Algorithm 1.
+    """
+    mean, variance = f"{layer}/mean", f"{layer}/variance"
+    used: Weights = weights
+    if statistics is not None:
+        used = {mean: image.mean(axis=(0, 1, 2)), variance: image.var(axis=(0, 1, 2))}
+        statistics.update(used)
+    root = np.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
+    return (image - used[mean]) / root * weights[f"{layer}/gamma"] + weights[f"{layer}/beta"]
 
 
-def decoder_block(image: NDArray, weights: Weights, block: str) -> NDArray:
-    """conv, ReLU, conv, ReLU, nearest-neighbour x2 up-sampling."""
-    image = activation("relu", conv3x3(image, weights, f"{block}/conv0"))
-    return upsample(activation("relu", conv3x3(image, weights, f"{block}/conv1")))
+def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:
+    """The running values after a batch with these `statistics`: a tenth of the way towards them."""
+    return {
+        name: weights[name] + constants.BATCH_NORM_MOMENTUM * (value - weights[name])
+        for name, value in statistics.items()
+    }
 
 
-def encode(image: NDArray, weights: Weights, config: ModelConfig) -> NDArray:
-    """All encoder blocks: `(B, N, N, C)` to `(B, 8, 8, features)`."""
-    for i in range(len(constants.ENCODER_FILTERS[config.N])):
-        image = encoder_block(image, weights, f"encoder/block{i}")
+def channel_attention(image: NDArray, weights: Weights, layer: str) -> NDArray:
+    """CBAM's first half: each channel times the sigmoid of what a perceptron makes of all channels.
+
+    The perceptron (dense, ReLU, dense: `<layer>/mlp0`, `<layer>/mlp1`) sees the channels' means, and once
+    more their maxima; what it says of the two is added.
+
+    References
+    ----------
+    Woo et al. 2018, eq. 2.
+    """
+    pooled = (image.mean(axis=(1, 2)), image.max(axis=(1, 2)))
+    hidden = [activation("relu", dense(vectors, weights, f"{layer}/mlp0")) for vectors in pooled]
+    of_mean, of_maximum = (dense(vectors, weights, f"{layer}/mlp1") for vectors in hidden)
+    return image * activation("sigmoid", of_mean + of_maximum)[:, None, None]
+
+
+def spatial_attention(image: NDArray, weights: Weights, layer: str) -> NDArray:
+    """CBAM's second half: each pixel times the sigmoid of a convolution of the pixels' mean and maximum.
+
+    References
+    ----------
+    Woo et al. 2018, eq. 3.
+    """
+    pooled = np.stack([image.mean(axis=-1), image.max(axis=-1)], axis=-1)
+    return image * activation("sigmoid", conv(pooled, weights, layer))
+
+
+def efficient_channel_attention(image: NDArray, weights: Weights, layer: str) -> NDArray:
+    """ECA: each channel times the sigmoid of a weighted sum over the means of its neighbours.
+
+    `<layer>/kernel` (k,), k odd, holds the weights; beyond the first and the last channel there is zero.
+
+    References
+    ----------
+    Wang et al. 2020, section 3.2.
+    """
+    kernel, channels = weights[f"{layer}/kernel"], image.shape[-1]
+    side = kernel.shape[0]
+    padded = np.pad(image.mean(axis=(1, 2)), [(0, 0), (side // 2, side // 2)])
+    taps = [kernel[i] * padded[:, i : i + channels] for i in range(side)]
+    return image * activation("sigmoid", np.sum(taps, axis=0))[:, None, None]
+
+
+def attend(image: NDArray, weights: Weights, block: str, config: ModelConfig) -> NDArray:
+    """Every stage of attention that `config` asks for after `block`, one after the other."""
+    for stage in attention_stages(config, block):
+        if stage == "eca":
+            image = efficient_channel_attention(image, weights, f"{block}/eca")
+        elif stage == "cbam":
+            image = channel_attention(image, weights, f"{block}/cbam")
+            image = spatial_attention(image, weights, f"{block}/cbam/spatial")
+        else:
+            image = spatial_attention(image, weights, f"{block}/spatial")
     return image
 
 
-def decode(encoded: NDArray, weights: Weights, config: ModelConfig, decoder: str) -> NDArray:
-    """One decoder with its heads: `(B, 8, 8, features)` to the amplitude or phase of the patches.
+def block_features(
+    image: NDArray, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> NDArray:
+    """What every block begins with: twice convolution, batch normalisation if asked for, ReLU; attention."""
+    for layer in (f"{block}/conv0", f"{block}/conv1"):
+        image = conv(image, weights, layer)
+        if config.batch_norm:
+            image = batch_norm(image, weights, f"{layer}/norm", statistics)
+        image = activation("relu", image)
+    return attend(image, weights, block, config)
+
+
+def encoder_block(
+    image: NDArray, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> NDArray:
+    """`block_features`, then 2x2 max-pool."""
+    return max_pool(block_features(image, weights, block, config, statistics))
+
+
+def decoder_block(
+    image: NDArray, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> NDArray:
+    """`block_features`, then nearest-neighbour x2 up-sampling."""
+    return upsample(block_features(image, weights, block, config, statistics))
+
+
+def encode(
+    image: NDArray, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> NDArray:
+    """All encoder blocks: `(B, N, N, C)` to `(B, 8, 8, features)`."""
+    for i in range(len(constants.ENCODER_FILTERS[config.N])):
+        image = encoder_block(image, weights, f"encoder/block{i}", config, statistics)
+    return attend(image, weights, BOTTLENECK, config)
+
+
+def trunk(
+    encoded: NDArray, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None = None
+) -> dict[str, NDArray]:
+    """The blocks of a decoder.
 
     Parameters
     ----------
     encoded : (B, 8, 8, features) array
+    weights : mapping
+    config : ModelConfig
+    name : {'amplitude', 'phase', 'decoder'}
+    statistics : dict, optional
+
+    Returns
+    -------
+    dict of arrays
+        What each head sees: with `pad_object` `inner_head` (B, N/2, N/2, channels); with `probe_big` or
+        without `pad_object` `border_head` (B, N, N, channels).
+    """
+    features = encoded
+    for i in range(len(constants.DECODER_FILTERS[config.N])):
+        features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
+    seen, outer = {}, features
+    if config.pad_object:
+        aside = border_channels(config)
+        seen["inner_head"], outer = features[..., :-aside], features[..., -aside:]
+    if config.probe_big or not config.pad_object:
+        seen["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+    return seen
+
+
+def heads(seen: Mapping[str, NDArray], weights: Weights, config: ModelConfig, decoder: str) -> NDArray:
+    """The amplitude or the phase of the patches from what `trunk` found.
+
+    Parameters
+    ----------
+    seen : mapping of arrays
     weights : mapping
     config : ModelConfig
     decoder : {'amplitude', 'phase'}
@@ -96,29 +253,55 @@ def decode(encoded: NDArray, weights: Weights, config: ModelConfig, decoder: str
     -------
     (B, N, N, c) array
         `c = C` with `object_big`, else 1. A phase is in radians.
+    """
+    said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
+    if not config.pad_object:
+        patches = head_activation(said["border_head"], config, decoder)
+        return patches * border_mask(config)[..., None] if config.edge_pad else patches
+    margin = config.N // 4
+    patches = head_activation(said["inner_head"], config, decoder)
+    patches = np.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
+    if "border_head" in said:
+        patches = patches + activation("swish", said["border_head"]) * border_mask(config)[..., None]
+    return patches
+
+
+def border_mask(config: ModelConfig) -> NDArray[np.float64]:
+    """(N, N), 1 where the border head predicts: outside the inner part, and not in the rim of `edge_pad`."""
+    mask = 1.0 - central_box(config.N) if config.pad_object else np.ones((config.N, config.N))
+    rim = np.pad(np.ones([config.N - 2 * config.edge_pad] * 2), config.edge_pad)
+    return mask * rim
+
+
+def decode(
+    encoded: NDArray, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> tuple[NDArray, NDArray]:
+    """Both decoders with their heads: `(B, 8, 8, features)` to amplitude and phase of the patches.
+
+    Parameters
+    ----------
+    encoded : (B, 8, 8, features) array
+    weights : mapping
+    config : ModelConfig
+    statistics : dict, optional
+
+    Returns
+    -------
+    amplitude, phase : (B, N, N, c) arrays
+        `c = C` with `object_big`, else 1. A phase is in radians.
 
     References
     ----------
     docs/model.md, section 4.
     """
-    features = encoded
-    for i in range(len(constants.DECODER_FILTERS[config.N])):
-        features = decoder_block(features, weights, f"{decoder}/block{i}")
-    if not config.pad_object:
-        border = decoder_block(features, weights, f"{decoder}/border")
-        return head_activation(conv3x3(border, weights, f"{decoder}/border_head"), config, decoder)
-    inner, outer = (
-        features[..., : -constants.BORDER_CHANNELS],
-        features[..., -constants.BORDER_CHANNELS :],
+    if config.use_shared_decoder:
+        seen = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+    else:
+        seen = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+    amplitude, phase = (
+        heads(one, weights, config, decoder) for one, decoder in zip(seen, DECODERS, strict=True)
     )
-    patches = head_activation(conv3x3(inner, weights, f"{decoder}/inner_head"), config, decoder)
-    margin = config.N // 4
-    patches = np.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-    if config.probe_big:
-        border = decoder_block(outer, weights, f"{decoder}/border")
-        border = activation("swish", conv3x3(border, weights, f"{decoder}/border_head"))
-        patches = patches + border * (1.0 - central_box(config.N))[..., None]
-    return patches
+    return amplitude, phase
 
 
 def head_activation(x: NDArray, config: ModelConfig, decoder: str) -> NDArray:
@@ -126,7 +309,9 @@ def head_activation(x: NDArray, config: ModelConfig, decoder: str) -> NDArray:
     return activation(config.amp_activation, x) if decoder == "amplitude" else np.pi * np.tanh(x)
 
 
-def object_patches(diffraction_fed: NDArray, weights: Weights, config: ModelConfig) -> NDArray:
+def object_patches(
+    diffraction_fed: NDArray, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> NDArray:
     """The whole network: `A exp(i phi)` from diffraction amplitudes.
 
     Parameters
@@ -135,6 +320,7 @@ def object_patches(diffraction_fed: NDArray, weights: Weights, config: ModelConf
         `s * X_full`; the network first divides it by `exp(log_scale)`.
     weights : mapping
     config : ModelConfig
+    statistics : dict, optional
 
     Returns
     -------
@@ -145,7 +331,6 @@ def object_patches(diffraction_fed: NDArray, weights: Weights, config: ModelConf
     ----------
     docs/model.md, section 4.
     """
-    encoded = encode(diffraction_fed / np.exp(weights["log_scale"]), weights, config)
-    amplitude = decode(encoded, weights, config, "amplitude")
-    phase = decode(encoded, weights, config, "phase")
+    encoded = encode(diffraction_fed / np.exp(weights["log_scale"]), weights, config, statistics)
+    amplitude, phase = decode(encoded, weights, config, statistics)
     return amplitude * np.exp(1j * phase)

@@ -13,6 +13,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.reference import stitching
+from ptycho_backends.tensorflow import network
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     batch_signature,
@@ -125,9 +126,11 @@ class _Runner:
     def object(self, batch: Batch) -> NDArray:
         return self._object(*self._inputs(batch)).numpy()[..., None]
 
-    def gradients(self, config: TrainingConfig, batch: Batch, names: list[str]) -> dict[str, tf.Tensor]:
+    def gradients(
+        self, config: TrainingConfig, batch: Batch, names: list[str], statistics: network.Statistics
+    ) -> dict[str, tf.Tensor]:
         tensors = tensors_from_batch(batch)
-        return self.model.loss_and_gradients(config, tensors, batch.intensity_scale, names)[1]
+        return self.model.loss_and_gradients(config, tensors, batch.intensity_scale, names, statistics)[1]
 
 
 def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
@@ -142,7 +145,7 @@ def loss(
     """Every term of the loss, and `total`."""
     with computing(execution):
         model = _Runner(config.model, weights, execution).model
-        terms = model.loss_terms(config, tensors_from_batch(batch), batch.intensity_scale)
+        terms = model.loss_terms(config, tensors_from_batch(batch), batch.intensity_scale, {})
     return {name: float(value) for name, value in terms.items()}
 
 
@@ -152,7 +155,7 @@ def gradients(
     """Gradient of the total loss with respect to every weight; zero where it does not enter."""
     with computing(execution):
         runner = _Runner(config.model, weights, execution)
-        return weights_from_tensors(runner.gradients(config, batch, list(weights)))
+        return weights_from_tensors(runner.gradients(config, batch, list(weights), {}))
 
 
 def train_step(
@@ -164,7 +167,9 @@ def train_step(
         names = runner.model.trainable(config)
         optimizer = Adam({name: runner.model.variables_by_name[name] for name in names})
         for batch in batches:
-            optimizer.apply(runner.gradients(config, batch, names), execution.learning_rate)
+            statistics: network.Statistics = {}
+            optimizer.apply(runner.gradients(config, batch, names, statistics), execution.learning_rate)
+            runner.model.follow(statistics)
         return runner.model.weights()
 
 

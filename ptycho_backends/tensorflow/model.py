@@ -7,7 +7,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE, weight_dtype
+from ptycho_backends.initial_weights import (
+    LOG_SCALE,
+    PROBE,
+    is_running_value,
+    layer_channels,
+    weight_dtype,
+)
 from ptycho_backends.preparation import TrainingPlan, needs_truth
 from ptycho_backends.protocol import EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
@@ -37,7 +43,8 @@ class PtychoModel(tf.Module):
     dtype : tf.DType
         float32 or float64.
     network_dtype : tf.DType, optional
-        What the network's convolutions are computed in; default `dtype`.
+        What the network's 3x3 convolutions are computed in; default `dtype`. What looks over their
+        results, attention and batch normalisation, sums many numbers, and so stays in `dtype`.
     """
 
     def __init__(
@@ -53,12 +60,15 @@ class PtychoModel(tf.Module):
         self.network_dtype = dtype if network_dtype is None else network_dtype
         values = tensors_from_weights(weights, dtype)
         self.variables_by_name = {name: tf.Variable(value, name=name) for name, value in values.items()}
+        self._convolved = {
+            f"{layer}/{kind}" for layer in layer_channels(config) for kind in ("kernel", "bias")
+        }
 
     def __call__(
-        self, diffraction_fed: tf.Tensor, offsets: tf.Tensor
+        self, diffraction_fed: tf.Tensor, offsets: tf.Tensor, statistics: network.Statistics | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
-        patches = self._patches(diffraction_fed)
+        patches = self._patches(diffraction_fed, statistics)
         probe = self.variables_by_name[PROBE]
         image, amplitude = physics.predict_diffraction(
             patches,
@@ -77,20 +87,27 @@ class PtychoModel(tf.Module):
         canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
         return physics.crop_centre(canvas, self.config.N)
 
-    def _patches(self, diffraction_fed: tf.Tensor) -> tf.Tensor:
+    def _patches(self, diffraction_fed: tf.Tensor, statistics: network.Statistics | None = None) -> tf.Tensor:
         weights = {
-            name: tf.cast(variable, self.network_dtype) if "/" in name else variable
+            name: tf.cast(variable, self.network_dtype) if name in self._convolved else variable
             for name, variable in self.variables_by_name.items()
         }
-        return channels_first(network.object_patches(diffraction_fed, weights, self.config))
+        return channels_first(network.object_patches(diffraction_fed, weights, self.config, statistics))
 
     def loss_terms(
-        self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float
+        self,
+        config: TrainingConfig,
+        batch: TensorBatch,
+        intensity_scale: float,
+        statistics: network.Statistics | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Every term of the loss of `batch`, and their weighted sum as `total`."""
+        """Every term of the loss of `batch`, and their weighted sum as `total`.
+
+        `statistics` is given in training: it gets the batch's, for `follow`.
+        """
         batch = in_precision(batch, self.dtype)
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(measured, batch["offsets"])
+        patches, image, amplitude = self(measured, batch["offsets"], statistics)
         return losses.loss_terms(
             config,
             patches,
@@ -102,19 +119,29 @@ class PtychoModel(tf.Module):
         )
 
     def loss_and_gradients(
-        self, config: TrainingConfig, batch: TensorBatch, intensity_scale: float, names: list[str]
+        self,
+        config: TrainingConfig,
+        batch: TensorBatch,
+        intensity_scale: float,
+        names: list[str],
+        statistics: network.Statistics,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Total loss, and its gradient for each variable of `names`; zero where that does not enter."""
         variables = {name: self.variables_by_name[name] for name in names}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(variables.values()))
-            total = self.loss_terms(config, batch, intensity_scale)["total"]
+            total = self.loss_terms(config, batch, intensity_scale, statistics)["total"]
         found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return total, found
 
+    def follow(self, statistics: network.Statistics) -> None:
+        """Move the running values of batch normalisation towards those of a batch that was trained on."""
+        for name, value in network.moved_running_values(self.variables_by_name, statistics).items():
+            self.variables_by_name[name].assign(value)
+
     def trainable(self, config: TrainingConfig) -> list[str]:
-        """Names of what is trained: the probe and the scale only if `config` says so."""
-        frozen = set()
+        """Names of what is trained: no running values, the probe and the scale only if `config` says so."""
+        frozen = {name for name in self.variables_by_name if is_running_value(name)}
         if not config.probe_trainable:
             frozen.add(PROBE)
         if not config.intensity_scale_trainable:
@@ -254,9 +281,11 @@ class PtychoModule:
         return tf.cast(self.model.loss_terms(self.config, batch, self.intensity_scale)["total"], tf.float64)
 
     def _gradients(self, batch: TensorBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        statistics: network.Statistics = {}
         total, gradients = self.model.loss_and_gradients(
-            self.config, batch, self.intensity_scale, self._names
+            self.config, batch, self.intensity_scale, self._names, statistics
         )
+        self.model.follow(statistics)
         groups = tf.cast(tf.shape(batch["diffraction"])[0], tf.float64)
         self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
         return total, gradients

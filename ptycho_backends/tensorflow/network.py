@@ -6,17 +6,30 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from ptycho_backends.config import ModelConfig
+from ptycho_backends.initial_weights import (
+    BOTTLENECK,
+    DECODERS,
+    SHARED_DECODER,
+    attention_stages,
+    border_channels,
+)
 from ptycho_backends.reference import constants
-from ptycho_backends.reference.physics import central_box
+from ptycho_backends.reference.network import border_mask
 
 Weights = Mapping[str, tf.Tensor]
+Statistics = dict[str, tf.Tensor]
 
 
-def conv3x3(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
-    """Mirror of `reference.network.conv3x3`, in the precision of the kernel."""
-    kernel = tf.convert_to_tensor(weights[f"{layer}/kernel"])
+def conv(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    """Mirror of `reference.network.conv`, in the precision of the kernel."""
+    kernel, bias = tf.convert_to_tensor(weights[f"{layer}/kernel"]), weights.get(f"{layer}/bias")
     convolved = tf.nn.conv2d(tf.cast(image, kernel.dtype), kernel, strides=1, padding="SAME")
-    return tf.nn.bias_add(convolved, weights[f"{layer}/bias"])
+    return convolved if bias is None else tf.nn.bias_add(convolved, bias)
+
+
+def dense(vectors: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    """Mirror of `reference.network.dense`."""
+    return vectors @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"]
 
 
 def activation(name: str, x: tf.Tensor) -> tf.Tensor:
@@ -45,43 +58,150 @@ def upsample(image: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.stack([wide, wide], axis=2), (-1, 2 * height, 2 * width, channels))
 
 
-def encoder_block(image: tf.Tensor, weights: Weights, block: str) -> tf.Tensor:
-    """Mirror of `reference.network.encoder_block`."""
-    image = activation("relu", conv3x3(image, weights, f"{block}/conv0"))
-    return max_pool(activation("relu", conv3x3(image, weights, f"{block}/conv1")))
+def batch_norm(
+    image: tf.Tensor, weights: Weights, layer: str, statistics: Statistics | None = None
+) -> tf.Tensor:
+    """Mirror of `reference.network.batch_norm`, in the precision of the weights."""
+    mean, variance = f"{layer}/mean", f"{layer}/variance"
+    gamma, beta = weights[f"{layer}/gamma"], weights[f"{layer}/beta"]
+    image = tf.cast(image, gamma.dtype)
+    used = weights
+    if statistics is not None:
+        used = dict(zip((mean, variance), tf.nn.moments(image, axes=(0, 1, 2)), strict=True))
+        statistics.update(used)
+    root = tf.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
+    return (image - used[mean]) / root * gamma + beta
 
 
-def decoder_block(image: tf.Tensor, weights: Weights, block: str) -> tf.Tensor:
-    """Mirror of `reference.network.decoder_block`."""
-    image = activation("relu", conv3x3(image, weights, f"{block}/conv0"))
-    return upsample(activation("relu", conv3x3(image, weights, f"{block}/conv1")))
+def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:
+    """Mirror of `reference.network.moved_running_values`."""
+    return {
+        name: weights[name] + constants.BATCH_NORM_MOMENTUM * (value - weights[name])
+        for name, value in statistics.items()
+    }
 
 
-def encode(image: tf.Tensor, weights: Weights, config: ModelConfig) -> tf.Tensor:
-    """Mirror of `reference.network.encode`."""
-    for i in range(len(constants.ENCODER_FILTERS[config.N])):
-        image = encoder_block(image, weights, f"encoder/block{i}")
+def channel_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    """Mirror of `reference.network.channel_attention`, in the precision of the weights."""
+    image = tf.cast(image, weights[f"{layer}/mlp0/kernel"].dtype)
+    pooled = (tf.reduce_mean(image, axis=(1, 2)), tf.reduce_max(image, axis=(1, 2)))
+    hidden = [activation("relu", dense(vectors, weights, f"{layer}/mlp0")) for vectors in pooled]
+    of_mean, of_maximum = (dense(vectors, weights, f"{layer}/mlp1") for vectors in hidden)
+    return image * activation("sigmoid", of_mean + of_maximum)[:, None, None]
+
+
+def spatial_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    """Mirror of `reference.network.spatial_attention`, in the precision of the weights."""
+    image = tf.cast(image, weights[f"{layer}/kernel"].dtype)
+    pooled = tf.stack([tf.reduce_mean(image, axis=-1), tf.reduce_max(image, axis=-1)], axis=-1)
+    return image * activation("sigmoid", conv(pooled, weights, layer))
+
+
+def efficient_channel_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    """Mirror of `reference.network.efficient_channel_attention`, in the precision of the weights."""
+    kernel, channels = weights[f"{layer}/kernel"], image.shape[-1]
+    image = tf.cast(image, kernel.dtype)
+    side = kernel.shape[0]
+    padded = tf.pad(tf.reduce_mean(image, axis=(1, 2)), [(0, 0), (side // 2, side // 2)])
+    taps = [kernel[i] * padded[:, i : i + channels] for i in range(side)]
+    return image * activation("sigmoid", tf.add_n(taps))[:, None, None]
+
+
+def attend(image: tf.Tensor, weights: Weights, block: str, config: ModelConfig) -> tf.Tensor:
+    """Mirror of `reference.network.attend`."""
+    for stage in attention_stages(config, block):
+        if stage == "eca":
+            image = efficient_channel_attention(image, weights, f"{block}/eca")
+        elif stage == "cbam":
+            image = channel_attention(image, weights, f"{block}/cbam")
+            image = spatial_attention(image, weights, f"{block}/cbam/spatial")
+        else:
+            image = spatial_attention(image, weights, f"{block}/spatial")
     return image
 
 
-def decode(encoded: tf.Tensor, weights: Weights, config: ModelConfig, decoder: str) -> tf.Tensor:
-    """Mirror of `reference.network.decode`."""
+def block_features(
+    image: tf.Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> tf.Tensor:
+    """Mirror of `reference.network.block_features`."""
+    for layer in (f"{block}/conv0", f"{block}/conv1"):
+        image = conv(image, weights, layer)
+        if config.batch_norm:
+            image = batch_norm(image, weights, f"{layer}/norm", statistics)
+        image = activation("relu", image)
+    return attend(image, weights, block, config)
+
+
+def encoder_block(
+    image: tf.Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> tf.Tensor:
+    """Mirror of `reference.network.encoder_block`."""
+    return max_pool(block_features(image, weights, block, config, statistics))
+
+
+def decoder_block(
+    image: tf.Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
+) -> tf.Tensor:
+    """Mirror of `reference.network.decoder_block`."""
+    return upsample(block_features(image, weights, block, config, statistics))
+
+
+def encode(
+    image: tf.Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> tf.Tensor:
+    """Mirror of `reference.network.encode`."""
+    for i in range(len(constants.ENCODER_FILTERS[config.N])):
+        image = encoder_block(image, weights, f"encoder/block{i}", config, statistics)
+    return attend(image, weights, BOTTLENECK, config)
+
+
+def trunk(
+    encoded: tf.Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None = None
+) -> dict[str, tf.Tensor]:
+    """Mirror of `reference.network.trunk`."""
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
-        features = decoder_block(features, weights, f"{decoder}/block{i}")
+        features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
+    seen, outer = {}, features
+    if config.pad_object:
+        aside = border_channels(config)
+        seen["inner_head"], outer = features[..., :-aside], features[..., -aside:]
+    if config.probe_big or not config.pad_object:
+        seen["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+    return seen
+
+
+def heads(seen: Mapping[str, tf.Tensor], weights: Weights, config: ModelConfig, decoder: str) -> tf.Tensor:
+    """Mirror of `reference.network.heads`."""
+    said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
     if not config.pad_object:
-        border = decoder_block(features, weights, f"{decoder}/border")
-        return head_activation(conv3x3(border, weights, f"{decoder}/border_head"), config, decoder)
-    inner = features[..., : -constants.BORDER_CHANNELS]
-    outer = features[..., -constants.BORDER_CHANNELS :]
-    patches = head_activation(conv3x3(inner, weights, f"{decoder}/inner_head"), config, decoder)
+        patches = head_activation(said["border_head"], config, decoder)
+        return patches * _mask(config, patches) if config.edge_pad else patches
     margin = config.N // 4
+    patches = head_activation(said["inner_head"], config, decoder)
     patches = tf.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-    if config.probe_big:
-        border = decoder_block(outer, weights, f"{decoder}/border")
-        border = activation("swish", conv3x3(border, weights, f"{decoder}/border_head"))
-        patches = patches + border * tf.cast(1.0 - central_box(config.N), border.dtype)[..., None]
+    if "border_head" in said:
+        border = activation("swish", said["border_head"])
+        patches = patches + border * _mask(config, border)
     return patches
+
+
+def _mask(config: ModelConfig, like: tf.Tensor) -> tf.Tensor:
+    return tf.cast(border_mask(config), like.dtype)[..., None]
+
+
+def decode(
+    encoded: tf.Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirror of `reference.network.decode`."""
+    if config.use_shared_decoder:
+        seen = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+    else:
+        seen = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+    amplitude, phase = (
+        heads(one, weights, config, decoder) for one, decoder in zip(seen, DECODERS, strict=True)
+    )
+    return amplitude, phase
 
 
 def head_activation(x: tf.Tensor, config: ModelConfig, decoder: str) -> tf.Tensor:
@@ -89,11 +209,12 @@ def head_activation(x: tf.Tensor, config: ModelConfig, decoder: str) -> tf.Tenso
     return activation(config.amp_activation, x) if decoder == "amplitude" else math.pi * tf.tanh(x)
 
 
-def object_patches(diffraction_fed: tf.Tensor, weights: Weights, config: ModelConfig) -> tf.Tensor:
+def object_patches(
+    diffraction_fed: tf.Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
+) -> tf.Tensor:
     """Mirror of `reference.network.object_patches`; (B, N, N, C) in, (B, N, N, c) out."""
-    encoded = encode(diffraction_fed / tf.exp(weights["log_scale"]), weights, config)
-    amplitude = decode(encoded, weights, config, "amplitude")
-    phase = decode(encoded, weights, config, "phase")
+    encoded = encode(diffraction_fed / tf.exp(weights["log_scale"]), weights, config, statistics)
+    amplitude, phase = decode(encoded, weights, config, statistics)
     # complex numbers have no half precision: mixed precision ends here
     wide = weights["log_scale"].dtype
     amplitude, phase = tf.cast(amplitude, wide), tf.cast(phase, wide)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import probe as probes
-from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig, TrainingConfig
 from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE, initial_weights
 from ptycho_backends.protocol import Batch
@@ -59,9 +59,27 @@ FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
         "dark": (False, False, False, True),
         "probe_trainable": (True, False),
         "intensity_scale_trainable": (True, False),
+        "architecture": ("cnn", "cnn", "attention"),
     }
 )
 """What each field of a case may be; as often as it stands here. The first is what shrinking tends to."""
+
+ATTENTION_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
+    {
+        "cbam_encoder": (False, True),
+        "cbam_bottleneck": (False, True),
+        "cbam_decoder": (False, True),
+        "eca_encoder": (False, False, True),
+        "eca_decoder": (False, False, True),
+        "spatial_decoder": (False, False, True),
+        "decoder_spatial_kernel": (7, 3, 1),
+        "use_shared_decoder": (False, True),
+        "edge_pad": (0, 0, 3, 15),
+        "decoder_last_c_outer_fraction": (0.125, 0.02, 0.4, 0.7),
+        "batch_norm": (False, True),
+    }
+)
+"""The same for the fields that only the architecture 'attention' has."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +89,9 @@ class Case:
     Attributes
     ----------
     N, gridsize, amp_activation, object_big, probe_big, probe_mask, pad_object, gaussian_smoothing_sigma,
-    n_filters_scale, max_position_jitter, probe_trainable, intensity_scale_trainable, nphotons
+    n_filters_scale, max_position_jitter, probe_trainable, intensity_scale_trainable, nphotons, architecture,
+    cbam_encoder, cbam_bottleneck, cbam_decoder, eca_encoder, eca_decoder, spatial_decoder,
+    decoder_spatial_kernel, use_shared_decoder, edge_pad, decoder_last_c_outer_fraction, batch_norm
         As in the configuration.
     loss : str
         A name in `LOSSES`.
@@ -103,6 +123,18 @@ class Case:
     dark: bool = False
     probe_trainable: bool = True
     intensity_scale_trainable: bool = True
+    architecture: str = "cnn"
+    cbam_encoder: bool = False
+    cbam_bottleneck: bool = False
+    cbam_decoder: bool = False
+    eca_encoder: bool = False
+    eca_decoder: bool = False
+    spatial_decoder: bool = False
+    decoder_spatial_kernel: int = 7
+    use_shared_decoder: bool = False
+    edge_pad: int = 0
+    decoder_last_c_outer_fraction: float = 0.125
+    batch_norm: bool = False
     seed: int = 0
 
     def __repr__(self) -> str:
@@ -128,6 +160,8 @@ class Case:
             pad_object=self.pad_object,
             gaussian_smoothing_sigma=self.gaussian_smoothing_sigma,
             max_position_jitter=self.max_position_jitter,
+            architecture=self.architecture,
+            **{name: getattr(self, name) for name in ATTENTION_FIELDS},
         )
         return TrainingConfig(
             model=model,
@@ -147,7 +181,7 @@ class Case:
 
     @cached_property
     def weights(self) -> dict[str, NDArray]:
-        """Initial weights, moved off every special value: biases, scale and probe are perturbed."""
+        """Initial weights, moved off every special value: all but the kernels are perturbed."""
         scan = _scan(self.N, self.gridsize, 0)
         assert scan.probe_guess is not None
         probe = probes.normalise_probe(scan.probe_guess, self.config.model.probe_scale)
@@ -160,6 +194,10 @@ class Case:
                 # a relu head must not be dead everywhere, or there is nothing to compare
                 lift = 0.3 if name.startswith("amplitude/") and "_head" in name else 0.0
                 weights[name] = (lift + generator.uniform(-0.1, 0.1, value.shape)).astype(np.float32)
+            elif name.endswith(("/norm/beta", "/norm/mean")):
+                weights[name] = generator.uniform(-0.1, 0.1, value.shape).astype(np.float32)
+            elif name.endswith(("/norm/gamma", "/norm/variance")):
+                weights[name] = generator.uniform(0.5, 1.5, value.shape).astype(np.float32)
         weights[LOG_SCALE] = np.asarray(weights[LOG_SCALE] + generator.normal(0, 0.1), np.float32)
         noise = generator.normal(0, 0.05, (2, self.N, self.N))
         weights[PROBE] = (weights[PROBE] * (1.0 + noise[0] + 1j * noise[1])).astype(np.complex64)
@@ -210,6 +248,9 @@ def draw_case(seed: int, **fixed: Any) -> Case:
     """The case that the integer `seed` stands for; `fixed` fields are taken as given."""
     generator = np.random.default_rng(seed)
     drawn = {name: values[int(generator.integers(len(values)))] for name, values in FIELD_VALUES.items()}
+    if {**drawn, **fixed}["architecture"] == "attention":
+        more = ATTENTION_VALUES.items()
+        drawn |= {name: values[int(generator.integers(len(values)))] for name, values in more}
     if drawn["N"] != 64:
         # twice the filters at the larger sizes take seconds, and exercise nothing more
         drawn["n_filters_scale"] = 1

@@ -49,10 +49,15 @@ CASES = (
     Case(gridsize=2, amp_activation="softplus", probe_big=False, loss="supervised", offsets="far", seed=3),
     Case(gridsize=3, amp_activation="relu", loss="mae+object", groups=1, dark=True, seed=4),
     Case(N=128, loss="nll+tv", groups=1, probe_trainable=False, seed=5),
+    Case(architecture="attention", gridsize=2, cbam_encoder=True, cbam_bottleneck=True, cbam_decoder=True,
+         decoder_last_c_outer_fraction=0.4, edge_pad=3, loss="all", offsets="uncentred", seed=6),
+    Case(architecture="attention", eca_encoder=True, eca_decoder=True, spatial_decoder=True,
+         decoder_spatial_kernel=3, use_shared_decoder=True, batch_norm=True, loss="nll+mae", groups=3,
+         intensity_scale_trainable=False, seed=7),
 )  # fmt: skip
 """Every switch of the model at least once each way."""
 
-SCANS = (ScanCase(gridsize=2, seed=1), ScanCase(supervised=True, positions=11))
+SCANS = (ScanCase(gridsize=2, seed=1), ScanCase(supervised=True, attention=True, positions=11))
 
 BAD_CONFIGURATIONS: Sequence[dict[str, Any]] = (
     {"nepochs": 0},
@@ -66,6 +71,8 @@ BAD_CONFIGURATIONS: Sequence[dict[str, Any]] = (
     {"model.amp_activation": "tanh"},
     {"model.gaussian_smoothing_sigma": -0.5},
     {"model.model_type": "unsupervised"},
+    {"model.cbam_encoder": True},
+    {"model.architecture": "attention", "model.edge_pad": 16},
 )
 """Changes to a valid configuration, each of which every backend refuses with `ConfigError`."""
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.initial_weights import LOG_SCALE, PROBE, is_running_value
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import Backend, Batch, EpochRecord, Weights
 from ptycho_backends.reference import constants
-from ptycho_backends.reference.model import in_double
+from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.network import moved_running_values
 from ptycho_backends.schedules import TrainingSchedule
 
 
@@ -29,9 +30,11 @@ class Adam:
     """
 
     def __init__(self, weights: Weights, config: TrainingConfig) -> None:
-        self.weights = in_double(weights)
+        self.weights = reference.in_double(weights)
         frozen = {PROBE: not config.probe_trainable, LOG_SCALE: not config.intensity_scale_trainable}
-        self._moving = [name for name in weights if not frozen.get(name, False)]
+        self._moving = [
+            name for name in weights if not frozen.get(name, False) and not is_running_value(name)
+        ]
         self._first = {name: np.zeros_like(_parts(self.weights[name])) for name in self._moving}
         self._second = {name: np.zeros_like(_parts(self.weights[name])) for name in self._moving}
         self._steps = 0
@@ -52,6 +55,21 @@ class Adam:
             self.weights[name] = self.weights[name] - move
 
 
+def _train_on(
+    backend: Backend,
+    config: TrainingConfig,
+    adam: Adam,
+    batch: Batch,
+    execution: ExecutionConfig,
+    rate: float,
+) -> None:
+    """One step along the backend's gradients; running values follow the reference's statistics."""
+    gradients = backend.gradients(config, adam.weights, batch, execution=execution)
+    statistics = reference.batch_statistics(config.model, adam.weights, batch)
+    adam.step(gradients, rate)
+    adam.weights |= moved_running_values(adam.weights, statistics)
+
+
 def replayed_steps(
     backend: Backend,
     config: TrainingConfig,
@@ -62,9 +80,7 @@ def replayed_steps(
     """What `backend.train_step` should return."""
     adam = Adam(weights, config)
     for batch in batches:
-        adam.step(
-            backend.gradients(config, adam.weights, batch, execution=execution), execution.learning_rate
-        )
+        _train_on(backend, config, adam, batch, execution, execution.learning_rate)
     return adam.weights
 
 
@@ -83,10 +99,11 @@ def replayed_training(
             batch = plan.gather(indices)
             total = backend.loss(config, adam.weights, batch, execution=execution)["total"]
             losses.append((total, len(batch)))
-            adam.step(backend.gradients(config, adam.weights, batch, execution=execution), rate)
+            _train_on(backend, config, adam, batch, execution, rate)
         judged = [plan.gather(indices) for indices in plan.validation_batches()]
+        # a backend's `loss` is that of training, which normalises with the batch's own statistics
         validation = [
-            (backend.loss(config, adam.weights, batch, execution=execution)["total"], len(batch))
+            (reference.loss(config, adam.weights, batch, training=False)["total"], len(batch))
             for batch in judged
         ]
         record = EpochRecord(epoch, _mean(losses), _mean(validation) if validation else None, rate, 0.0)

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,11 @@ from ptycho_backends.testing.replay import replayed_training
 
 STITCHING_SIZE = 20
 
+ATTENTION: Mapping[str, Any] = MappingProxyType(
+    {"architecture": "attention", "cbam_encoder": True, "eca_decoder": True, "batch_norm": True}
+)
+"""The model of a scan case with attention: running values are what training adds to weights and gradients."""
+
 
 @dataclass(frozen=True, repr=False)
 class ScanCase:
@@ -34,6 +41,7 @@ class ScanCase:
     gridsize: int = 1
     positions: int = 10
     supervised: bool = False
+    attention: bool = False
     seed: int = 0
 
     def __repr__(self) -> str:
@@ -55,6 +63,7 @@ class ScanCase:
                 gridsize=self.gridsize,
                 n_filters_scale=1,
                 model_type="supervised" if self.supervised else "pinn",
+                **ATTENTION if self.attention else {},
             ),
             batch_size=4,
             nepochs=2,
@@ -68,7 +77,13 @@ class ScanCase:
 
 def draw_scan_case(seed: int) -> ScanCase:
     """The scan and training that the integer `seed` stands for."""
-    return ScanCase(gridsize=1 + seed % 3, positions=10 + seed % 4, supervised=seed % 4 == 3, seed=seed)
+    return ScanCase(
+        gridsize=1 + seed % 3,
+        positions=10 + seed % 4,
+        supervised=seed % 4 == 3,
+        attention=seed % 2 == 1,
+        seed=seed,
+    )
 
 
 def measure_scan(

@@ -19,11 +19,18 @@ class Side(Protocol):
 
     name: str
 
-    def call(self, stage: str, *arguments: Any, precision: str = "float64") -> Any:
+    def call(
+        self,
+        stage: str,
+        *arguments: Any,
+        precision: str = "float64",
+        statistics: dict[str, NDArray] | None = None,
+    ) -> Any:
         """`stage` ('physics.translate') of NumPy `arguments`, computed in `precision`, as NumPy.
 
         Arrays, and mappings of arrays, are handed over in `precision`; whatever else as it is. Layouts
-        are those of the reference.
+        are those of the reference. `statistics` makes a stage of `network` compute as in training, and
+        gets the batch's, as with the reference.
         """
         ...
 
@@ -45,12 +52,18 @@ class TorchSide:
         self._torch = import_module("torch")
         self._arrays = import_module("ptycho_torch.arrays")
 
-    def call(self, stage: str, *arguments: Any, precision: str = "float64") -> Any:
+    def call(
+        self,
+        stage: str,
+        *arguments: Any,
+        precision: str = "float64",
+        statistics: dict[str, NDArray] | None = None,
+    ) -> Any:
         function = _stage("ptycho_torch", stage)
         moves_axes = stage.startswith("network.")
         given = [self._given(argument, precision, moves_axes) for argument in arguments]
         with self._torch.no_grad():
-            return _read(function(*given), lambda tensor: self._read(tensor, moves_axes))
+            return _called(function, given, statistics, lambda tensor: self._read(tensor, moves_axes))
 
     def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
         found = [
@@ -83,10 +96,16 @@ class TensorFlowSide:
         self._tf = import_module("tensorflow")
         self._arrays = import_module("ptycho_backends.tensorflow.arrays")
 
-    def call(self, stage: str, *arguments: Any, precision: str = "float64") -> Any:
+    def call(
+        self,
+        stage: str,
+        *arguments: Any,
+        precision: str = "float64",
+        statistics: dict[str, NDArray] | None = None,
+    ) -> Any:
         function = _stage("ptycho_backends.tensorflow", stage)
         given = [self._given(argument, precision) for argument in arguments]
-        return _read(function(*given), lambda tensor: np.asarray(tensor.numpy()))
+        return _called(function, given, statistics, lambda tensor: np.asarray(tensor.numpy()))
 
     def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
         return [
@@ -114,6 +133,15 @@ def _in_precision(array: NDArray, precision: str) -> NDArray:
     if array.dtype.kind == "c":
         return array.astype(np.complex128 if double else np.complex64)
     return array.astype(np.float64 if double else np.float32)
+
+
+def _called(function: Stage, given: list[Any], statistics: dict[str, NDArray] | None, read: Any) -> Any:
+    if statistics is None:
+        return _read(function(*given), read)
+    found: dict[str, Any] = {}
+    result = _read(function(*given, statistics=found), read)
+    statistics.update(_read(found, read))
+    return result
 
 
 def _read(result: Any, read: Any) -> Any:

@@ -16,20 +16,23 @@ from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.protocol import Batch
 from ptycho_backends.scan import Scan
 from ptycho_backends.simulate import simulate_star
-from ptycho_backends.testing.cases import FIELD_VALUES, Case
+from ptycho_backends.testing.cases import ATTENTION_VALUES, FIELD_VALUES, Case
 
 # Multiples of 1/16 up to 4: short when printed, and exact in float32.
 SIXTEENTHS = st.integers(-64, 64).map(lambda k: k / 16)
 
 
 def _field(name: str, fixed: dict[str, Any]) -> st.SearchStrategy[Any]:
-    return st.just(fixed[name]) if name in fixed else st.sampled_from(FIELD_VALUES[name])
+    values = {**FIELD_VALUES, **ATTENTION_VALUES}[name]
+    return st.just(fixed[name]) if name in fixed else st.sampled_from(values)
 
 
 @st.composite
 def cases(draw: st.DrawFn, **fixed: Any) -> Case:
     """Whole cases; `fixed` fields are taken as given."""
     fields = {name: draw(_field(name, fixed), label=name) for name in FIELD_VALUES}
+    if fields["architecture"] == "attention":
+        fields |= {name: draw(_field(name, fixed), label=name) for name in ATTENTION_VALUES}
     if fields["N"] != 64 and "n_filters_scale" not in fixed:
         fields["n_filters_scale"] = 1
     seed = fixed["seed"] if "seed" in fixed else draw(st.integers(0, 9999), label="seed")

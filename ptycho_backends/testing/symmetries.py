@@ -3,7 +3,8 @@
 Filters inside the network are renumbered, positions in a group and groups in a batch change places, x and y
 are exchanged, and the batch may be said several times over. Every sum of the computation then runs in
 another order and over another number of terms. Prediction and gradient must come out reordered likewise;
-what differs beyond that is rounding.
+what differs beyond that is rounding. Where ECA looks over channels, which knows their neighbours, they are
+at most reversed.
 """
 
 import dataclasses
@@ -13,11 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.initial_weights import PROBE, layer_channels
+from ptycho_backends.initial_weights import (
+    BOTTLENECK,
+    DECODERS,
+    PROBE,
+    attention_stages,
+    border_channels,
+    layer_channels,
+    trunk_of,
+    weight_shapes,
+)
 from ptycho_backends.protocol import Batch, Prediction, Weights
 from ptycho_backends.reference import constants
 
 Order = NDArray[np.int64]
+_Axes = dict[str, dict[int, Order]]
+
+KERNEL = "/kernel"
 
 
 class Reordering:
@@ -43,27 +56,31 @@ class Reordering:
         self.transposed = transposed
         self.groups: Order = generator.permutation(np.tile(np.arange(groups), repeats))
         self.positions: Order = generator.permutation(config.group_size)
-        self.layers = _layer_orders(config, self.positions, generator)
+        self.axes = _Orders(config, self.positions, generator).axes
 
     def weights(self, weights: Weights) -> dict[str, NDArray]:
         """The same network with its filters renumbered."""
         changed = {name: np.asarray(value) for name, value in weights.items()}
-        for layer, (ins, outs) in self.layers.items():
-            kernel = self._turned(changed[f"{layer}/kernel"], 0, 1)
-            changed[f"{layer}/kernel"] = np.ascontiguousarray(kernel[:, :, ins][:, :, :, outs])
-            changed[f"{layer}/bias"] = changed[f"{layer}/bias"][outs]
+        for name, orders in self.axes.items():
+            value = changed[name]
+            if name.endswith(KERNEL) and value.ndim == 4:
+                value = self._turned(value, 0, 1)
+            for axis, order in orders.items():
+                value = np.take(value, order, axis)
+            changed[name] = np.ascontiguousarray(value)
         changed[PROBE] = self._turned(changed[PROBE], 0, 1)
         return changed
 
     def weights_back(self, weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Inverse of `weights`; gradients are ordered as weights are."""
         restored = dict(weights)
-        for layer, (ins, outs) in self.layers.items():
-            kernel = np.empty_like(weights[f"{layer}/kernel"])
-            kernel[:, :, ins[:, None], outs] = self._turned(weights[f"{layer}/kernel"], 0, 1)
-            bias = np.empty_like(weights[f"{layer}/bias"])
-            bias[outs] = weights[f"{layer}/bias"]
-            restored[f"{layer}/kernel"], restored[f"{layer}/bias"] = kernel, bias
+        for name, orders in self.axes.items():
+            value = weights[name]
+            for axis, order in orders.items():
+                value = np.take(value, np.argsort(order), axis)
+            if name.endswith(KERNEL) and value.ndim == 4:
+                value = self._turned(value, 0, 1)
+            restored[name] = np.ascontiguousarray(value)
         restored[PROBE] = self._turned(weights[PROBE], 0, 1)
         return restored
 
@@ -97,35 +114,83 @@ class Reordering:
         return np.swapaxes(array, first, second) if self.transposed else array
 
 
-def _layer_orders(
-    config: ModelConfig, positions: Order, generator: np.random.Generator
-) -> dict[str, tuple[Order, Order]]:
-    """`{layer: (order of its input channels, order of its filters)}`, consistent from layer to layer."""
-    channels = layer_channels(config)
-    orders: dict[str, tuple[Order, Order]] = {}
+class _Orders:
+    """Orders of channels, drawn so that they are consistent from layer to layer; `axes` collects them."""
 
-    def block(name: str, ins: Order, outs: Order | None = None) -> Order:
-        first = generator.permutation(channels[f"{name}/conv0"][1])
-        second = generator.permutation(channels[f"{name}/conv1"][1]) if outs is None else outs
-        orders[f"{name}/conv0"], orders[f"{name}/conv1"] = (ins, first), (first, second)
-        return second
+    def __init__(self, config: ModelConfig, positions: Order, generator: np.random.Generator) -> None:
+        self.axes: _Axes = {}
+        self._config = config
+        self._channels = layer_channels(config)
+        self._shapes = weight_shapes(config)
+        self._generator = generator
+        encoded = positions
+        for i in range(len(constants.ENCODER_FILTERS[config.N])):
+            encoded = self._block(f"encoder/block{i}", encoded)
+        self._attention(BOTTLENECK, encoded)
+        heads = positions if config.object_big else np.arange(1)
+        trunks: dict[str, tuple[Order, Order | None]] = {}
+        for decoder in DECODERS:
+            name = trunk_of(config, decoder)
+            if name not in trunks:
+                trunks[name] = self._trunk(name, encoded)
+            inner, border = trunks[name]
+            if config.pad_object:
+                self._layer(f"{decoder}/inner_head", inner, heads)
+            if border is not None:
+                self._layer(f"{decoder}/border_head", border, heads)
 
-    encoded = positions
-    for i in range(len(constants.ENCODER_FILTERS[config.N])):
-        encoded = block(f"encoder/block{i}", encoded)
-    heads = positions if config.object_big else np.arange(1)
-    for decoder in ("amplitude", "phase"):
+    def _trunk(self, name: str, wire: Order) -> tuple[Order, Order | None]:
+        """Orders of what the inner and the border head see."""
+        config = self._config
         last = len(constants.DECODER_FILTERS[config.N]) - 1
-        wire = encoded
         for i in range(last):
-            wire = block(f"{decoder}/block{i}", wire)
-        width = channels[f"{decoder}/block{last}/conv1"][1]
-        inner_width = width - constants.BORDER_CHANNELS if config.pad_object else 0
+            wire = self._block(f"{name}/block{i}", wire)
+        width = self._channels[f"{name}/block{last}/conv1"][1]
+        inner_width = width - border_channels(config) if config.pad_object else 0
         # the channels set aside for the border keep their place among the others
-        inner, outer = generator.permutation(inner_width), generator.permutation(width - inner_width)
-        block(f"{decoder}/block{last}", wire, np.concatenate([inner, inner_width + outer]))
-        if config.pad_object:
-            orders[f"{decoder}/inner_head"] = (inner, heads)
-        if f"{decoder}/border_head" in channels:
-            orders[f"{decoder}/border_head"] = (block(f"{decoder}/border", outer), heads)
-    return orders
+        inner, outer = np.arange(inner_width), np.arange(width - inner_width)
+        if not config.eca_decoder:
+            inner, outer = self._generator.permutation(inner), self._generator.permutation(outer)
+        self._block(f"{name}/block{last}", wire, np.concatenate([inner, inner_width + outer]))
+        has_border = f"{name}/border/conv0" in self._channels
+        return inner, self._block(f"{name}/border", outer) if has_border else None
+
+    def _block(self, block: str, ins: Order, outs: Order | None = None) -> Order:
+        first = self._generator.permutation(self._channels[f"{block}/conv0"][1])
+        if outs is None:
+            outs = np.arange(self._channels[f"{block}/conv1"][1])
+            # ECA knows its channels' neighbours, so there is no other order than this one and its reverse
+            if "eca" not in attention_stages(self._config, block):
+                outs = self._generator.permutation(outs)
+            elif self._generator.integers(2):
+                outs = outs[::-1]
+        self._layer(f"{block}/conv0", ins, first)
+        self._layer(f"{block}/conv1", first, outs)
+        self._attention(block, outs)
+        return outs
+
+    def _attention(self, block: str, channels: Order) -> None:
+        for stage in attention_stages(self._config, block):
+            if stage == "eca":
+                side = self._shapes[f"{block}/eca/kernel"][0]
+                reversed_ = channels[0] > channels[-1]
+                self.axes[f"{block}/eca/kernel"] = {0: np.arange(side)[:: -1 if reversed_ else 1]}
+            elif stage == "cbam":
+                hidden = self._generator.permutation(self._shapes[f"{block}/cbam/mlp0/bias"][0])
+                self._layer(f"{block}/cbam/mlp0", channels, hidden)
+                self._layer(f"{block}/cbam/mlp1", hidden, channels)
+                self._layer(f"{block}/cbam/spatial")
+            else:
+                self._layer(f"{block}/spatial")
+
+    def _layer(self, layer: str, ins: Order | None = None, outs: Order | None = None) -> None:
+        """A layer of these channels; those of a spatial attention, mean and maximum, are what they are."""
+        kernel = f"{layer}{KERNEL}"
+        channel_axis = len(self._shapes[kernel]) - 2
+        if ins is None or outs is None:
+            self.axes[kernel] = {}
+            return
+        self.axes[kernel] = {channel_axis: ins, channel_axis + 1: outs}
+        for kind in ("bias", "norm/gamma", "norm/beta", "norm/mean", "norm/variance"):
+            if f"{layer}/{kind}" in self._shapes:
+                self.axes[f"{layer}/{kind}"] = {0: outs}

@@ -8,11 +8,12 @@ import numpy as np
 
 from ptycho_backends import archive
 from ptycho_backends.config import ExecutionConfig, validate
-from ptycho_backends.initial_weights import PROBE, weight_dtype
+from ptycho_backends.initial_weights import PROBE, is_running_value, weight_dtype
 from ptycho_backends.preparation import complete_config, inference_groups, plan_training
 from ptycho_backends.protocol import EpochRecord, Prediction, Reconstruction, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.network import moved_running_values
 from ptycho_backends.reference.stitching import stitch
 from ptycho_backends.schedules import TrainingSchedule
 from toy_ptycho.gradients import gradients
@@ -45,9 +46,12 @@ class ToyBackend:
             for batch in map(plan.gather, plan.epoch_batches(epoch)):
                 total += reference.loss(config, adam.weights, batch)["total"] * len(batch)
                 groups += len(batch)
-                adam.step(gradients(config, adam.weights, batch), schedule.learning_rate)
+                adam.train_on(config, batch, schedule.learning_rate)
             judged = [plan.gather(indices) for indices in plan.validation_batches()]
-            losses = [reference.loss(config, adam.weights, batch)["total"] * len(batch) for batch in judged]
+            losses = [
+                reference.loss(config, adam.weights, batch, training=False)["total"] * len(batch)
+                for batch in judged
+            ]
             val_loss = sum(losses) / sum(map(len, judged)) if judged else None
             seconds = time.perf_counter() - started
             history.append(EpochRecord(epoch, total / groups, val_loss, schedule.learning_rate, seconds))
@@ -116,7 +120,7 @@ class ToyBackend:
     def train_step(self, config, weights, batches, *, execution=None):
         adam = Adam(weights, config)
         for batch in batches:
-            adam.step(gradients(config, adam.weights, batch), _checked(execution).learning_rate)
+            adam.train_on(config, batch, _checked(execution).learning_rate)
         return adam.weights
 
 
@@ -126,13 +130,18 @@ class Adam:
     def __init__(self, weights, config, state=None):
         self.weights = reference.in_double(weights)
         frozen = {PROBE: not config.probe_trainable, "log_scale": not config.intensity_scale_trainable}
-        names = [name for name in weights if not frozen.get(name, False)]
+        names = [name for name in weights if not frozen.get(name, False) and not is_running_value(name)]
         self.steps = 0 if state is None else state.step
         self.first = {name: np.zeros_like(self.weights[name]) for name in names}
         self.second = {name: np.zeros_like(self.weights[name]) for name in names}
         if state is not None:
             self.first |= reference.in_double(state.first_moments)
             self.second |= reference.in_double(state.second_moments)
+
+    def train_on(self, config, batch, rate):
+        statistics = reference.batch_statistics(config.model, self.weights, batch)
+        self.step(gradients(config, self.weights, batch), rate)
+        self.weights |= moved_running_values(self.weights, statistics)
 
     def step(self, gradients, rate):
         self.steps += 1

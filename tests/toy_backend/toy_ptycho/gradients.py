@@ -5,10 +5,18 @@ A gradient with respect to a complex array is `dL/dRe + i dL/dIm` throughout.
 
 import numpy as np
 
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.initial_weights import (
+    BOTTLENECK,
+    DECODERS,
+    LOG_SCALE,
+    PROBE,
+    border_channels,
+    trunk_of,
+)
 from ptycho_backends.probe import circular_mask
 from ptycho_backends.reference import constants, losses, network, physics
 from ptycho_backends.reference.model import channels_first, in_double, offsets_by_channel
+from toy_ptycho import attention
 
 
 def activation_slope(name, x):
@@ -24,7 +32,7 @@ def activation_slope(name, x):
 
 
 class NetworkPass:
-    """Computes the object patches and keeps what the way back needs."""
+    """Computes the object patches as in training, and keeps what the way back needs."""
 
     def __init__(self, config, weights, fed):
         self.config, self.weights = config, weights
@@ -34,49 +42,74 @@ class NetworkPass:
         encoded = self.scaled
         for i in range(len(constants.ENCODER_FILTERS[config.N])):
             encoded = self._block(f"encoder/block{i}", encoded, pools=True)
-        self.amplitude = self._decode("amplitude", encoded)
-        self.phase = self._decode("phase", encoded)
+        encoded = self._attend(BOTTLENECK, encoded)
+        trunks = {}
+        for decoder in DECODERS:
+            name = trunk_of(config, decoder)
+            if name not in trunks:
+                trunks[name] = self._trunk(name, encoded)
+        self.amplitude, self.phase = (
+            self._heads(decoder, trunks[trunk_of(config, decoder)]) for decoder in DECODERS
+        )
         self.patches = channels_first(self.amplitude * np.exp(1j * self.phase))
 
     # --- there
 
-    def _conv(self, layer, image, name):
-        """Convolution and activation; keeps the input and the derivative."""
-        x = network.conv3x3(image, self.weights, layer)
+    def _conv(self, layer, image, name, *, normalises=False):
+        """Convolution, batch normalisation and activation."""
+        x, normal_back = network.conv(image, self.weights, layer), None
+        if normalises:
+            x, normal_back = attention.batch_norm(x, self.weights, f"{layer}/norm", self.gradients)
         if name == "phase":
             value, slope = np.pi * np.tanh(x), np.pi / np.cosh(x) ** 2
         else:
             value, slope = network.activation(name, x), activation_slope(name, x)
-        self._undo[layer] = (image, slope)
+        self._undo[layer] = (image, slope, normal_back)
         return value
 
+    def _attend(self, block, image):
+        image, self._undo[f"{block} attention"] = attention.attend(
+            image, self.weights, block, self.config, self.gradients
+        )
+        return image
+
     def _block(self, block, image, *, pools):
-        image = self._conv(f"{block}/conv1", self._conv(f"{block}/conv0", image, "relu"), "relu")
+        for layer in (f"{block}/conv0", f"{block}/conv1"):
+            image = self._conv(layer, image, "relu", normalises=self.config.batch_norm)
+        image = self._attend(block, image)
         if not pools:
             return network.upsample(image)
         pooled = network.max_pool(image)
         self._undo[block] = image == network.upsample(pooled)
         return pooled
 
-    def _decode(self, decoder, features):
+    def _trunk(self, name, features):
+        config = self.config
+        for i in range(len(constants.DECODER_FILTERS[config.N])):
+            features = self._block(f"{name}/block{i}", features, pools=False)
+        seen, cut = {}, 0
+        if config.pad_object:
+            cut = -border_channels(config)
+            seen["inner_head"] = features[..., :cut]
+        if config.probe_big or not config.pad_object:
+            seen["border_head"] = self._block(f"{name}/border", features[..., cut:], pools=False)
+        return seen
+
+    def _heads(self, decoder, seen):
         config = self.config
         head = config.amp_activation if decoder == "amplitude" else "phase"
-        for i in range(len(constants.DECODER_FILTERS[config.N])):
-            features = self._block(f"{decoder}/block{i}", features, pools=False)
         if not config.pad_object:
-            border = self._block(f"{decoder}/border", features, pools=False)
-            return self._conv(f"{decoder}/border_head", border, head)
-        cut = -constants.BORDER_CHANNELS
-        patches = self._conv(f"{decoder}/inner_head", features[..., :cut], head)
+            return self._conv(f"{decoder}/border_head", seen["border_head"], head) * self._mask()
+        patches = self._conv(f"{decoder}/inner_head", seen["inner_head"], head)
         margin = config.N // 4
         patches = np.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-        if config.probe_big:
-            border = self._block(f"{decoder}/border", features[..., cut:], pools=False)
-            patches = patches + self._conv(f"{decoder}/border_head", border, "swish") * self._outside()
+        if "border_head" in seen:
+            border = self._conv(f"{decoder}/border_head", seen["border_head"], "swish")
+            patches = patches + border * self._mask()
         return patches
 
-    def _outside(self):
-        return (1 - physics.central_box(self.config.N))[..., None]
+    def _mask(self):
+        return network.border_mask(self.config)[..., None]
 
     # --- and back
 
@@ -84,29 +117,25 @@ class NetworkPass:
         """Fill `gradients` from the gradient with respect to the patches."""
         by_patches = np.moveaxis(by_patches, 1, -1)
         wave = np.exp(1j * self.phase)
-        by_encoded = self._decode_back("amplitude", (np.conj(wave) * by_patches).real)
         turned = 1j * self.amplitude * wave
-        by_encoded = by_encoded + self._decode_back("phase", (np.conj(turned) * by_patches).real)
+        by_trunks = {}
+        for decoder, turn in zip(DECODERS, (wave, turned), strict=True):
+            by_heads = self._heads_back(decoder, (np.conj(turn) * by_patches).real)
+            name = trunk_of(self.config, decoder)
+            before = by_trunks.get(name, (0.0, 0.0))
+            by_trunks[name] = tuple(one + other for one, other in zip(before, by_heads, strict=True))
+        by_encoded = sum(self._trunk_back(name, *by_heads) for name, by_heads in by_trunks.items())
+        by_encoded = self._undo[f"{BOTTLENECK} attention"](by_encoded)
         for i in reversed(range(len(constants.ENCODER_FILTERS[self.config.N]))):
             by_encoded = self._block_back(f"encoder/block{i}", by_encoded, pools=True)
         self.gradients[LOG_SCALE] = self.gradients[LOG_SCALE] - (by_encoded * self.scaled).sum()
 
     def _conv_back(self, layer, by_value):
-        image, slope = self._undo[layer]
+        image, slope, normal_back = self._undo[layer]
         by_x = by_value * slope
-        kernel = self.weights[f"{layer}/kernel"]
-        height, width = image.shape[1:3]
-        padded = np.pad(image, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        by_padded = np.zeros_like(padded)
-        for dy in range(3):
-            for dx in range(3):
-                window = (slice(None), slice(dy, dy + height), slice(dx, dx + width))
-                self.gradients[f"{layer}/kernel"][dy, dx] = np.tensordot(
-                    padded[window], by_x, ([0, 1, 2], [0, 1, 2])
-                )
-                by_padded[window] += by_x @ kernel[dy, dx].T
-        self.gradients[f"{layer}/bias"] = by_x.sum(axis=(0, 1, 2))
-        return by_padded[:, 1:-1, 1:-1]
+        if normal_back is not None:
+            by_x = normal_back(by_x)
+        return attention.conv_back(layer, image, by_x, self.weights, self.gradients)
 
     def _block_back(self, block, by_image, *, pools):
         if pools:
@@ -116,23 +145,30 @@ class NetworkPass:
             by_image = chosen * network.upsample(by_image / share)
         else:
             by_image = _blocks(by_image).sum(axis=(2, 4))
+        by_image = self._undo[f"{block} attention"](by_image)
         return self._conv_back(f"{block}/conv0", self._conv_back(f"{block}/conv1", by_image))
 
-    def _decode_back(self, decoder, by_patches):
+    def _heads_back(self, decoder, by_patches):
+        """By what the inner and the border head see; 0 where there is no such head."""
         config = self.config
-        if not config.pad_object:
-            by_border = self._conv_back(f"{decoder}/border_head", by_patches)
-            by_features = self._block_back(f"{decoder}/border", by_border, pools=False)
-        else:
-            inner = slice(config.N // 4, config.N - config.N // 4)
-            by_inner = self._conv_back(f"{decoder}/inner_head", by_patches[:, inner, inner])
-            by_outer = np.zeros((*by_inner.shape[:3], constants.BORDER_CHANNELS))
-            if config.probe_big:
-                by_border = self._conv_back(f"{decoder}/border_head", by_patches * self._outside())
-                by_outer = self._block_back(f"{decoder}/border", by_border, pools=False)
-            by_features = np.concatenate([by_inner, by_outer], axis=-1)
+        by_inner, by_border = 0.0, 0.0
+        if config.pad_object:
+            inside = slice(config.N // 4, config.N - config.N // 4)
+            by_inner = self._conv_back(f"{decoder}/inner_head", by_patches[:, inside, inside])
+        if config.probe_big or not config.pad_object:
+            by_border = self._conv_back(f"{decoder}/border_head", by_patches * self._mask())
+        return by_inner, by_border
+
+    def _trunk_back(self, name, by_inner, by_border):
+        config = self.config
+        has_border = config.probe_big or not config.pad_object
+        by_features = self._block_back(f"{name}/border", by_border, pools=False) if has_border else None
+        if config.pad_object:
+            if by_features is None:
+                by_features = np.zeros((*by_inner.shape[:3], border_channels(config)))
+            by_features = np.concatenate([by_inner, by_features], axis=-1)
         for i in reversed(range(len(constants.DECODER_FILTERS[config.N]))):
-            by_features = self._block_back(f"{decoder}/block{i}", by_features, pools=False)
+            by_features = self._block_back(f"{name}/block{i}", by_features, pools=False)
         return by_features
 
 

@@ -54,6 +54,7 @@ def stitch(
     group_centres_px: NDArray,
     size: int = constants.DEFAULT_STITCHING_SIZE,
     patch_weights: NDArray | None = None,
+    canvas_centre_px: NDArray | None = None,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
     """`reassemble_position` that also tells how much patch lies where, and where the canvas lies.
 
@@ -65,6 +66,8 @@ def stitch(
         `M`; at most N.
     patch_weights : (M, M) real array, [y, x], optional
         Trust in each pixel of a patch; default 1 everywhere.
+    canvas_centre_px : (2,) real array, [x, y], optional
+        What lies in the middle of the canvas; default: the mean of the centres.
 
     Returns
     -------
@@ -80,8 +83,9 @@ def stitch(
     if not 0 < size <= height or (height - size) % 2:
         raise ShapeError(f"stitching size: got {size}, want an even number in 2 .. {height}")
     centres = group_centres_px[:, 0, :, 0].astype(np.float64)
-    mean = centres.mean(axis=0)
-    offsets = centres - mean
+    middle = centres.mean(axis=0) if canvas_centre_px is None else np.asarray(canvas_centre_px, np.float64)
+    checks.require_shape("canvas_centre_px", middle, (2,), ("xy",))
+    offsets = centres - middle
     margin = 2 * math.ceil(np.abs(offsets).max() / 2)
     side = size + 2 * margin
 
@@ -100,7 +104,7 @@ def stitch(
             total.imag += np.bincount(pixel, values.imag, side * side)
             coverage += np.bincount(pixel, (weights * share).ravel(), side * side)
     image = (total / (coverage + constants.STITCHING_FLOOR)).astype(np.complex64)
-    origin = mean - size / 2 - margin
+    origin = middle - size / 2 - margin
     return image.reshape(side, side), coverage.reshape(side, side).astype(np.float32), origin
 
 

@@ -193,19 +193,21 @@ def test_a_container_of_a_part():
         ptycho.loader.load(dict, None)
 
 
-def test_the_canvas_is_centred_on_the_whole_scan():
+def test_the_canvas_is_that_of_the_whole_scan():
     raw = RawData.from_coords_without_pc(**given())
     grouped = raw.generate_grouped_data(N, nsamples=3, gridsize=1)
     patches = np.ones((3, N, N, 1), np.complex64)
     image = ptycho.tf_helper.reassemble_position(patches, grouped["coords_offsets"], M=20)
     positions = raw.scan.scan_positions_px
-    middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    assert image.shape == (*(np.ceil(high - low)[::-1] + N), 1)
     # where the patches lie, relative to the middle of the canvas
-    weight = np.abs(image[..., 0]) > 0.5
-    rows, columns = (np.flatnonzero(weight.any(axis=axis)) for axis in (1, 0))
-    found = np.array([columns[0] + columns[-1], rows[0] + rows[-1]]) / 2 - (len(image) - 1) / 2
+    lit = np.abs(image[..., 0]) > 0.5
+    rows, columns = (np.flatnonzero(lit.any(axis=axis)) for axis in (1, 0))
+    height, width = lit.shape
+    found = np.array([columns[0] + columns[-1] - width + 1, rows[0] + rows[-1] - height + 1]) / 2
     used = positions[grouped["nn_indices"][:, 0]]
-    np.testing.assert_allclose(found, (used.min(axis=0) + used.max(axis=0)) / 2 - middle, atol=0.75)
+    np.testing.assert_allclose(found, (used.min(axis=0) + used.max(axis=0) - low - high) / 2, atol=0.75)
     assert type(image) is np.ndarray
     assert image.dtype == np.complex64
 

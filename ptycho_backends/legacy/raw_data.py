@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import GroupingError
 from ptycho_backends.grouping import group_scan
 from ptycho_backends.legacy.reassembly import GroupCentres
+from ptycho_backends.reference.stitching import canvas_around
 from ptycho_backends.scan import Scan, is_ptychodus_file, load_scan, save_scan
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class RawData:
         Returns
         -------
         dict
-            `GroupedData.to_legacy_dict`; `coords_offsets` also knows where the scan's middle lies.
+            `GroupedData.to_legacy_dict`; `coords_offsets` also knows the scan's canvas.
 
         Raises
         ------
@@ -237,10 +238,9 @@ class RawData:
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
         )
-        positions = self.scan.scan_positions_px
-        middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
+        canvas = canvas_around(self.scan.scan_positions_px, N)
         legacy = grouped.to_legacy_dict()
-        return {**legacy, "coords_offsets": GroupCentres(grouped.group_centres_px, middle)}
+        return {**legacy, "coords_offsets": GroupCentres(grouped.group_centres_px, canvas)}
 
     def _check_counts(self, K: int, nsamples: int, gridsize: int, enable_oversampling: bool) -> None:
         """In the caller's words, before `group_scan` says it in its own."""

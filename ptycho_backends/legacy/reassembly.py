@@ -6,26 +6,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.reference import constants
-from ptycho_backends.reference.stitching import stitch
+from ptycho_backends.reference.stitching import Canvas, stitch
 
 
 class GroupCentres(np.ndarray):
-    """(B, 1, 2, 1) group centres `[x, y]`, px, that remember where the middle of their whole scan lies.
+    """(B, 1, 2, 1) group centres `[x, y]`, px, that remember the canvas of their whole scan.
 
     The legacy interface has no other way to tell it to `reassemble_position`. What is computed from such
-    an array is a plain array as far as this is concerned, because its middle is another one.
+    an array has no canvas, because it may mean other places.
     """
 
-    canvas_centre_px: NDArray[np.float64] | None
-    """(2,), `[x, y]`: the middle of the bounding box of all positions of the scan, in groups or not."""
+    canvas: Canvas | None
+    """`canvas_around` all positions of the scan, in groups or not."""
 
-    def __new__(cls, centres_px: NDArray, canvas_centre_px: NDArray[np.float64]) -> "GroupCentres":
+    def __new__(cls, centres_px: NDArray, canvas: Canvas) -> "GroupCentres":
         placed = np.asarray(centres_px).view(cls)
-        placed.canvas_centre_px = canvas_centre_px
+        placed.canvas = canvas
         return placed
 
     def __array_finalize__(self, source: Any) -> None:
-        self.canvas_centre_px = None
+        self.canvas = None
 
 
 def reassemble_position(
@@ -38,15 +38,15 @@ def reassemble_position(
     obj_tensor : (B, N, N, 1) complex array, [y, x]
         Of any framework, on the CPU.
     global_offsets : (B, 1, 2, 1) array, [x, y]
-        Group centres in object pixels. Those that `RawData.generate_grouped_data` made put the middle of
-        the scan's bounding box into the middle of the canvas, where Ptychodus has the centre of its
-        object; others put their mean there.
+        Group centres in object pixels. Those that `RawData.generate_grouped_data` made bring their canvas:
+        the bounding box of the scan and one probe width around it, as Ptychodus sizes and centres its
+        objects. For others it is the square around their mean.
     M : int
         Side of the central square that is used, pixels.
 
     Returns
     -------
-    (side, side, 1) complex64 array, [y, x]
+    (height, width, 1) complex64 array, [y, x]
         NumPy, whatever was given; zero where no patch lies.
 
     Raises
@@ -57,6 +57,6 @@ def reassemble_position(
     ----------
     docs/model.md, section 7.
     """
-    centre = getattr(global_offsets, "canvas_centre_px", None)
-    image, _, _ = stitch(np.asarray(obj_tensor), np.asarray(global_offsets), M, canvas_centre_px=centre)
+    canvas = getattr(global_offsets, "canvas", None)
+    image, _, _ = stitch(np.asarray(obj_tensor), np.asarray(global_offsets), M, canvas=canvas)
     return image[..., None]

@@ -57,8 +57,7 @@ def test_train_save_open_reconstruct(given, trained, tmp_path, mode, framework):
     )
     _, height, width = image.shape
     np.testing.assert_allclose(middle_of_lit(image[0]), ((height - 1) / 2, (width - 1) / 2), atol=1)
-    # twice the farthest position from the middle (13 pixels, rounded up to even), and the central 20 of a patch
-    assert (height, width) == (48, 48)
+    assert image.shape == source.get_array().shape
     assert any("stack of probe modes are taken for counts" in line for line in lines)
     assert len(lines) < 10, "chatter of others hides what the user should read"
 

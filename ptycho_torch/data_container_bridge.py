@@ -1,5 +1,6 @@
 """`PtychoDataContainerTorch`, under the name that programs written for the legacy port know."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,8 +41,10 @@ class PtychoDataContainerTorch:
     ) -> None:
         if not isinstance(grouped_data, PtychoDataContainer):
             grouped_data = load(lambda: grouped_data, probe)
-        for name, value in vars(grouped_data).items():
-            setattr(self, name, None if value is None else torch.as_tensor(value))
+        for name in (*(field.name for field in dataclasses.fields(grouped_data)), "Y"):
+            value = getattr(grouped_data, name)
+            if not callable(value):
+                setattr(self, name, None if value is None else torch.as_tensor(value))
         if probe is not None:
             self.probeGuess = torch.as_tensor(probe)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import GroupingError
 from ptycho_backends.legacy import bridge, params
-from ptycho_backends.legacy.raw_data import RawData
+from ptycho_backends.legacy.raw_data import LegacyGroups, RawData
 
 
 class RawDataTorch(RawData):
@@ -53,7 +53,7 @@ class RawDataTorch(RawData):
         nsamples: int | None = None,
         gridsize: int | None = None,
         **options: Any,
-    ) -> dict[str, Any]:
+    ) -> LegacyGroups:
         """`RawData.generate_grouped_data`; what is None comes from the data or the configuration."""
         config = self.config
         if gridsize is None and config is None:

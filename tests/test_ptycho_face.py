@@ -162,6 +162,22 @@ def test_groups_are_the_same_each_time_and_errors_speak_the_callers_language():
         raw.generate_grouped_data(N, nsamples=0, gridsize=1)
 
 
+def test_large_arrays_are_gathered_when_they_are_asked_for(monkeypatch):
+    raw = RawData.from_coords_without_pc(**given())
+    grouped = raw.generate_grouped_data(N, K=7, nsamples=6, gridsize=2)
+    eager = grouped.groups.to_legacy_dict()
+    assert (set(grouped), len(grouped)) == (set(eager), len(eager))
+    asked = []
+    gather = grouped._gather
+    monkeypatch.setattr(grouped, "_gather", lambda key: asked.append(key) or gather(key))
+    container = ptycho.loader.load(lambda: grouped, raw.probeGuess)
+    assert asked == ["X_full"]
+    assert container.Y is container.Y is grouped["Y"]
+    assert asked == ["X_full", "Y"]
+    for key, value in {**grouped}.items():
+        np.testing.assert_array_equal(value, eager[key], err_msg=key)
+
+
 def test_a_container_holds_what_is_fed():
     raw = RawData.from_coords_without_pc(**given())
     grouped = raw.generate_grouped_data(N, K=7, nsamples=6, gridsize=2)

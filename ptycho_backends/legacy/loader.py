@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ class PtychoDataContainer:
         The positions themselves.
     nn_indices : (B, C) int64
         Which positions of the scan.
-    Y : (B, N, N, C) complex64 or None
-        Ground truth, where the scan has an object.
     probeGuess : (N, N) complex64 or None
+    labels : callable
+        Gathers `Y`, which is large and seldom asked for.
     """
 
     X: NDArray[np.float32]
@@ -45,8 +46,13 @@ class PtychoDataContainer:
     coords_true: NDArray[np.float32]
     coords_nn: NDArray[np.float64]
     nn_indices: NDArray[np.int64]
-    Y: NDArray[np.complex64] | None
     probeGuess: NDArray[np.complex64] | None
+    labels: Callable[[], NDArray[np.complex64] | None]
+
+    @cached_property
+    def Y(self) -> NDArray[np.complex64] | None:
+        """(B, N, N, C) complex64 ground truth, where the scan has an object."""
+        return self.labels()
 
     @property
     def Y_I(self) -> NDArray[np.float32] | None:
@@ -98,19 +104,22 @@ def load(
         raise GroupingError(
             f"grouped data: {', '.join(missing)} missing, want what RawData.generate_grouped_data returns"
         )
-    if share is not None:
-        part = _part(len(grouped["nn_indices"]), share, which)
-        grouped = {key: None if grouped[key] is None else grouped[key][part] for key in _NEEDED}
+    part = None if share is None else _part(len(grouped["nn_indices"]), share, which)
+
+    def taken(key: str) -> Any:
+        # the whole array as it is, since centres know their canvas
+        return grouped[key] if part is None or grouped[key] is None else grouped[key][part]
+
     return PtychoDataContainer(
-        X=grouped["X_full"],
-        local_offsets=grouped["coords_relative"],
-        global_offsets=grouped["coords_offsets"],
-        coords_nominal=grouped["coords_start_relative"],
-        coords_true=grouped["coords_relative"],
-        coords_nn=grouped["coords_nn"],
-        nn_indices=grouped["nn_indices"],
-        Y=grouped["Y"],
+        X=taken("X_full"),
+        local_offsets=taken("coords_relative"),
+        global_offsets=taken("coords_offsets"),
+        coords_nominal=taken("coords_start_relative"),
+        coords_true=taken("coords_relative"),
+        coords_nn=taken("coords_nn"),
+        nn_indices=taken("nn_indices"),
         probeGuess=probeGuess,
+        labels=lambda: taken("Y"),
     )
 
 

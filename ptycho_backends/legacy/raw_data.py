@@ -3,15 +3,16 @@
 import dataclasses
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import GroupingError
-from ptycho_backends.grouping import group_scan
+from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.legacy.reassembly import GroupCentres
-from ptycho_backends.reference.stitching import canvas_around
+from ptycho_backends.reference.stitching import Canvas, canvas_around
 from ptycho_backends.scan import Scan, is_ptychodus_file, load_scan, save_scan
 
 log = logging.getLogger(__name__)
@@ -193,8 +194,8 @@ class RawData:
         gridsize: int | None = None,
         enable_oversampling: bool = False,
         neighbor_pool_size: int | None = None,
-    ) -> dict[str, Any]:
-        """Group the scan, as `group_scan`, into the dictionary with the legacy keys.
+    ) -> "LegacyGroups":
+        """Group the scan, as `group_scan`, into a mapping with the legacy keys.
 
         Parameters
         ----------
@@ -215,8 +216,8 @@ class RawData:
 
         Returns
         -------
-        dict
-            `GroupedData.to_legacy_dict`; `coords_offsets` also knows the scan's canvas.
+        LegacyGroups
+            As `GroupedData.to_legacy_dict`; `coords_offsets` also knows the scan's canvas.
 
         Raises
         ------
@@ -238,9 +239,7 @@ class RawData:
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
         )
-        canvas = canvas_around(self.scan.scan_positions_px, N)
-        legacy = grouped.to_legacy_dict()
-        return {**legacy, "coords_offsets": GroupCentres(grouped.group_centres_px, canvas)}
+        return LegacyGroups(grouped, canvas_around(self.scan.scan_positions_px, N))
 
     def _check_counts(self, K: int, nsamples: int, gridsize: int, enable_oversampling: bool) -> None:
         """In the caller's words, before `group_scan` says it in its own."""
@@ -259,3 +258,45 @@ class RawData:
                 f"nsamples: got {nsamples} groups, but the scan has {len(self)} positions; want at most "
                 f"{len(self)}, or enable_oversampling=True to choose several groups around each position"
             )
+
+
+class LegacyGroups(Mapping[str, Any]):
+    """The grouped dictionary, whose large arrays are gathered when they are asked for, and then kept.
+
+    Labels take twice the memory of the patterns, and nobody who reconstructs asks for them. A process that
+    runs out of memory is killed, for which Ptychodus waits for ever.
+    """
+
+    _LARGE = ("diffraction", "X_full", "Y")
+
+    def __init__(self, groups: GroupedData, canvas: Canvas) -> None:
+        self.groups = groups
+        self._gathered = groups.legacy_coordinates()
+        self._gathered["coords_offsets"] = GroupCentres(groups.group_centres_px, canvas)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._LARGE and key not in self._gathered:
+            self._gathered[key] = self._gather(key)
+        return self._gathered[key]
+
+    def __contains__(self, key: object) -> bool:
+        # the one that is inherited would gather
+        return key in self._LARGE or key in self._gathered
+
+    def _gather(self, key: str) -> NDArray | None:
+        if key == "diffraction":
+            return self.groups.legacy_diffraction()
+        if key == "X_full":
+            return self.groups.batch().diffraction_amplitude
+        if self.groups.scan.object_guess is None:
+            return None
+        return self.groups.batch(with_truth=True).object_patches
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._LARGE, *(key for key in self._gathered if key not in self._LARGE)))
+
+    def __len__(self) -> int:
+        return len(set(self._gathered) | set(self._LARGE))
+
+    def __repr__(self) -> str:
+        return f"LegacyGroups({self.groups!r})"

@@ -131,8 +131,8 @@ def test_a_container_of_tensors(scans):
     assert (container.X.dtype, container.Y.dtype) == (torch.float32, torch.complex64)
     torch.testing.assert_close(torch.polar(container.Y_I, container.Y_phi), container.Y)
     plain = ptycho.loader.load(lambda: grouped, train.probeGuess)
-    for name, value in vars(plain).items():
-        np.testing.assert_array_equal(getattr(container, name).numpy(), value, err_msg=name)
+    for name, value in vars(container).items():
+        np.testing.assert_array_equal(value.numpy(), getattr(plain, name), err_msg=name)
     without = PtychoDataContainerTorch(ptycho.loader.load(lambda: {**grouped, "Y": None}, None))
     assert without.Y is without.Y_I is without.Y_phi is without.probeGuess is None
 

@@ -316,6 +316,8 @@ def test_what_nobody_chose_is_filled_in():
     completed = components.completed_for(chosen, raw)
     assert (completed.n_groups, completed.neighbor_count) == (5, 7)
     assert components.completed_for(TrainingConfig(model=ModelConfig(N=0), n_subsample=6), raw).n_groups == 6
+    with pytest.raises(ConfigError, match="positions_provided: got False, want True"):
+        components.completed_for(TrainingConfig(model=ModelConfig(N=0), positions_provided=False), raw)
     with pytest.raises(ConfigError, match="N: got 128, but the patterns are 64 x 64"):
         components.completed_for(TrainingConfig(model=ModelConfig(N=128)), raw)
 

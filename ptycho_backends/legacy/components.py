@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends import results as files
 from ptycho_backends.config import ExecutionConfig, TrainingConfig, with_side
-from ptycho_backends.errors import ScanError
+from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
 from ptycho_backends.legacy import bridge, model_manager, params
 from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
@@ -121,11 +121,15 @@ def completed_for(config: TrainingConfig, raw: RawData) -> TrainingConfig:
     Raises
     ------
     ConfigError
-        If a field is invalid.
+        If a field is invalid, or positions are to be left out of account.
     ScanError
         If the loss compares with a known object, and the scan's tells nothing.
     """
     completed = with_side(config, raw.scan.N)
+    if not completed.positions_provided:
+        raise ConfigError(
+            "positions_provided: got False, want True; a scan always has positions, and they count"
+        )
     if completed.n_groups == DEFAULTS["n_groups"]:
         positions = len(raw)
         kept = positions if completed.n_subsample is None else min(completed.n_subsample, positions)

@@ -38,7 +38,7 @@ EPOCHS = 2
 PIXEL_M = 8e-9
 CENTRE_M = (3e-6, -2e-6)
 # For one process; it has to import a framework, on a machine that may be busy.
-LIMIT_S = 150
+LIMIT_S = 300
 
 LIBRARIES: dict[str, type] = {
     "door 1": PtychoPINNTorchReconstructorLibrary,

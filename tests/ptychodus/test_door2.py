@@ -1,9 +1,14 @@
 """Unmodified Ptychodus drives its PtychoPINN library, which finds our `ptycho`, on either framework."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ptychodus.api.io import load_product, save_product
+from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.processing._subprocess_protocol import ChildError
+from ptychodus.model.ptychopinn import PtychoPINNReconstructorLibrary
 
 from ptycho_backends.archive import inspect_archive
 
@@ -67,6 +72,15 @@ def test_train_save_open_reconstruct(given, trained, tmp_path, mode, framework):
     np.testing.assert_array_equal(again.object_.get_array(), image)
     np.testing.assert_array_equal(again.probes.get_array(), given.product.probes.get_array())
     assert again.metadata == given.product.metadata
+
+
+def test_the_page_names_every_setting():
+    registry = SettingsRegistry()
+    PtychoPINNReconstructorLibrary(registry, False)
+    ours = [name for name in registry if name.startswith("PtychoPINN")]
+    offered = {(name, key) for name in ours for key in registry[name].parameters()}
+    page = (Path(__file__).resolve().parents[2] / "docs" / "ptychodus.md").read_text()
+    assert set(re.findall(r"^\| `(PtychoPINN\w+)` \| `(\w+)` \|", page, re.MULTILINE)) == offered
 
 
 def test_a_model_from_torch_reconstructs_on_tensorflow(given, trained):

@@ -1,5 +1,6 @@
 """`ptycho` computing with PyTorch, and the names of the legacy port; on a real scan."""
 
+import dataclasses
 import logging
 import zipfile
 
@@ -106,8 +107,10 @@ def test_what_cannot_be_reconstructed_is_said_before_training(scans, with_torch)
         run_cdi_example(blank, None, supervised)
 
 
-def load_part(raw, count):
-    return RawDataTorch(raw.xcoords[:count], raw.ycoords[:count], raw.diff3d[:count], raw.probeGuess)
+def load_part(raw, count, known=None):
+    return RawDataTorch(
+        raw.xcoords[:count], raw.ycoords[:count], raw.diff3d[:count], raw.probeGuess, objectGuess=known
+    )
 
 
 def test_raw_data_groups_as_its_configuration_says(scans):
@@ -154,3 +157,45 @@ def test_barycentric_stitching_of_tensors(scans):
     inside = coverage > 2
     error = np.abs(image - truth)[inside]
     assert np.median(error) < 0.05 * np.abs(truth[inside]).mean()
+
+
+# --- every setting that Ptychodus has for this interface changes what is computed
+
+STOCK = {"gridsize": 2, "n_filters_scale": 1}
+CHANGES = [
+    {"gridsize": 1}, {"n_filters_scale": 2}, {"amp_activation": "softplus"}, {"object_big": False},
+    {"probe_big": False}, {"probe_mask": True}, {"pad_object": False}, {"probe_scale": 8.0},
+    {"gaussian_smoothing_sigma": 0.7}, {"nphotons": 1e5}, {"batch_size": 2}, {"nepochs": 2}, {"mae_weight": 0.5},
+    {"nll_weight": 0.5}, {"realspace_weight": 1.0, "realspace_mae_weight": 1.0}, {"probe_trainable": True},
+    {"intensity_scale_trainable": False}, {"model_type": "supervised"},
+]  # fmt: skip
+
+
+def losses_and_weights(raw, **changes):
+    model_fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    values = {**STOCK, **changes}
+    model = ModelConfig(N=0, **{name: value for name, value in values.items() if name in model_fields})
+    rest = {name: value for name, value in values.items() if name not in model_fields}
+    results = train_cdi_model_torch(
+        raw, None, TrainingConfig(model=model, **{"nepochs": 1, "batch_size": 4, "nphotons": 1e6, **rest})
+    )
+    return results["history"]["loss"], results["model"].weights
+
+
+@pytest.fixture(scope="module")
+def stock(scans):
+    return losses_and_weights(load_part(scans[0], 5, scans[0].objectGuess))
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(change))
+def test_each_setting_has_its_effect(scans, stock, change):
+    losses, weights = losses_and_weights(load_part(scans[0], 5, scans[0].objectGuess), **change)
+    assert np.isfinite(losses).all()
+    if change in ({"probe_trainable": True}, {"intensity_scale_trainable": False}):
+        # what is or is not trained changes the first step, not the first loss
+        (name,) = {"probe_trainable": ["probe"], "intensity_scale_trainable": ["log_scale"]}[
+            next(iter(change))
+        ]
+        assert not np.array_equal(weights[name], stock[1][name])
+    else:
+        assert losses != stock[0]

@@ -34,6 +34,13 @@ def backend(session: nox.Session, framework: str) -> None:
 
 
 @nox.session
+def ptychodus(session: nox.Session) -> None:
+    """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
+    install(session, "all", groups=("test", "ptychodus"))
+    session.run("pytest", "tests/ptychodus", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and formatting."""
     session.install("ruff>=0.14")

@@ -129,13 +129,23 @@ class GroupedData:
         """
         has_truth = self.scan.object_guess is not None
         batch = self.batch(with_truth=has_truth)
+        return {
+            "diffraction": self.legacy_diffraction(),
+            "X_full": batch.diffraction_amplitude,
+            "Y": batch.object_patches,
+            **self.legacy_coordinates(),
+        }
+
+    def legacy_diffraction(self) -> NDArray[np.float32]:
+        """(B, N, N, C), measured amplitude."""
+        return np.moveaxis(self.scan.diffraction_amplitude(self.nn_indices), 1, -1)
+
+    def legacy_coordinates(self) -> dict[str, NDArray | None]:
+        """What is small of `to_legacy_dict`."""
         start = np.stack([self.scan.xcoords_start, self.scan.ycoords_start], axis=-1)  # type: ignore[list-item]
         start_nn = np.moveaxis(start[self.nn_indices], 1, -1)[:, None]
         start_centre = start_nn.mean(axis=-1, keepdims=True)
         return {
-            "diffraction": np.moveaxis(self.scan.diffraction_amplitude(self.nn_indices), 1, -1),
-            "X_full": batch.diffraction_amplitude,
-            "Y": batch.object_patches,
             "coords_offsets": self.group_centres_px,
             "coords_relative": self.relative_offsets_px,
             "coords_start_offsets": start_centre,

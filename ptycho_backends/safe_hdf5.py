@@ -7,9 +7,11 @@ of the structure is rationed, and the numbers themselves are taken straight from
 """
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +78,7 @@ class Hdf5Arrays(Mapping[str, NDArray]):
         self._data, self._member, self._with_names = data, member, with_names
         try:
             # An error rather than a warning: pyfive warns where it gives up on part of a file.
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _pyfive_quiet():
                 warnings.simplefilter("error")
                 self._collect(group)
         except ArchiveError as error:
@@ -245,3 +247,16 @@ def hdf5_bytes(arrays: Mapping[str, NDArray]) -> bytes:
             file.create_dataset(path, data=array, track_times=False)
         file.flush()
         return file.id.get_file_image()
+
+
+@contextmanager
+def _pyfive_quiet() -> Iterator[None]:
+    """pyfive tells of every object at INFO, which is the level of Ptychodus's log; unless it was asked to."""
+    logger = logging.getLogger("pyfive")
+    level = logger.level
+    if level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -293,6 +293,14 @@ def known_object(image: NDArray | None) -> NDArray | None:
     return image
 
 
+def is_ptychodus_file(path: str | os.PathLike[str]) -> bool:
+    """Whether Ptychodus wrote the NPZ file: its nine entries, and none that says what is measured."""
+    if Path(path).suffix.lower() in HDF5_SUFFIXES:
+        return False
+    _, names = _read_npz(Path(path), ())
+    return set(names) >= PTYCHODUS_ENTRIES and "measurement" not in names
+
+
 def _is_positive(value: Any) -> bool:
     is_number = isinstance(value, int | float | np.number) and not isinstance(
         value, bool | np.complexfloating

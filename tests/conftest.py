@@ -2,7 +2,7 @@
 
 `--backend=torch` (or `tensorflow`; may be repeated) runs the tests of that backend and of the
 framework-free core, and fails if its framework is missing. Without it every installed framework is
-tested, and a line at the end says what was not.
+tested, Ptychodus too where it is installed, and a line at the end says what was not.
 """
 
 import os
@@ -57,9 +57,18 @@ def why_not(name: str, config: pytest.Config) -> str | None:
     return f"{', '.join(missing(name))} not installed" if missing(name) else None
 
 
+def why_not_ptychodus(config: pytest.Config) -> str | None:
+    """Reason not to collect `tests/ptychodus`, if there is one."""
+    if config.getoption("--backend"):
+        return "not asked for"
+    return None if find_spec("ptychodus") is not None else "ptychodus not installed; nox -s ptychodus"
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     if collection_path.parent == REPOSITORY / "tests" and collection_path.name in FRAMEWORKS:
         return True if why_not(collection_path.name, config) else None
+    if collection_path == REPOSITORY / "tests" / "ptychodus":
+        return True if why_not_ptychodus(config) else None
     return None
 
 
@@ -67,6 +76,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name in FRAMEWORKS:
         if reason := why_not(name, config):
             terminalreporter.write_line(f"not tested: the {name} backend ({reason})", yellow=True)
+    if reason := why_not_ptychodus(config):
+        terminalreporter.write_line(f"not tested: with Ptychodus ({reason})", yellow=True)
 
 
 @pytest.fixture(autouse=True)

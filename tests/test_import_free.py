@@ -8,12 +8,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "tensorflow", "keras", "ptycho_torch")
-PACKAGE = REPOSITORY / "ptycho_backends"
+PACKAGES = ("ptycho", "ptycho_backends")
 
 
 def module_names() -> list[str]:
-    """Every module of `ptycho_backends` outside the TensorFlow adapter."""
-    paths = [path.relative_to(REPOSITORY) for path in sorted(PACKAGE.rglob("*.py"))]
+    """Every module of the two packages outside the TensorFlow adapter."""
+    found = [path for package in PACKAGES for path in sorted((REPOSITORY / package).rglob("*.py"))]
+    paths = [path.relative_to(REPOSITORY) for path in found]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
     return [name for name in names if not name.startswith("ptycho_backends.tensorflow")]
 

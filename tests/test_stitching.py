@@ -72,7 +72,7 @@ def test_chunks_do_not_change_the_image(monkeypatch):
     patches = known_object(0, 113)[:112, :112].reshape(-1)[: 50 * 250].reshape(50, -1)
     patches = np.resize(patches, (50, 32, 32, 1))
     whole = stitching.reassemble_position(patches, as_groups(centres))
-    monkeypatch.setattr(stitching, "CHUNK", 7)
+    monkeypatch.setattr(stitching, "CHUNK_PIXELS", 7 * 20**2)
     np.testing.assert_allclose(stitching.reassemble_position(patches, as_groups(centres)), whole, atol=1e-6)
     assert whole.shape[-1] == 1
     assert whole.dtype == np.complex64

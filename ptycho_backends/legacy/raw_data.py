@@ -1,14 +1,26 @@
-"""`RawData`: a scan under the legacy package's names. A face over `Scan`, with no logic of its own."""
+"""`RawData`: a scan under the legacy package's names; a face over `Scan` that knows Ptychodus's habits."""
 
+import dataclasses
+import logging
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import GroupingError
-from ptycho_backends.grouping import group_scan
-from ptycho_backends.scan import Scan, load_scan, save_scan
+from ptycho_backends.grouping import GroupedData, group_scan
+from ptycho_backends.legacy.reassembly import GroupCentres
+from ptycho_backends.reference.stitching import Canvas, canvas_around
+from ptycho_backends.scan import Scan, is_ptychodus_file, load_scan, save_scan
+
+log = logging.getLogger(__name__)
+
+# Where Ptychodus says a patch is, relative to where `Scan` says it: the middle of its N pixels, not pixel N/2.
+PTYCHODUS_ANCHOR_PX = 0.5
+# What group_scan draws from when the caller names no seed, so that the same call gives the same image.
+DEFAULT_SEED = 0
 
 
 class RawData:
@@ -33,6 +45,8 @@ class RawData:
     ----------
     scan : Scan
         What everything else is read from.
+    from_ptychodus : bool
+        Whether it was read from a file that Ptychodus wrote.
 
     Raises
     ------
@@ -65,12 +79,14 @@ class RawData:
             ycoords_start=ycoords_start,
             name="RawData",
         )
+        self.from_ptychodus = False
 
     @classmethod
     def from_scan(cls, scan: Scan) -> "RawData":
         """The legacy face of `scan`; nothing is copied or checked again."""
         raw = cls.__new__(cls)
         raw.scan = scan
+        raw.from_ptychodus = False
         return raw
 
     @classmethod
@@ -85,7 +101,14 @@ class RawData:
         *,
         measurement: str = "auto",
     ) -> "RawData":
-        """A scan whose positions were never refined; parameters as in the class."""
+        """A scan whose positions were never refined; parameters as in the class.
+
+        With `measurement='auto'`, patterns that come with a stack of probe modes are counts in whatever
+        dtype, because it is Ptychodus that calls in this way.
+        """
+        if measurement == "auto" and probeGuess is not None and np.ndim(probeGuess) == 3:
+            measurement = "intensity"
+            log.info("measurement: patterns that come with a stack of probe modes are taken for counts")
         return cls(
             xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess, measurement=measurement
         )
@@ -93,7 +116,9 @@ class RawData:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], *, measurement: str = "auto") -> "RawData":
         """Read an NPZ file, as `load_scan`."""
-        return cls.from_scan(load_scan(path, measurement=measurement))
+        raw = cls.from_scan(load_scan(path, measurement=measurement))
+        raw.from_ptychodus = is_ptychodus_file(path)
+        return raw
 
     def to_file(self, path: str | os.PathLike[str]) -> None:
         """Write an NPZ file, as `save_scan`; patterns and their `measurement` stay as they are."""
@@ -139,6 +164,19 @@ class RawData:
         """'amplitude' or 'intensity', decided."""
         return self.scan.measurement
 
+    @property
+    def labelled_scan(self) -> Scan:
+        """`scan` with the positions at which `objectGuess` shows what was measured.
+
+        They differ for Ptychodus, which says where the middle of the probe array lies, (N-1)/2, while
+        those of a `Scan` are where its pixel N/2 lies.
+        """
+        if not self.from_ptychodus:
+            return self.scan
+        names = ("xcoords", "ycoords", "xcoords_start", "ycoords_start")
+        moved = {name: getattr(self.scan, name) + PTYCHODUS_ANCHOR_PX for name in names}
+        return dataclasses.replace(self.scan, **moved)
+
     def __len__(self) -> int:
         return len(self.scan)
 
@@ -156,8 +194,8 @@ class RawData:
         gridsize: int | None = None,
         enable_oversampling: bool = False,
         neighbor_pool_size: int | None = None,
-    ) -> dict[str, Any]:
-        """Group the scan, as `group_scan`, into the dictionary with the legacy keys.
+    ) -> "LegacyGroups":
+        """Group the scan, as `group_scan`, into a mapping with the legacy keys.
 
         Parameters
         ----------
@@ -166,18 +204,20 @@ class RawData:
         K : int
             `neighbor_count`.
         nsamples : int
-            `n_groups`.
+            `n_groups`; for `gridsize=1`, more than there are positions means all of them.
         dataset_path : str, optional
             Unused: groups are formed anew each time, so there is no cache beside the data.
         gridsize : int
             Must be given: `params.cfg` is not asked.
-        seed, sequential_sampling, enable_oversampling, neighbor_pool_size
+        seed : int, optional
+            None: 0, so that the same call groups alike, now and later, on whichever framework.
+        sequential_sampling, enable_oversampling, neighbor_pool_size
             As in `group_scan`.
 
         Returns
         -------
-        dict
-            `GroupedData.to_legacy_dict`.
+        LegacyGroups
+            As `GroupedData.to_legacy_dict`; `coords_offsets` also knows the scan's canvas.
 
         Raises
         ------
@@ -188,14 +228,75 @@ class RawData:
             raise GroupingError("gridsize: not given, want an integer >= 1; params.cfg is not asked for it")
         if N != self.scan.N:
             raise GroupingError(f"N: got {N}, but the patterns are {self.scan.N} x {self.scan.N} pixels")
+        self._check_counts(K, nsamples, gridsize, enable_oversampling)
         grouped = group_scan(
             self.scan,
             gridsize=gridsize,
             n_groups=nsamples,
             neighbor_count=K,
             sequential_sampling=sequential_sampling,
-            seed=seed,
+            seed=DEFAULT_SEED if seed is None else seed,
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
         )
-        return grouped.to_legacy_dict()
+        return LegacyGroups(grouped, canvas_around(self.scan.scan_positions_px, N))
+
+    def _check_counts(self, K: int, nsamples: int, gridsize: int, enable_oversampling: bool) -> None:
+        """In the caller's words, before `group_scan` says it in its own."""
+        if nsamples < 1:
+            raise GroupingError(f"nsamples: got {nsamples}, want at least 1 group")
+        if gridsize == 1:
+            return
+        size = gridsize**2
+        if size > K:
+            raise GroupingError(
+                f"K: got {K} nearest neighbours, want at least {size} to choose groups of {size} from "
+                f"(gridsize {gridsize})"
+            )
+        if nsamples > len(self) and not enable_oversampling:
+            raise GroupingError(
+                f"nsamples: got {nsamples} groups, but the scan has {len(self)} positions; want at most "
+                f"{len(self)}, or enable_oversampling=True to choose several groups around each position"
+            )
+
+
+class LegacyGroups(Mapping[str, Any]):
+    """The grouped dictionary, whose large arrays are gathered when they are asked for, and then kept.
+
+    Labels take twice the memory of the patterns, and nobody who reconstructs asks for them. A process that
+    runs out of memory is killed, for which Ptychodus waits for ever.
+    """
+
+    _LARGE = ("diffraction", "X_full", "Y")
+
+    def __init__(self, groups: GroupedData, canvas: Canvas) -> None:
+        self.groups = groups
+        self._gathered = groups.legacy_coordinates()
+        self._gathered["coords_offsets"] = GroupCentres(groups.group_centres_px, canvas)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._LARGE and key not in self._gathered:
+            self._gathered[key] = self._gather(key)
+        return self._gathered[key]
+
+    def __contains__(self, key: object) -> bool:
+        # the one that is inherited would gather
+        return key in self._LARGE or key in self._gathered
+
+    def _gather(self, key: str) -> NDArray | None:
+        if key == "diffraction":
+            return self.groups.legacy_diffraction()
+        if key == "X_full":
+            return self.groups.batch().diffraction_amplitude
+        if self.groups.scan.object_guess is None:
+            return None
+        return self.groups.batch(with_truth=True).object_patches
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._LARGE, *(key for key in self._gathered if key not in self._LARGE)))
+
+    def __len__(self) -> int:
+        return len(set(self._gathered) | set(self._LARGE))
+
+    def __repr__(self) -> str:
+        return f"LegacyGroups({self.groups!r})"

@@ -5,17 +5,51 @@ patches times their area, not with the canvas.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import checks
-from ptycho_backends.errors import ShapeError
+from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import crop_centre
 
-# Patches that are spread at once; at M = 20 their temporaries stay below about 100 MB.
-CHUNK = 4096
+# Pixels of patches that are spread at once, 4096 patches of M = 20: temporaries stay below about 100 MB.
+CHUNK_PIXELS = 4096 * 20**2
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """Where an image lies: its size in pixels, and the position `[x, y]` of its pixel `[0, 0]`."""
+
+    height: int
+    width: int
+    origin_px: NDArray[np.float64]
+
+
+def canvas_around(positions_px: NDArray, N: int) -> Canvas:
+    """The canvas that shows all that the positions lit: their bounding box and one probe width more.
+
+    Parameters
+    ----------
+    positions_px : (M, 2) array, [x, y]
+        Of the pixel `[N//2, N//2]` of each patch.
+    N : int
+        Side of the probe.
+
+    Returns
+    -------
+    Canvas
+        Its middle, `((height - 1) / 2, (width - 1) / 2)`, is where the middle of a patch,
+        `((N - 1) / 2, (N - 1) / 2)`, lies when its position is the middle of the bounding box. So a
+        program which centres its arrays, as Ptychodus does, finds the image where it wants it.
+    """
+    positions = np.asarray(positions_px, np.float64)
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    width, height = (np.ceil(high - low).astype(int) + N).tolist()
+    middle = (low + high) / 2 - 0.5
+    return Canvas(height, width, middle - (np.array([width, height]) - 1) / 2)
 
 
 def reassemble_position(
@@ -54,6 +88,7 @@ def stitch(
     group_centres_px: NDArray,
     size: int = constants.DEFAULT_STITCHING_SIZE,
     patch_weights: NDArray | None = None,
+    canvas: Canvas | None = None,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
     """`reassemble_position` that also tells how much patch lies where, and where the canvas lies.
 
@@ -65,11 +100,13 @@ def stitch(
         `M`; at most N.
     patch_weights : (M, M) real array, [y, x], optional
         Trust in each pixel of a patch; default 1 everywhere.
+    canvas : Canvas, optional
+        Where to stitch; what falls outside is lost. Default: the square of `reassemble_position`.
 
     Returns
     -------
-    image : (side, side) complex64 array, [y, x]
-    coverage : (side, side) float32 array
+    image : (height, width) complex64 array, [y, x]
+    coverage : (height, width) float32 array
         Sum of the translated weights.
     origin_px : (2,) float64 array, [x, y]
         Position of the pixel `image[0, 0]` in the coordinates of `group_centres_px`.
@@ -80,32 +117,72 @@ def stitch(
     if not 0 < size <= height or (height - size) % 2:
         raise ShapeError(f"stitching size: got {size}, want an even number in 2 .. {height}")
     centres = group_centres_px[:, 0, :, 0].astype(np.float64)
-    mean = centres.mean(axis=0)
-    offsets = centres - mean
-    margin = 2 * math.ceil(np.abs(offsets).max() / 2)
-    side = size + 2 * margin
-
-    weights = np.ones((size, size)) if patch_weights is None else np.asarray(patch_weights, np.float64)
-    total = np.zeros(side * side, np.complex128)
-    coverage = np.zeros(side * side, np.float64)
-    for start in range(0, count, CHUNK):
-        part = slice(start, start + CHUNK)
-        patches = crop_centre(object_patches[part, :, :, 0], size)
-        pixels, shares = _footprint(offsets[part] + margin, size, side)
-        for pixel, share in zip(pixels, shares, strict=True):
-            # bincount adds in a fixed order, so the sum is the same on every run
-            values = (patches * weights * share).ravel()
-            pixel = pixel.ravel()
-            total.real += np.bincount(pixel, values.real, side * side)
-            total.imag += np.bincount(pixel, values.imag, side * side)
-            coverage += np.bincount(pixel, (weights * share).ravel(), side * side)
-    image = (total / (coverage + constants.STITCHING_FLOOR)).astype(np.complex64)
-    origin = mean - size / 2 - margin
-    return image.reshape(side, side), coverage.reshape(side, side).astype(np.float32), origin
+    if canvas is None:
+        mean = centres.mean(axis=0)
+        margin = 2 * math.ceil(np.abs(centres - mean).max() / 2)
+        side = size + 2 * margin
+        canvas = Canvas(side, side, mean - size / 2 - margin)
+    stitcher = Stitcher(canvas, size, patch_weights)
+    stitcher.add(object_patches, group_centres_px)
+    image, coverage = stitcher.result()
+    return image, coverage, canvas.origin_px
 
 
-def _footprint(corner_px: NDArray, size: int, side: int) -> tuple[list[NDArray], list[NDArray]]:
+class Stitcher:
+    """An image that patches are added to as they are predicted, so that not all need to be kept.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        What falls outside is lost.
+    size : int
+        `M`, side of the central square of each patch that is used.
+    patch_weights : (M, M) real array, [y, x], optional
+        Trust in each pixel of a patch; default 1 everywhere.
+    """
+
+    def __init__(self, canvas: Canvas, size: int, patch_weights: NDArray | None = None) -> None:
+        self._canvas = canvas
+        self._size = size
+        self._weights = (
+            np.ones((size, size)) if patch_weights is None else np.asarray(patch_weights, np.float64)
+        )
+        area = canvas.height * canvas.width
+        self._total = np.zeros(area, np.complex128)
+        self._coverage = np.zeros(area, np.float64)
+
+    def add(self, object_patches: NDArray, group_centres_px: NDArray) -> None:
+        """Add (B, N, N, 1) patches at their (B, 1, 2, 1) centres `[x, y]`."""
+        corners = group_centres_px[:, 0, :, 0] - self._size / 2 - self._canvas.origin_px
+        shape = (self._canvas.height, self._canvas.width)
+        chunk = max(1, CHUNK_PIXELS // self._size**2)
+        for start in range(0, len(corners), chunk):
+            part = slice(start, start + chunk)
+            patches = crop_centre(object_patches[part, :, :, 0], self._size)
+            pixels, shares = _footprint(corners[part], self._size, shape)
+            for pixel, share in zip(pixels, shares, strict=True):
+                self._add(pixel.ravel(), patches * self._weights * share, self._weights * share)
+
+    def _add(self, pixel: NDArray, values: NDArray, weights: NDArray) -> None:
+        # only the rows that these patches touch: on a large canvas most lie elsewhere
+        first = int(pixel.min())
+        count = int(pixel.max()) + 1 - first
+        here = slice(first, first + count)
+        # bincount adds in a fixed order, so the sum is the same on every run
+        self._total.real[here] += np.bincount(pixel - first, values.real.ravel(), count)
+        self._total.imag[here] += np.bincount(pixel - first, values.imag.ravel(), count)
+        self._coverage[here] += np.bincount(pixel - first, weights.ravel(), count)
+
+    def result(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """The (H, W) image, zero where nothing lies, and the sum of the translated weights."""
+        shape = (self._canvas.height, self._canvas.width)
+        image = (self._total / (self._coverage + constants.STITCHING_FLOOR)).astype(np.complex64)
+        return image.reshape(shape), self._coverage.reshape(shape).astype(np.float32)
+
+
+def _footprint(corner_px: NDArray, size: int, shape: tuple[int, int]) -> tuple[list[NDArray], list[NDArray]]:
     """Where patches with a sub-pixel corner land: four (B, M, M) pixel numbers, four (B, 1, 1) shares."""
+    height, width = shape
     whole = np.floor(corner_px).astype(np.int64)
     fraction = corner_px - whole
     steps = np.arange(size)
@@ -116,9 +193,10 @@ def _footprint(corner_px: NDArray, size: int, side: int) -> tuple[list[NDArray],
             column = whole[:, 0, None] + steps + right
             share_y = fraction[:, 1] if down else 1 - fraction[:, 1]
             share_x = fraction[:, 0] if right else 1 - fraction[:, 0]
-            inside = (row < side)[:, :, None] & (column < side)[:, None, :]
-            # a patch ends beyond the canvas only where its share is zero; land it on pixel 0, as nothing
-            pixels.append(np.where(inside, row[:, :, None] * side + column[:, None, :], 0))
+            inside_y, inside_x = (row >= 0) & (row < height), (column >= 0) & (column < width)
+            inside = inside_y[:, :, None] & inside_x[:, None, :]
+            # what ends beyond the canvas lands on pixel 0, as nothing
+            pixels.append(np.where(inside, row[:, :, None] * width + column[:, None, :], 0))
             shares.append((share_y * share_x)[:, None, None] * inside)
     return pixels, shares
 
@@ -135,9 +213,17 @@ def probe_weights(probe: NDArray, size: int) -> NDArray[np.float64]:
     Returns
     -------
     (M, M) float64 array, [y, x]
+
+    Raises
+    ------
+    ScanError
+        If the probe is dark there.
     """
     intensity = np.abs(crop_centre(probe, size)).astype(np.float64) ** 2
-    return intensity / intensity.max()
+    brightest = intensity.max()
+    if not brightest > 0:
+        raise ScanError(f"probe: dark in its central {size} pixels, want light there to weight patches by")
+    return intensity / brightest
 
 
 def reconstruct_image_barycentric(
@@ -146,6 +232,7 @@ def reconstruct_image_barycentric(
     probe: NDArray | None = None,
     size: int = constants.DEFAULT_STITCHING_SIZE,
     weighting: str = "probe",
+    canvas: Canvas | None = None,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
     """Stitch with each pixel the weighted mean of the patches over it.
 
@@ -159,6 +246,8 @@ def reconstruct_image_barycentric(
         `M`.
     weighting : {'probe', 'uniform'}
         Weight by the probe's intensity, or all alike.
+    canvas : Canvas, optional
+        As in `stitch`.
 
     Returns
     -------
@@ -173,4 +262,4 @@ def reconstruct_image_barycentric(
     if weighting == "probe" and probe is None:
         raise ValueError("probe: got None, want the probe for weighting='probe'; or use weighting='uniform'")
     weights = probe_weights(probe, size) if weighting == "probe" and probe is not None else None
-    return stitch(object_patches, group_centres_px, size, weights)
+    return stitch(object_patches, group_centres_px, size, weights, canvas)

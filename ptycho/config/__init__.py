@@ -1,0 +1,1 @@
+"""Configuration under the legacy names; imports no framework."""

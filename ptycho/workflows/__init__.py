@@ -1,0 +1,1 @@
+"""Whole pieces of work under the legacy names."""

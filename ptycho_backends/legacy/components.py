@@ -1,0 +1,295 @@
+"""Train, reconstruct, load and write, in the steps of the legacy package.
+
+Whoever comes through here gave the settings that the legacy interface has; those that it lacks are filled in
+by `completed_for`, as a user would who wants the whole scan trained on.
+"""
+
+import dataclasses
+import logging
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import results as files
+from ptycho_backends.config import ExecutionConfig, TrainingConfig, with_side
+from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
+from ptycho_backends.legacy import bridge, model_manager, params
+from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
+from ptycho_backends.legacy.raw_data import RawData
+from ptycho_backends.output import output_directory, replaced_atomically
+from ptycho_backends.preparation import inference_groups, needs_truth
+from ptycho_backends.protocol import Backend, EpochRecord, TrainedModel
+from ptycho_backends.reference import constants
+from ptycho_backends.registry import get_backend
+from ptycho_backends.scan import Scan
+
+log = logging.getLogger(__name__)
+
+AnyPath = str | os.PathLike[str]
+Outcome = tuple[NDArray[np.float32] | None, NDArray[np.float32] | None, dict[str, Any]]
+
+
+def run_cdi_example(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    M: int = constants.DEFAULT_STITCHING_SIZE,
+    *,
+    backend: str | None = None,
+    execution: ExecutionConfig | None = None,
+) -> Outcome:
+    """Train on one scan and reconstruct another.
+
+    Parameters
+    ----------
+    train_data : RawData
+    test_data : RawData, optional
+        None: only train.
+    config : TrainingConfig
+        Completed as `completed_for`; its paths are not used.
+    M : int
+        Side of the central square of each patch that is stitched, pixels.
+    backend : str, optional
+        Default: as `training_backend`.
+    execution : ExecutionConfig, optional
+        Default: no progress bar, since every epoch is logged.
+
+    Returns
+    -------
+    amplitude, phase : (H, W) float32 arrays, [y, x], or None
+        Of the test scan; phase in radians.
+    results : dict
+        As `train_cdi_model`; and with test data `reconstruction` (`Reconstruction`), `obj_tensor_full`
+        (B, N, N, 1) and `global_offsets` (B, 1, 2, 1).
+
+    Raises
+    ------
+    PtychoBackendsError
+        For what is wrong with the data or the settings; before anything is trained.
+    """
+    chosen = _backend(backend, config)
+    completed = completed_for(config, train_data)
+    if test_data is not None:
+        _require_reconstructable(test_data, completed)
+    model, results = _train(train_data, completed, chosen, execution)
+    if test_data is None:
+        return None, None, results
+    groups = inference_groups(model, test_data.scan)
+    image = chosen.infer(model, groups, execution=execution, stitching_size=M)
+    results |= {
+        "reconstruction": image,
+        "obj_tensor_full": image.object_patches,
+        "global_offsets": groups.group_centres_px,
+    }
+    return np.abs(image.object), np.angle(image.object), results
+
+
+def train_cdi_model(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    *,
+    backend: str | None = None,
+    execution: ExecutionConfig | None = None,
+) -> dict[str, Any]:
+    """Train on one scan; parameters as in `run_cdi_example`.
+
+    Parameters
+    ----------
+    test_data
+        Not used: the groups that judge are split off the training scan.
+
+    Returns
+    -------
+    dict
+        `backend` (name), `history` (`loss` and `val_loss`, a number an epoch), `model`
+        (`TrainedModel`), `model_instance` (with the legacy `predict`), `intensity_scale`.
+    """
+    completed = completed_for(config, train_data)
+    return _train(train_data, completed, _backend(backend, config), execution)[1]
+
+
+def completed_for(config: TrainingConfig, raw: RawData) -> TrainingConfig:
+    """A validated copy of `config` for `raw`, with what legacy callers cannot say filled in.
+
+    `n_groups` and `neighbor_count`, where they are at their defaults and so nobody's choice, become as many
+    groups as there are positions, and enough neighbours to form a group.
+
+    Raises
+    ------
+    ConfigError
+        If a field is invalid, or positions are to be left out of account.
+    ScanError
+        If the loss compares with a known object, and the scan's tells nothing.
+    """
+    completed = with_side(config, raw.scan.N)
+    if not completed.positions_provided:
+        raise ConfigError(
+            "positions_provided: got False, want True; a scan always has positions, and they count"
+        )
+    if completed.n_groups == DEFAULTS["n_groups"]:
+        positions = len(raw)
+        kept = positions if completed.n_subsample is None else min(completed.n_subsample, positions)
+        completed.n_groups = kept
+    if completed.neighbor_count == DEFAULTS["neighbor_count"]:
+        completed.neighbor_count = max(completed.neighbor_count, completed.model.group_size)
+    known = raw.scan.object_guess
+    if needs_truth(completed) and known is not None and np.all(known == known.flat[0]):
+        raise ScanError(
+            f"{raw.scan.name}: objectGuess is {known.flat[0]:g} everywhere, as where no object is known, but "
+            "supervised training and the real-space error learn from it; reconstruct one first by other means"
+        )
+    return completed
+
+
+def load_data(
+    file_path: AnyPath,
+    n_images: int | None = None,
+    n_subsample: int | None = None,
+    subsample_seed: int | None = None,
+    *,
+    measurement: str = "auto",
+) -> RawData:
+    """Read a scan, or a part of it.
+
+    Parameters
+    ----------
+    file_path : path
+    n_images : int, optional
+        Keep the first so many positions.
+    n_subsample : int, optional
+        Of those keep so many, drawn at random, in the scan's order.
+    subsample_seed : int, optional
+        Default 0.
+    measurement : {'auto', 'amplitude', 'intensity'}
+
+    Raises
+    ------
+    ScanError, ShapeError
+        As `load_scan`; or fewer than one position is asked for.
+    """
+    for name, count in (("n_images", n_images), ("n_subsample", n_subsample)):
+        if count is not None and count < 1:
+            raise ScanError(f"{name}: got {count}, want at least 1 position")
+    raw = RawData.from_file(file_path, measurement=measurement)
+    kept = np.arange(len(raw))[:n_images]
+    if n_subsample is not None and n_subsample < len(kept):
+        generator = np.random.default_rng(subsample_seed or 0)
+        kept = np.sort(generator.choice(kept, n_subsample, replace=False))
+    if len(kept) < len(raw):
+        raw.scan = _part_of(raw.scan, kept)
+    return raw
+
+
+def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceModel, TrainingConfig]:
+    """The model in a folder, and the configuration it was trained with; `params.cfg` is filled from it.
+
+    Parameters
+    ----------
+    bundle_dir : path
+        Holds `wts.h5.zip`, or what is in one, unpacked; the file itself will do as well.
+
+    Returns
+    -------
+    model : InferenceModel
+        Its `predict([X * params.get('intensity_scale'), local_offsets])` gives the object patches.
+    config : TrainingConfig
+
+    Raises
+    ------
+    ArchiveError
+        If there is no model, or it is damaged.
+    BackendUnavailableError
+        If the framework that `PTYCHO_BACKEND` names is not installed.
+    """
+    model = model_manager.load_inference_model(bundle_dir)
+    return model, model.trained.config
+
+
+def save_outputs(
+    amplitude: NDArray | None, phase: NDArray | None, results: dict[str, Any], output_prefix: AnyPath
+) -> None:
+    """Write what `run_cdi_example` returned.
+
+    Parameters
+    ----------
+    amplitude, phase : (H, W) real arrays or None
+        Written as `reconstruction.npy`, complex64 `[y, x]`. Not as NPZ, because Ptychodus takes every
+        NPZ file in the folder for a scan.
+    results : dict
+        Its `reconstruction` is drawn as `reconstruction.png`, the history of its `model` written as
+        `history.csv` and `history.png`.
+    output_prefix : path
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written.
+    """
+    folder = output_directory(output_prefix)
+    if amplitude is not None and phase is not None:
+        image = (np.asarray(amplitude) * np.exp(1j * np.asarray(phase))).astype(np.complex64)
+        with replaced_atomically(folder / "reconstruction.npy") as stream:
+            np.save(stream, np.squeeze(image))
+    if results.get("reconstruction") is not None:
+        save_reconstruction_figure(results["reconstruction"], folder / "reconstruction.png")
+    model = results.get("model")
+    if model is not None and model.history:
+        files.save_history(model.history, folder / "history.csv")
+        save_history_figure(model.history, folder / "history.png")
+
+
+def _backend(name: str | None, config: TrainingConfig) -> Backend:
+    return training_backend(config) if name is None else get_backend(name)
+
+
+def _train(
+    raw: RawData, config: TrainingConfig, backend: Backend, execution: ExecutionConfig | None
+) -> tuple[TrainedModel, dict[str, Any]]:
+    bridge.update_legacy_dict(params.cfg, config)
+    execution = ExecutionConfig(enable_progress_bar=False) if execution is None else execution
+    scan = raw.labelled_scan if needs_truth(config) else raw.scan
+    log.info(
+        "training on %s with %s: %d groups, %d epochs; nphotons %g",
+        scan, backend.name, config.n_groups, config.nepochs, config.nphotons,
+    )  # fmt: skip
+
+    def tell(record: EpochRecord) -> None:
+        judged = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
+        log.info("epoch %d/%d: loss %.6g%s", record.epoch, config.nepochs, record.train_loss, judged)
+
+    model = backend.train(scan, config, execution=execution, on_epoch=tell)
+    params.cfg["intensity_scale"] = model.intensity_scale
+    params.cfg["probe"] = np.array(model.probe)[..., np.newaxis]
+    model_manager.remember(model)
+    history = {
+        "loss": [record.train_loss for record in model.history],
+        "val_loss": [record.val_loss for record in model.history],
+    }
+    return model, {
+        "backend": backend.name,
+        "history": history,
+        "model": model,
+        "model_instance": model_manager.InferenceModel(model, backend),
+        "intensity_scale": model.intensity_scale,
+    }
+
+
+def _require_reconstructable(raw: RawData, config: TrainingConfig) -> None:
+    """Raise now what inference would raise after the training."""
+    if raw.scan.N != config.model.N:
+        raise ScanError(
+            f"test data: got patterns of {raw.scan.N} pixels, want {config.model.N} as in training"
+        )
+    scale = 1.0  # any will do: only the groups are formed
+    blank = TrainedModel(config=config, weights={}, intensity_scale=scale)
+    _ = inference_groups(blank, raw.scan).normalisation
+
+
+def _part_of(scan: Scan, kept: NDArray[np.integer]) -> Scan:
+    names = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "patterns", "scan_index")
+    return dataclasses.replace(scan, **{name: getattr(scan, name)[kept] for name in names})

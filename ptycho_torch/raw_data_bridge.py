@@ -1,0 +1,71 @@
+"""`RawDataTorch`, under the name that programs written for the legacy port know."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ptycho_backends.config import InferenceConfig, TrainingConfig
+from ptycho_backends.errors import GroupingError
+from ptycho_backends.legacy import bridge, params
+from ptycho_backends.legacy.raw_data import LegacyGroups, RawData
+
+
+class RawDataTorch(RawData):
+    """A scan that takes what it is not told about grouping from a configuration.
+
+    Parameters
+    ----------
+    xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess, measurement
+        As `RawData.from_coords_without_pc`.
+    config : TrainingConfig or InferenceConfig, optional
+        Fills `params.cfg`, before anything is grouped (rule CONFIG-001).
+
+    Raises
+    ------
+    ConfigError, ScanError, ShapeError
+    """
+
+    def __init__(
+        self,
+        xcoords: NDArray,
+        ycoords: NDArray,
+        diff3d: NDArray,
+        probeGuess: NDArray | None,
+        scan_index: NDArray | None = None,
+        objectGuess: NDArray | None = None,
+        config: TrainingConfig | InferenceConfig | None = None,
+        *,
+        measurement: str = "auto",
+    ) -> None:
+        if config is not None:
+            bridge.update_legacy_dict(params.cfg, config)
+        raw = RawData.from_coords_without_pc(
+            xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess, measurement=measurement
+        )
+        self.scan = raw.scan
+        self.from_ptychodus = raw.from_ptychodus
+        self.config = config
+
+    def generate_grouped_data(  # type: ignore[override]
+        self,
+        N: int | None = None,
+        K: int | None = None,
+        nsamples: int | None = None,
+        gridsize: int | None = None,
+        **options: Any,
+    ) -> LegacyGroups:
+        """`RawData.generate_grouped_data`; what is None comes from the data or the configuration."""
+        config = self.config
+        if gridsize is None and config is None:
+            raise GroupingError("gridsize: not given, want an integer >= 1, or a config for RawDataTorch")
+        if config is not None:
+            gridsize = config.model.gridsize if gridsize is None else gridsize
+            K = config.neighbor_count if K is None else K
+            nsamples = config.n_groups if nsamples is None else nsamples
+        return super().generate_grouped_data(
+            self.scan.N if N is None else N,
+            K=4 if K is None else K,
+            nsamples=len(self) if nsamples is None else nsamples,
+            gridsize=gridsize,
+            **options,
+        )

@@ -1,0 +1,31 @@
+"""Whole pieces of work under the names of the legacy port; they always compute with PyTorch."""
+
+from typing import Any
+
+from ptycho_backends.config import ExecutionConfig, TrainingConfig
+from ptycho_backends.legacy import components
+from ptycho_backends.legacy.raw_data import RawData
+from ptycho_backends.reference import constants
+
+
+def run_cdi_example_torch(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    M: int = constants.DEFAULT_STITCHING_SIZE,
+    *,
+    execution: ExecutionConfig | None = None,
+) -> components.Outcome:
+    """`components.run_cdi_example` on PyTorch, whatever `PTYCHO_BACKEND` says."""
+    return components.run_cdi_example(train_data, test_data, config, M, backend="torch", execution=execution)
+
+
+def train_cdi_model_torch(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    *,
+    execution: ExecutionConfig | None = None,
+) -> dict[str, Any]:
+    """`components.train_cdi_model` on PyTorch, whatever `PTYCHO_BACKEND` says."""
+    return components.train_cdi_model(train_data, test_data, config, backend="torch", execution=execution)

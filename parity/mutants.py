@@ -62,6 +62,7 @@ def measurements(name: str) -> Iterator:
         yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
     yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
     yield from measure_scan(ScanCase(positions=10, attention=True, seed=2), backends)
+    yield from measure_scan(ScanCase(positions=11, seed=1, staged=True), backends)
 
 
 def stages(side) -> Iterator:
@@ -110,6 +111,11 @@ def stages(side) -> Iterator:
         ("losses.total_variation", image[:, 0]),
         ("losses.object_mae", image, image[::-1].copy()),
         ("losses.object_mae", np.full((2, 8, 8), complex(-0.0, -0.0)), image[:, 0]),
+        ("losses.amplitude_variation", image[:, 0]),
+        ("losses.phase_variation", image[:, 0] * dimmer[1:3]),
+        ("losses.amplitude_deviation", image[:, 0]),
+        ("losses.phase_deviation", image[:, 0] * dimmer[2:]),
+        ("losses.amplitude_variance", image[:, 0]),
     ):
         module, function = stage.split(".")
         want = getattr(modules[module], function)(*arguments)

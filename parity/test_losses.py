@@ -54,6 +54,24 @@ def test_object_mae(side, precision, image, truth):
     compare(side, "object_mae", precision, image, truth)
 
 
+@PRECISIONS
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "amplitude_variation",
+        "phase_variation",
+        "amplitude_deviation",
+        "phase_deviation",
+        "amplitude_variance",
+    ],
+)
+@given(image=complex_arrays((2, 4, 4)))
+def test_auxiliary(side, stage, precision, image):
+    # opposite directions are half a turn apart either way round, and rounding decides which
+    turned = image * np.exp(0.1j * np.arange(16).reshape(4, 4))
+    compare(side, stage, precision, turned)
+
+
 def arguments(config, draw):
     """What `loss_terms` takes, on patterns of 4 pixels."""
     channels, positions = config.model.patch_channels, config.model.group_size

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 SCANS = (
     ScanCase(gridsize=2, positions=11, seed=1),
     ScanCase(positions=13, supervised=True, attention=True, seed=3),
+    ScanCase(positions=11, seed=1, staged=True),
 )
 
 FIRST_STEP = Allowance(1e-7, "the moments after one step are the gradient and its square, in float64")
@@ -24,10 +26,14 @@ def test_trained_alike(pair, scan):
     require_agreement(measure_scan(scan, pair))
 
 
-@pytest.mark.parametrize("schedule", ["Exponential", "WarmupCosine", "MultiStage", "ReduceLROnPlateau"])
+@pytest.mark.parametrize(
+    "schedule", ["Exponential", "WarmupCosine", "MultiStage", "ReduceLROnPlateau", "Cosine"]
+)
 def test_learning_rates(backends, schedule):
     config = dataclasses.replace(SCANS[0].config, nepochs=4, n_groups=2, batch_size=2)
-    execution = dataclasses.replace(DOUBLE, scheduler=schedule, learning_rate=2e-3)
+    execution = dataclasses.replace(
+        DOUBLE, scheduler=schedule, learning_rate=2e-3, warmup_epochs=2 * (schedule == "Cosine")
+    )
     rates = [
         [row.learning_rate for row in backend.train(SCANS[0].scan(), config, execution=execution).history]
         for backend in backends.values()
@@ -40,6 +46,55 @@ def test_learning_rates(backends, schedule):
 def one_step(scan):
     """A configuration of which every epoch is a single step."""
     return dataclasses.replace(scan.config, n_groups=4, batch_size=4, nepochs=1)
+
+
+def stopped_after(batches, backend, *arguments, **settings):
+    """Training that is stopped by Ctrl-C in the batch that comes after `batches` of them."""
+    from importlib import import_module
+
+    package = {"torch": "ptycho_torch", "tensorflow": "ptycho_backends.tensorflow"}[backend.name]
+    module = import_module(f"{package}.model").PtychoModule
+    original, seen = module.training_step, []
+
+    def training_step(self, *given, **named):
+        seen.append(1)
+        if len(seen) == batches:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *given, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "training_step", training_step)
+        return backend.train(*arguments, **settings)
+
+
+@pytest.mark.parametrize("batches", [3, 4], ids=["between stages", "within a stage"])
+def test_fine_tuning_goes_on_elsewhere(pair, batches):
+    """Stopped after the main epoch or within the stage after it; then here or there: the same."""
+    case = SCANS[2]
+    # three batches an epoch
+    execution = dataclasses.replace(case.execution, accum_steps=1)
+    for first in pair.values():
+        whole = first.train(case.scan(), case.config, execution=execution)
+        assert [row.epoch for row in whole.history] == [1, 2, 3]
+        assert [row.learning_rate for row in whole.history] == [5e-4, 2e-3, 7.5e-4]
+        start = stopped_after(batches, first, case.scan(), case.config, execution=execution)
+        assert start.interrupted
+        assert (len(start.history), start.training_state.batches_done) == (1, batches - 3)
+        for other in pair.values():
+            resumed = other.train(case.scan(), case.config, execution=execution, resume_from=start)
+            subject = f"{first.name}, then {other.name}"
+            assert resumed.training_state.step == whole.training_state.step == 9, subject
+            assert [row.learning_rate for row in resumed.history] == [5e-4, 2e-3, 7.5e-4], subject
+            # the hand-over rounds the weights to float32
+            origin = initial_weights_of(case, first)
+            error, where = step_deviation(resumed.weights, whole.weights, origin)
+            assert_within(f"{subject}: weights", error, "training, float64", where)
+
+
+def initial_weights_of(case, backend):
+    from ptycho_backends.preparation import plan_training
+
+    return plan_training(case.scan(), case.config, backend.name).start.weights
 
 
 @pytest.mark.parametrize(("scan", "accum_steps"), [(SCANS[0], 1), (SCANS[0], 2), (SCANS[1], 1)], ids=repr)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ptycho_backends.archive import load_archive, save_archive
     from ptycho_backends.config import (
         ExecutionConfig,
+        FinetuneStage,
         InferenceConfig,
         ModelConfig,
         PyTorchExecutionConfig,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backend": "protocol",
     "ExecutionConfig": "config",
+    "FinetuneStage": "config",
     "GroupedData": "grouping",
     "InferenceConfig": "config",
     "ModelConfig": "config",
@@ -69,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Backend",
     "ExecutionConfig",
+    "FinetuneStage",
     "GroupedData",
     "InferenceConfig",
     "ModelConfig",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import exact_json
-from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig, TrainingConfig, validate
+from ptycho_backends.config import ATTENTION_FIELDS, LATER_FIELDS, ModelConfig, TrainingConfig, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.initial_weights import PROBE, weight_dtype, weight_shapes
 from ptycho_backends.protocol import EpochRecord, TrainedModel, TrainingState, Weights
@@ -75,7 +75,9 @@ class ConfigMember:
         values = exact_json.loads(data, CONFIG)
         _require_keys(CONFIG, values, {field.name for field in dataclasses.fields(cls)})
         training = values["training"]
-        _require_keys(CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)})
+        _require_keys(
+            CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)}, LATER_FIELDS
+        )
         shape = {field.name for field in dataclasses.fields(ModelConfig)}
         _require_keys(CONFIG, training["model"], shape, optional=ATTENTION_FIELDS)
         if training["n_images"] is not None:
@@ -95,8 +97,15 @@ class ConfigMember:
 
 
 def _fields_of(config: Any) -> dict[str, Any]:
-    """Not `dataclasses.asdict`, which copies values and so could change their types."""
-    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    """Not `dataclasses.asdict`, which copies values and so could change their types.
+
+    Of `LATER_FIELDS` those that have their default are left out, so older readers know what is there.
+    """
+    found = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in LATER_FIELDS or getattr(config, field.name) != field.default
+    }
     return {name: _fields_of(v) if dataclasses.is_dataclass(v) else v for name, v in found.items()}
 
 

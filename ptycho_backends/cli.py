@@ -291,7 +291,7 @@ def train(
             backend=job.backend,
             execution=how,
             resume_from=job.resumed,
-            on_epoch=_epoch_lines(how, job.config.nepochs, say),
+            on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
         )
         _report(result, say, again=f"ptycho-backends train {scan} --resume {result.output_dir}")
 
@@ -355,7 +355,7 @@ def run(
             backend=job.backend,
             execution=how,
             resume_from=job.resumed,
-            on_epoch=_epoch_lines(how, job.config.nepochs, say),
+            on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             stitching_size=stitching_size,
             product=product,
         )

@@ -66,6 +66,10 @@ def fraction() -> Rule:
     return Rule("a number in (0, 1)", lambda value: above.accepts(value) and value < 1)
 
 
+def share() -> Rule:
+    return Rule("a number in [0, 1)", lambda value: number(0, 1).accepts(value) and value < 1)
+
+
 def boolean() -> Rule:
     return Rule("True or False", lambda value: isinstance(value, bool | np.bool_))
 
@@ -82,13 +86,15 @@ def optional(rule: Rule) -> Rule:
     return Rule(f"{rule.text}, or None", lambda value: value is None or rule.accepts(value))
 
 
-def setting(default: Any, rule: Rule, doc: str, *, only: str = "") -> Any:
+def setting(default: Any, rule: Rule, doc: str, *, only: str = "", later: bool = False) -> Any:
     """A dataclass field that knows its rule and its one-line explanation (`docs/configuration.md`).
 
-    `only` names the one architecture that knows the field; '' if every one does.
+    `only` names the one architecture that knows the field; '' if every one does. `later` marks a field that
+    archives did not have at first: where it is absent it has its default.
     """
     told = f"{only}: {doc}" if only else doc
-    return dataclasses.field(default=default, metadata={"rule": rule, "doc": told, "only": only})
+    metadata = {"rule": rule, "doc": told, "only": only, "later": later}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def part(cls: type, doc: str) -> Any:
@@ -97,6 +103,7 @@ def part(cls: type, doc: str) -> Any:
 
 
 SIDES = choice(*constants.SUPPORTED_N)
+AUXILIARY_LOSSES = ("Total_Variation", "Mean_Deviation")
 AMPLITUDE_ACTIVATIONS = ("sigmoid", "swish", "softplus", "relu")
 BACKEND_SPELLINGS = {"torch": "pytorch", "pytorch": "pytorch", "tf": "tensorflow", "tensorflow": "tensorflow"}
 
@@ -151,6 +158,9 @@ class _CheckedConfig:
                     found += [f"{field.name}.{problem}" for problem in inner]
                 else:
                     found.append(f"{field.name}: got {shown(value)}, want a ModelConfig")
+            elif rule is _STAGES and isinstance(value, tuple):
+                for i, stage in enumerate(value):
+                    found += stage_problems(stage, f"{field.name}[{i}]: ")
             elif not rule.accepts(value) and not (rule is SIDES and side_may_wait and _is_zero(value)):
                 found.append(f"{field.name}: got {shown(value)}, want {rule.text}")
         if self._n_images_contradicts():
@@ -171,9 +181,15 @@ def _plain(value: Any, field: dataclasses.Field) -> Any:
         return value
     if isinstance(value, str) and rule in (_PATH, _OPTIONAL_PATH):
         return Path(value)
+    if rule is _STAGES and isinstance(value, list | tuple):
+        return tuple(stage if stage_problems(stage) else _stage(stage) for stage in value)
     if type(value) is int and float in (field.type, *typing.get_args(field.type)) and rule.accepts(value):
         return float(value)
     return value
+
+
+def _stage(values: Any) -> "FinetuneStage":
+    return values if isinstance(values, FinetuneStage) else FinetuneStage(**values)
 
 
 def shown(value: Any) -> str:
@@ -322,6 +338,26 @@ class TrainingConfig(_CheckedConfig):
     backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
     tv_weight: float = setting(0.0, number(0), "within the real-space loss: roughness of the object")
     seed: int = setting(42, integer(0), "seed of the weights, the batches and the validation set")
+    amp_loss: str | None = setting(
+        None, choice(*AUXILIARY_LOSSES, None), "auxiliary loss of the object's amplitude", later=True
+    )
+    phase_loss: str | None = setting(
+        None, choice(*AUXILIARY_LOSSES, None), "auxiliary loss of the object's phase", later=True
+    )
+    amp_loss_coeff: float = setting(1.0, number(0), "weight of amp_loss", later=True)
+    phase_loss_coeff: float = setting(1.0, number(0), "weight of phase_loss", later=True)
+    amplitude_variance_coeff: float = setting(
+        0.0, number(0), "weight of the variance of the object's amplitude", later=True
+    )
+    validation_share: float = setting(
+        0.05, share(), "share of the groups, at least one, that is held out; 0: none", later=True
+    )
+
+
+LATER_FIELDS = tuple(
+    field.name for field in dataclasses.fields(TrainingConfig) if field.metadata.get("later")
+)
+"""What archives that are older than these fields lack; written only where it differs from the default."""
 
 
 @dataclass
@@ -347,7 +383,66 @@ class InferenceConfig(_CheckedConfig):
     backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
 
 
-SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage")
+SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage", "Cosine")
+
+ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD = "encoder_bottom", "encoder_top", "decoder", "phase_head"
+PARTS = (ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD)
+"""What fine-tuning tells apart in a network (`schedules.parts_of_weights`)."""
+
+
+@dataclass(frozen=True)
+class FinetuneStage:
+    """Some more epochs after the main ones, in which each part of the network has a rate of its own.
+
+    Attributes
+    ----------
+    epochs : int
+        At most so many; fewer when the loss stops falling (`finetune_early_stop_patience`).
+    rates : mapping of str to float
+        Of `PARTS`, the factor on the first learning rate. A part that is not named, or has 0, is frozen.
+
+    Raises
+    ------
+    ConfigError
+        Lists everything that is wrong.
+    """
+
+    epochs: int
+    rates: Mapping[str, float] = dataclasses.field(hash=False)
+
+    def __post_init__(self) -> None:
+        raise_if_any("FinetuneStage", stage_problems({"epochs": self.epochs, "rates": self.rates}))
+        object.__setattr__(self, "epochs", int(self.epochs))
+        object.__setattr__(self, "rates", {name: float(rate) for name, rate in self.rates.items()})
+
+
+def stage_problems(values: object, where: str = "") -> list[str]:
+    """What is wrong with `values`, a mapping or a `FinetuneStage`; each problem begins with `where`."""
+    if isinstance(values, FinetuneStage):
+        values = vars(values)
+    if not isinstance(values, Mapping) or set(values) != {"epochs", "rates"}:
+        return [f"{where or 'stage: '}got {shown(values)}, want a mapping of epochs and rates"]
+    problems = []
+    if not integer(1).accepts(values["epochs"]):
+        problems.append(f"{where}epochs: got {shown(values['epochs'])}, want {integer(1).text}")
+    rates = values["rates"]
+    if not isinstance(rates, Mapping):
+        return [*problems, f"{where}rates: got {shown(rates)}, want a mapping of parts to factors"]
+    for name, given in rates.items():
+        rate = given.item() if isinstance(given, np.generic) else given
+        if name not in PARTS:
+            problems.append(f"{where}rates: got {shown(name)}, want one of {', '.join(PARTS)}")
+        elif not number(0).accepts(rate):
+            problems.append(f"{where}rates[{name!r}]: got {shown(rate)}, want {number(0).text}")
+    if not problems and not any(rates.values()):
+        problems.append(f"{where}rates: nothing is trained; name a part with a factor > 0")
+    return problems
+
+
+_STAGES = Rule(
+    "a sequence of FinetuneStage",
+    lambda value: isinstance(value, tuple) and all(isinstance(stage, FinetuneStage) for stage in value),
+)
 
 
 @dataclass
@@ -373,6 +468,16 @@ class ExecutionConfig(_CheckedConfig):
     prefetch_factor: int | None = setting(None, optional(integer(1)), "batches gathered ahead per process")
     learning_rate: float = setting(1e-3, number(0, exclusive=True), "of the first epoch")
     scheduler: str = setting("Default", choice(*SCHEDULERS), "how the learning rate changes")
+    warmup_epochs: int = setting(0, integer(0), "first epochs over which the rate rises to learning_rate")
+    min_lr_ratio: float = setting(
+        0.1, number(0, 1), "smallest share of learning_rate that a schedule falls to"
+    )
+    finetune_stages: tuple[FinetuneStage, ...] = setting(
+        (), _STAGES, "epochs after the main ones, with a learning rate for each part of the network"
+    )
+    finetune_early_stop_patience: int = setting(
+        3, integer(1), "epochs without improvement before a fine-tuning stage ends"
+    )
     enable_progress_bar: bool = setting(True, boolean(), "show progress")
     enable_checkpointing: bool = setting(True, boolean(), "write checkpoints while training")
     checkpoint_save_top_k: int = setting(1, integer(-1), "best checkpoints to keep; -1: all, 0: none")
@@ -385,6 +490,11 @@ class ExecutionConfig(_CheckedConfig):
         "csv", choice("csv", "tensorboard", "mlflow", "none", None), "where metrics go besides the history"
     )
     inference_batch_size: int | None = setting(None, optional(integer(1)), "groups per inference batch")
+
+    @property
+    def finetune_epochs(self) -> int:
+        """Epochs that fine-tuning adds at most."""
+        return sum(stage.epochs for stage in self.finetune_stages)
 
 
 PyTorchExecutionConfig = ExecutionConfig
@@ -455,6 +565,8 @@ def config_to_plain(config: _CheckedConfig) -> dict[str, Any]:
             value = str(value)
         elif isinstance(value, np.generic):
             value = value.item()
+        elif field.name == "finetune_stages":
+            value = [{"epochs": stage.epochs, "rates": dict(stage.rates)} for stage in value]
         plain[field.name] = value
     return plain
 

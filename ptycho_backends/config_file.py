@@ -182,8 +182,16 @@ def _lines(config: Any) -> list[str]:
     return lines
 
 
+def _flow(value: Any) -> str:
+    return yaml.dump(
+        value, Dumper=_Dumper, width=float("inf"), default_flow_style=True, sort_keys=False
+    ).rstrip("\n")
+
+
 def _entry(key: str, value: Any) -> str:
     """`key: value` on one line, whatever the value holds."""
+    if isinstance(value, tuple):
+        return f"{key}: {_flow([{'epochs': stage.epochs, 'rates': dict(stage.rates)} for stage in value])}"
     plain = str(value) if isinstance(value, Path) else value
     text = yaml.dump({key: plain}, Dumper=_Dumper, width=float("inf"), allow_unicode=True).rstrip("\n")
     if "\n" in text:

@@ -26,7 +26,6 @@ from ptycho_backends.grouping import GroupedData, groups_for_inference, groups_f
 from ptycho_backends.initial_weights import initial_weights
 from ptycho_backends.legacy import bridge, params
 from ptycho_backends.protocol import Batch, TrainedModel
-from ptycho_backends.reference import constants
 from ptycho_backends.scan import Scan
 
 # Stream of the random numbers that split off the validation set; epochs, counted from 1, have their own.
@@ -54,14 +53,22 @@ def complete_config(
         raise ConfigError(
             f"gridsize: got {completed.model.gridsize}, but the data are grouped with {data.gridsize}"
         )
-    realspace = completed.realspace_weight * (completed.tv_weight + completed.realspace_mae_weight)
-    if completed.model.model_type == "pinn" and not completed.nll_weight + completed.mae_weight + realspace:
+    if completed.model.model_type == "pinn" and not _has_loss(completed):
         raise ConfigError(
             "nll_weight, mae_weight, realspace_weight: all zero, so there is nothing to minimise; "
             "set one of them (realspace_weight together with tv_weight or realspace_mae_weight)"
         )
     bridge.update_legacy_dict(params.cfg, completed)
     return completed
+
+
+def _has_loss(config: TrainingConfig) -> bool:
+    """Whether some loss has a weight."""
+    realspace = config.realspace_weight * (config.tv_weight + config.realspace_mae_weight)
+    auxiliary = config.amplitude_variance_coeff
+    auxiliary += config.amp_loss_coeff if config.amp_loss else 0.0
+    auxiliary += config.phase_loss_coeff if config.phase_loss else 0.0
+    return config.nll_weight + config.mae_weight + realspace + auxiliary > 0
 
 
 def needs_truth(config: TrainingConfig) -> bool:
@@ -144,14 +151,14 @@ def plan_training(
             "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
         )
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
-    train, validation = _split(len(groups), config.seed)
+    train, validation = _split(len(groups), config.validation_share, config.seed)
     start = new_model(scan, config, backend) if resumed is None else resumed
     return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
 
 
-def _split(count: int, seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+def _split(count: int, share: float, seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """(training, validation) group numbers, each in ascending order; a single group only trains."""
-    held_out = 0 if count < 2 else max(1, int(constants.VALIDATION_SHARE * count))
+    held_out = 0 if count < 2 or share == 0 else min(count - 1, max(1, int(share * count)))
     order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 

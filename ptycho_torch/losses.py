@@ -33,6 +33,59 @@ def object_mae(object_image: Tensor, truth: Tensor) -> Tensor:
     return amplitude + torch.mean((_phase(object_image) - _phase(truth)).abs())
 
 
+def amplitude_variation(object_image: Tensor) -> Tensor:
+    """Mirror of `reference.losses.amplitude_variation`."""
+    amplitude = object_image.abs()
+    down = amplitude[..., 1:, :] - amplitude[..., :-1, :]
+    right = amplitude[..., 1:] - amplitude[..., :-1]
+    return torch.mean(down.square()) + torch.mean(right.square())
+
+
+def phase_variation(object_image: Tensor) -> Tensor:
+    """Mirror of `reference.losses.phase_variation`."""
+    down = _phase(object_image[..., 1:, :] * object_image[..., :-1, :].conj())
+    right = _phase(object_image[..., 1:] * object_image[..., :-1].conj())
+    return torch.mean(down.square()) + torch.mean(right.square())
+
+
+def amplitude_deviation(object_image: Tensor) -> Tensor:
+    """Mirror of `reference.losses.amplitude_deviation`."""
+    amplitude = object_image.abs()
+    return torch.mean((amplitude - amplitude.mean(dim=(-2, -1), keepdim=True)).abs())
+
+
+def phase_deviation(object_image: Tensor) -> Tensor:
+    """Mirror of `reference.losses.phase_deviation`."""
+    phase = _phase(object_image)
+    # through the angle, whose gradient is zero where the image is
+    directions = torch.polar((object_image != 0).to(phase.dtype), phase)
+    mean = directions.mean(dim=(-2, -1), keepdim=True)
+    return torch.mean(_phase(directions * mean.conj()).abs())
+
+
+def amplitude_variance(object_image: Tensor) -> Tensor:
+    """Mirror of `reference.losses.amplitude_variance`."""
+    amplitude = object_image.abs()
+    return torch.mean((amplitude - amplitude.mean(dim=(-2, -1), keepdim=True)).square())
+
+
+def auxiliary_terms(config: TrainingConfig, object_image: Tensor) -> dict[str, tuple[float, Tensor]]:
+    """Mirror of `reference.losses.auxiliary_terms`."""
+    margin = object_image.shape[-1] // 4
+    inner = object_image[..., margin : object_image.shape[-1] - margin, :]
+    inner = inner[..., margin : object_image.shape[-1] - margin]
+    amplitude = {"Total_Variation": amplitude_variation, "Mean_Deviation": amplitude_deviation}
+    phase = {"Total_Variation": phase_variation, "Mean_Deviation": phase_deviation}
+    terms: dict[str, tuple[float, Tensor]] = {}
+    if config.amp_loss and config.amp_loss_coeff:
+        terms["amp_loss"] = config.amp_loss_coeff, amplitude[config.amp_loss](inner)
+    if config.phase_loss and config.phase_loss_coeff:
+        terms["phase_loss"] = config.phase_loss_coeff, phase[config.phase_loss](inner)
+    if config.amplitude_variance_coeff:
+        terms["amplitude_variance"] = config.amplitude_variance_coeff, amplitude_variance(inner)
+    return terms
+
+
 def _phase(image: Tensor) -> Tensor:
     # the angle of -0 - 0i is minus pi: which zero it is must not matter
     return torch.where(image == 0, 0.0, image.angle())
@@ -64,18 +117,22 @@ def loss_terms(
         else:
             truth = required(object_truth)[:, None]
         terms["supervised"] = object_mae(object_patches, truth)
-        return {**terms, "total": terms["supervised"]}
-    total = torch.zeros((), device=amplitude.device, dtype=amplitude.dtype)
-    if config.nll_weight:
-        terms["nll"] = poisson_nll(amplitude.square(), measured_amplitude.square())
-        total = total + config.nll_weight * terms["nll"]
-    if config.mae_weight:
-        terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
-        total = total + config.mae_weight * terms["mae"]
-    if config.realspace_weight and config.tv_weight:
-        terms["tv"] = total_variation(object_image)
-        total = total + config.realspace_weight * config.tv_weight * terms["tv"]
-    if config.realspace_weight and config.realspace_mae_weight:
-        terms["realspace_mae"] = object_mae(object_image, required(object_truth))
-        total = total + config.realspace_weight * config.realspace_mae_weight * terms["realspace_mae"]
+        total = terms["supervised"]
+    else:
+        total = torch.zeros((), device=amplitude.device, dtype=amplitude.dtype)
+        if config.nll_weight:
+            terms["nll"] = poisson_nll(amplitude.square(), measured_amplitude.square())
+            total = total + config.nll_weight * terms["nll"]
+        if config.mae_weight:
+            terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
+            total = total + config.mae_weight * terms["mae"]
+        if config.realspace_weight and config.tv_weight:
+            terms["tv"] = total_variation(object_image)
+            total = total + config.realspace_weight * config.tv_weight * terms["tv"]
+        if config.realspace_weight and config.realspace_mae_weight:
+            terms["realspace_mae"] = object_mae(object_image, required(object_truth))
+            total = total + config.realspace_weight * config.realspace_mae_weight * terms["realspace_mae"]
+    for name, (weight, value) in auxiliary_terms(config, object_image).items():
+        terms[name] = value
+        total = total + weight * value
     return {**terms, "total": total}

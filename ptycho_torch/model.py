@@ -16,7 +16,7 @@ from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
-from ptycho_backends.schedules import TrainingSchedule
+from ptycho_backends.schedules import parts_of_weights, schedule_of
 from ptycho_torch import losses, network, physics
 from ptycho_torch.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
 
@@ -111,11 +111,17 @@ class PtychoModel(torch.nn.Module):
         return weights_from_tensors(dict(self.parameters_by_name.items()))
 
 
-def adam(model: PtychoModel, learning_rate: float) -> torch.optim.Adam:
-    """Adam over what is trainable, with the constants that every backend shares."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def adam(model: PtychoModel, learning_rate: float, *, by_part: bool = False) -> torch.optim.Adam:
+    """Adam over what is trainable, with the constants that every backend shares.
+
+    All in one group; or `by_part`, each group's `part` being one of `config.PARTS`.
+    """
+    trainable = {name: p for name, p in model.parameters_by_name.items() if p.requires_grad}
+    groups: dict[str, list[torch.nn.Parameter]] = {}
+    for name, part in parts_of_weights(trainable).items():
+        groups.setdefault(part if by_part else "all", []).append(trainable[name])
     return torch.optim.Adam(
-        trainable,
+        [{"params": parameters, "part": part} for part, parameters in groups.items()],
         lr=learning_rate,
         betas=(constants.ADAM_BETA1, constants.ADAM_BETA2),
         eps=constants.ADAM_EPSILON,
@@ -134,18 +140,19 @@ class PtychoModule(lightning.LightningModule):
         self.model.freeze(config)
         self.config = config
         self.intensity_scale = start.intensity_scale
-        self.schedule = TrainingSchedule(execution, config.nepochs)
+        self.schedule = schedule_of(plan, execution)
         self.history: list[EpochRecord] = list(start.history)
         self.epochs_done = plan.epochs_done
         self.batches_done = 0
         self.steps_done = 0
         self._start = start
         self._on_epoch = on_epoch
+        self._by_part = bool(execution.finetune_stages)
+        self._frozen: list[torch.nn.Parameter] = []
         self._loss_sum: Tensor | float = 0.0
         self._groups = 0
         self._epoch_started = time.perf_counter()
         if start.training_state is not None:
-            self.schedule.restore(start.training_state.schedule)
             self.batches_done = start.training_state.batches_done
             self.steps_done = start.training_state.step
             self._loss_sum = start.training_state.loss_sum
@@ -172,15 +179,21 @@ class PtychoModule(lightning.LightningModule):
         )  # fmt: skip
 
     def configure_optimizers(self) -> torch.optim.Adam:
-        optimizer = adam(self.model, self.schedule.learning_rate)
+        optimizer = adam(self.model, self.schedule.learning_rate, by_part=self._by_part)
         state = self._start.training_state
         if state is not None:
             self._restore_moments(optimizer, state)
         return optimizer
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # without a gradient neither weight nor moments move, nor does it count where gradients are clipped
+        for parameter in self._frozen:
+            parameter.grad = None
+
     # --- epochs
 
     def on_train_epoch_start(self) -> None:
+        self._set_rates(self.trainer.optimizers[0])
         self._epoch_started = time.perf_counter()
         if self.batches_done == 0:
             self._loss_sum, self._groups = 0.0, 0
@@ -188,7 +201,7 @@ class PtychoModule(lightning.LightningModule):
             self._groups = self.batches_done * self.config.batch_size
 
     def on_train_epoch_end(self) -> None:
-        """Write the epoch into the history and set the learning rate of the next one."""
+        """Write the epoch into the history."""
         train_loss = float(self._loss_sum) / self._groups
         logged = self.trainer.callback_metrics.get("val_loss")
         val_loss = None if logged is None else float(logged)
@@ -202,13 +215,34 @@ class PtychoModule(lightning.LightningModule):
         self.history.append(record)
         self.epochs_done, self.batches_done = record.epoch, 0
         self.schedule.finish_epoch(train_loss if val_loss is None else val_loss)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.schedule.learning_rate
         self.log_dict({"train_loss": train_loss, "learning_rate": record.learning_rate}, prog_bar=False)
         if self._on_epoch is not None:
             self._on_epoch(record)
         if self.schedule.should_stop:
             self.trainer.should_stop = True
+
+    def _set_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """The epoch's learning rate of each group, and what does not move in it."""
+        rates = self.schedule.rates
+        self._frozen = []
+        for group in optimizer.param_groups:
+            group["lr"] = rates.get(group["part"], 0.0) if self._by_part else self.schedule.learning_rate
+            if group["lr"] == 0.0:
+                self._frozen += group["params"]
+        if self._by_part:
+            # steps are counted for all weights together, also for those that were frozen meanwhile
+            self._count_steps(optimizer, self._optimizer_step(optimizer))
+
+    def _count_steps(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Let every weight have taken `step` steps, from moments of zero if it has none."""
+        if step == 0:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = optimizer.state[parameter]
+                state["step"] = torch.tensor(float(step))
+                for key in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(key, torch.zeros_like(parameter))
 
     # --- state
 
@@ -256,20 +290,22 @@ class PtychoModule(lightning.LightningModule):
         for name, parameter in self.model.parameters_by_name.items():
             if parameter.requires_grad and name in first:
                 optimizer.state[parameter] = {
-                    "step": torch.tensor(float(state.step)),
                     "exp_avg": first[name].to(parameter.device),
                     "exp_avg_sq": second[name].to(parameter.device),
                 }
+        self._count_steps(optimizer, state.step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the file self-contained: all that is neither weight nor moment, as one JSON text."""
-        names = [name for name, p in self.model.parameters_by_name.items() if p.requires_grad]
+        names = {id(parameter): name for name, parameter in self.model.parameters_by_name.items()}
+        groups = self.trainer.optimizers[0].param_groups
         checkpoint[CHECKPOINT_KEY] = json.dumps(
             {
                 "config": config_to_plain(self.config),
                 "intensity_scale": self.intensity_scale,
                 "history": [vars(record) for record in self.history],
-                "trainable": names,
+                # in the optimiser's order
+                "trainable": [names[id(parameter)] for group in groups for parameter in group["params"]],
                 "epoch": self.epochs_done,
                 "batches_done": self.batches_done,
                 "loss_sum": float(self._loss_sum) if self.batches_done else 0.0,

@@ -23,6 +23,7 @@ from ptycho_backends.errors import BackendUnavailableError, ConfigError
 from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, TrainedModel
+from ptycho_backends.schedules import nothing_left, schedule_of
 from ptycho_torch.data import PtychoDataModule
 from ptycho_torch.model import PtychoModule
 
@@ -40,7 +41,7 @@ def train(
     output_dir: str | os.PathLike[str] | None = None,
     on_epoch: EpochCallback | None = None,
 ) -> TrainedModel:
-    """Train what `plan` says until `config.nepochs` epochs are done.
+    """Train what `plan` says until `config.nepochs` epochs are done, and then the stages of fine-tuning.
 
     Parameters
     ----------
@@ -62,12 +63,9 @@ def train(
     ConfigError, BackendUnavailableError, OutputError
         Before anything is computed.
     """
-    remaining = plan.config.nepochs - plan.epochs_done
-    if remaining <= 0:
-        log.warning(
-            "nepochs: %d asked for, %d are done already; the model is returned as it is",
-            plan.config.nepochs, plan.epochs_done,
-        )  # fmt: skip
+    remaining = schedule_of(plan, execution).epochs_left
+    if not remaining:
+        log.warning(nothing_left(plan, execution))
         return plan.start
     folder = None if output_dir is None else output_directory(output_dir)
     module = PtychoModule(plan, execution, on_epoch)

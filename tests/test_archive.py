@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ptycho_backends import exact_json
 from ptycho_backends.archive import inspect_archive, load_archive, save_archive
-from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.config import LATER_FIELDS, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ArchiveError, ConfigError, OutputError
 from ptycho_backends.initial_weights import initial_weights, weight_shapes
 from ptycho_backends.legacy import bridge, params
@@ -133,6 +133,19 @@ def test_training_state_survives_bit_for_bit(tmp_path, dtype):
     assert type(got.schedule["pair"]) is tuple
     assert_same_arrays(got.first_moments, want.first_moments)
     assert_same_arrays(got.second_moments, want.second_moments)
+
+
+def test_fields_that_came_later_are_there_only_if_they_say_something(tmp_path):
+    """So what was saved before they came loads, and what does not use them is what it was."""
+    for config, written in (
+        (TrainingConfig(), set()),
+        (TrainingConfig(amp_loss="Mean_Deviation", validation_share=0.2), {"amp_loss", "validation_share"}),
+    ):
+        path = save_archive(trained(config), tmp_path)
+        with zipfile.ZipFile(path) as members:
+            training = json.loads(members.read("config.json"))["training"]
+        assert set(training) & set(LATER_FIELDS) == written
+        assert load_archive(path).config == config
 
 
 def test_archive_is_what_other_tools_expect(tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ptycho_backends import config as configuration
 from ptycho_backends.config import (
     ExecutionConfig,
+    FinetuneStage,
     InferenceConfig,
     ModelConfig,
     PyTorchExecutionConfig,
@@ -280,3 +281,49 @@ def test_plain_dictionaries_with_mistakes() -> None:
         configuration.config_from_plain(TrainingConfig, {"nephochs": 3})
     with pytest.raises(ConfigError, match="gridsize: got 0"):
         configuration.config_from_plain(TrainingConfig, {"model": {"gridsize": 0}})
+
+
+# --- fine-tuning stages
+
+
+def test_stages_are_values() -> None:
+    stage = FinetuneStage(np.int64(2), {"decoder": 1, "encoder_top": np.float32(0.5)})  # type: ignore[arg-type]
+    assert (type(stage.epochs), stage.rates) == (int, {"decoder": 1.0, "encoder_top": 0.5})
+    assert stage == FinetuneStage(2, {"encoder_top": 0.5, "decoder": 1.0})
+    assert len({stage, copy.deepcopy(stage)}) == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stage.epochs = 3  # type: ignore[misc]
+    execution = ExecutionConfig(finetune_stages=[{"epochs": 3, "rates": {"decoder": 1}}, stage])  # type: ignore[arg-type, list-item]
+    assert execution.finetune_stages == (FinetuneStage(3, {"decoder": 1.0}), stage)
+    assert execution.finetune_epochs == 5
+    plain = configuration.config_to_plain(execution)
+    assert configuration.config_from_plain(ExecutionConfig, json.loads(json.dumps(plain))) == execution
+
+
+@pytest.mark.parametrize(
+    ("stage", "problem"),
+    [
+        ({"epochs": 0, "rates": {"decoder": 1}}, "epochs: got 0, want an integer >= 1"),
+        ({"epochs": 1, "rates": {"head": 1}}, "rates: got 'head', want one of encoder_bottom, encoder_top"),
+        ({"epochs": 1, "rates": {"decoder": -1}}, r"rates\['decoder'\]: got -1, want a number >= 0"),
+        ({"epochs": 1, "rates": {"decoder": 0}}, "rates: nothing is trained"),
+        ({"epochs": 1, "rates": [1]}, "rates: got a list, want a mapping of parts to factors"),
+        ({"epochs": 1}, "got a dict, want a mapping of epochs and rates"),
+        (7, "got 7, want a mapping of epochs and rates"),
+    ],
+)
+def test_what_is_no_stage_is_told(stage: object, problem: str) -> None:
+    good = FinetuneStage(1, {"decoder": 1.0})
+    with pytest.raises(ConfigError, match=rf"finetune_stages\[1\]: {problem}"):
+        ExecutionConfig(finetune_stages=(good, stage))  # type: ignore[arg-type]
+    if isinstance(stage, dict) and "rates" in stage:
+        with pytest.raises(ConfigError, match=problem):
+            FinetuneStage(**stage)
+    with pytest.raises(ConfigError, match="finetune_stages: got 'all', want a sequence of FinetuneStage"):
+        ExecutionConfig(finetune_stages="all")  # type: ignore[arg-type]
+
+
+def test_a_share_is_below_one() -> None:
+    for value in (1, 1.0, -0.1, float("nan"), True):
+        with pytest.raises(ConfigError, match=r"validation_share: got .*, want a number in \[0, 1\)"):
+            TrainingConfig(validation_share=value)

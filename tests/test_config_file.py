@@ -11,7 +11,14 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import (
+    PARTS,
+    ExecutionConfig,
+    FinetuneStage,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from ptycho_backends.config_file import load_config, save_config
 from ptycho_backends.errors import ConfigError, OutputError
 
@@ -52,6 +59,14 @@ executions = st.builds(
     gradient_clip_val=st.none() | POSITIVE,
     logger_backend=st.sampled_from(["csv", "none", None]),
     devices=COUNT,
+    finetune_stages=st.lists(
+        st.builds(
+            FinetuneStage,
+            epochs=COUNT,
+            rates=st.dictionaries(st.sampled_from(PARTS), POSITIVE, min_size=1),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
 
 
@@ -231,3 +246,14 @@ def test_saving_changes_nothing_in_the_configuration(tmp_path: Path) -> None:
 def test_n_images_in_a_file_is_deprecated(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="use n_groups"):
         assert load(tmp_path / "c.yaml", "n_images: 9").n_groups == 9
+
+
+def test_stages_are_a_list_of_mappings(tmp_path: Path) -> None:
+    path = tmp_path / "execution.yaml"
+    written = "finetune_stages:\n- epochs: 2\n  rates: {decoder: 0.1, phase_head: 1}\n"
+    execution = load(path, written, ExecutionConfig)
+    assert execution.finetune_stages == (FinetuneStage(2, {"decoder": 0.1, "phase_head": 1.0}),)
+    save_config(execution, path)
+    assert "finetune_stages: [{epochs: 2, rates: {decoder: 0.1, phase_head: 1.0}}]  # " in path.read_text()
+    with pytest.raises(ConfigError, match=r"learning_rate: got 0.*finetune_stages\[0\]: epochs: got 0"):
+        load(path, "learning_rate: 0\n" + written.replace("epochs: 2", "epochs: 0"), ExecutionConfig)

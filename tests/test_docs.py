@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
 from ptycho_backends.grouping import group_scan
 from ptycho_backends.legacy import params
@@ -56,8 +56,11 @@ def test_the_example_of_the_conformance_kit_is_one() -> None:
 
 
 def test_the_configuration_example_loads(tmp_path: Path) -> None:
-    (example,) = blocks("configuration.md", "yaml")
+    stages, example = blocks("configuration.md", "yaml")
     (tmp_path / "config.yaml").write_text(example)
+    (tmp_path / "execution.yaml").write_text(stages)
+    (stage,) = load_config(tmp_path / "execution.yaml", ExecutionConfig).finetune_stages
+    assert stage == FinetuneStage(7, {"decoder": 0.1, "phase_head": 0.1})
     config = load_config(tmp_path / "config.yaml")
     assert config == TrainingConfig(
         model=ModelConfig(N=64, gridsize=2), nphotons=4.6e5, nepochs=20, backend="torch"
@@ -66,8 +69,8 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
 
 def test_the_configuration_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("configuration.md", "python")
-    exec(example, {})
+    for example in blocks("configuration.md", "python"):
+        exec(example, {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -61,6 +61,26 @@ def test_a_single_group_trains_and_none_validates():
     assert plan.validation_batches() == []
 
 
+@pytest.mark.parametrize(
+    ("count", "share", "held_out"), [(41, 0.0, 0), (41, 0.01, 1), (41, 0.25, 10), (2, 0.99, 1), (1, 0.5, 0)]
+)
+def test_a_share_of_the_groups_validates(count, share, held_out):
+    plan = preparation.plan_training(scan(count), config(validation_share=share), "torch")
+    assert (len(plan.train_indices), len(plan.validation_indices)) == (count - held_out, held_out)
+
+
+def test_an_auxiliary_loss_is_something_to_minimise():
+    nothing = {"nll_weight": 0.0, "amp_loss": "Total_Variation", "amp_loss_coeff": 0.0}
+    with pytest.raises(ConfigError, match="nothing to minimise"):
+        preparation.complete_config(config(**nothing), scan(), "torch")
+    for some in (
+        {"amp_loss_coeff": 1.0},
+        {"phase_loss": "Mean_Deviation"},
+        {"amplitude_variance_coeff": 0.1},
+    ):
+        preparation.complete_config(config(**nothing | some), scan(), "torch")
+
+
 def test_a_scan_without_a_probe_gets_the_default_one():
     plan = preparation.plan_training(scan(), config(), "torch")
     assert plan.start.probe.shape == (64, 64)

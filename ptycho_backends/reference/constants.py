@@ -49,6 +49,3 @@ DEFAULT_PROBE_FLOOR = 1e-9
 ADAM_BETA1 = 0.9
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-7
-
-# Share of the groups that is held out for validation.
-VALIDATION_SHARE = 0.05

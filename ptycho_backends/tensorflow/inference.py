@@ -168,7 +168,8 @@ def train_step(
         optimizer = Adam({name: runner.model.variables_by_name[name] for name in names})
         for batch in batches:
             statistics: network.Statistics = {}
-            optimizer.apply(runner.gradients(config, batch, names, statistics), execution.learning_rate)
+            gradients = runner.gradients(config, batch, names, statistics)
+            optimizer.apply(gradients, dict.fromkeys(names, execution.learning_rate))
             runner.model.follow(statistics)
         return runner.model.weights()
 

@@ -32,6 +32,60 @@ def object_mae(object_image: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
     return amplitude + tf.reduce_mean(tf.abs(_phase(object_image) - _phase(truth)))
 
 
+def amplitude_variation(object_image: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.losses.amplitude_variation`."""
+    amplitude = tf.abs(object_image)
+    down = amplitude[..., 1:, :] - amplitude[..., :-1, :]
+    right = amplitude[..., 1:] - amplitude[..., :-1]
+    return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
+
+
+def phase_variation(object_image: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.losses.phase_variation`."""
+    down = _phase(object_image[..., 1:, :] * tf.math.conj(object_image[..., :-1, :]))
+    right = _phase(object_image[..., 1:] * tf.math.conj(object_image[..., :-1]))
+    return tf.reduce_mean(tf.square(down)) + tf.reduce_mean(tf.square(right))
+
+
+def amplitude_deviation(object_image: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.losses.amplitude_deviation`."""
+    amplitude = tf.abs(object_image)
+    return tf.reduce_mean(tf.abs(amplitude - tf.reduce_mean(amplitude, axis=(-2, -1), keepdims=True)))
+
+
+def phase_deviation(object_image: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.losses.phase_deviation`."""
+    phase = _phase(object_image)
+    # through the angle, whose gradient is zero where the image is
+    lit = tf.cast(object_image != 0, phase.dtype)
+    directions = tf.complex(lit * tf.cos(phase), lit * tf.sin(phase))
+    mean = tf.reduce_mean(directions, axis=(-2, -1), keepdims=True)
+    return tf.reduce_mean(tf.abs(_phase(directions * tf.math.conj(mean))))
+
+
+def amplitude_variance(object_image: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.losses.amplitude_variance`."""
+    amplitude = tf.abs(object_image)
+    return tf.reduce_mean(tf.square(amplitude - tf.reduce_mean(amplitude, axis=(-2, -1), keepdims=True)))
+
+
+def auxiliary_terms(config: TrainingConfig, object_image: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
+    """Mirror of `reference.losses.auxiliary_terms`."""
+    margin = object_image.shape[-1] // 4
+    inner = object_image[..., margin : object_image.shape[-1] - margin, :]
+    inner = inner[..., margin : object_image.shape[-1] - margin]
+    amplitude = {"Total_Variation": amplitude_variation, "Mean_Deviation": amplitude_deviation}
+    phase = {"Total_Variation": phase_variation, "Mean_Deviation": phase_deviation}
+    terms: dict[str, tuple[float, tf.Tensor]] = {}
+    if config.amp_loss and config.amp_loss_coeff:
+        terms["amp_loss"] = config.amp_loss_coeff, amplitude[config.amp_loss](inner)
+    if config.phase_loss and config.phase_loss_coeff:
+        terms["phase_loss"] = config.phase_loss_coeff, phase[config.phase_loss](inner)
+    if config.amplitude_variance_coeff:
+        terms["amplitude_variance"] = config.amplitude_variance_coeff, amplitude_variance(inner)
+    return terms
+
+
 def _phase(image: tf.Tensor) -> tf.Tensor:
     # the angle of -0 - 0i is minus pi: which zero it is must not matter; nor may the gradient be NaN there
     real, imag = tf.math.real(image), tf.math.imag(image)
@@ -62,18 +116,22 @@ def loss_terms(
     if config.model.model_type == "supervised":
         truth = required(patches_truth) if config.model.object_big else required(object_truth)[:, None]
         terms["supervised"] = object_mae(object_patches, truth)
-        return {**terms, "total": terms["supervised"]}
-    total = tf.zeros((), amplitude.dtype)
-    if config.nll_weight:
-        terms["nll"] = poisson_nll(tf.square(amplitude), tf.square(measured_amplitude))
-        total = total + config.nll_weight * terms["nll"]
-    if config.mae_weight:
-        terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
-        total = total + config.mae_weight * terms["mae"]
-    if config.realspace_weight and config.tv_weight:
-        terms["tv"] = total_variation(object_image)
-        total = total + config.realspace_weight * config.tv_weight * terms["tv"]
-    if config.realspace_weight and config.realspace_mae_weight:
-        terms["realspace_mae"] = object_mae(object_image, required(object_truth))
-        total = total + config.realspace_weight * config.realspace_mae_weight * terms["realspace_mae"]
+        total = terms["supervised"]
+    else:
+        total = tf.zeros((), amplitude.dtype)
+        if config.nll_weight:
+            terms["nll"] = poisson_nll(tf.square(amplitude), tf.square(measured_amplitude))
+            total = total + config.nll_weight * terms["nll"]
+        if config.mae_weight:
+            terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
+            total = total + config.mae_weight * terms["mae"]
+        if config.realspace_weight and config.tv_weight:
+            terms["tv"] = total_variation(object_image)
+            total = total + config.realspace_weight * config.tv_weight * terms["tv"]
+        if config.realspace_weight and config.realspace_mae_weight:
+            terms["realspace_mae"] = object_mae(object_image, required(object_truth))
+            total = total + config.realspace_weight * config.realspace_mae_weight * terms["realspace_mae"]
+    for name, (weight, value) in auxiliary_terms(config, object_image).items():
+        terms[name] = value
+        total = total + weight * value
     return {**terms, "total": total}

@@ -17,7 +17,7 @@ from ptycho_backends.initial_weights import (
 from ptycho_backends.preparation import TrainingPlan, needs_truth
 from ptycho_backends.protocol import EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
-from ptycho_backends.schedules import TrainingSchedule
+from ptycho_backends.schedules import parts_of_weights, schedule_of
 from ptycho_backends.tensorflow import losses, network, physics
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
@@ -180,14 +180,17 @@ class Adam(tf.Module):
             moments |= tensors_from_weights({name: value}, moments[name].dtype)
         return {name: tf.Variable(value, trainable=False) for name, value in moments.items()}
 
-    def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor | float) -> None:
-        """One step along `gradients`."""
+    def apply(self, gradients: Mapping[str, tf.Tensor], rates: Mapping[str, tf.Tensor | float]) -> None:
+        """One step along `gradients`, each variable at its own rate.
+
+        A variable that has no gradient stays as it is, and so do its moments; steps are counted for all.
+        """
         step = tf.cast(self._step.assign_add(1), tf.float64)
         # in float64, because 1 - beta2 has only four digits left in float32
         first_correction = 1.0 - tf.pow(tf.constant(constants.ADAM_BETA1, tf.float64), step)
         second_correction = tf.sqrt(1.0 - tf.pow(tf.constant(constants.ADAM_BETA2, tf.float64), step))
-        rate = tf.convert_to_tensor(learning_rate, tf.float64) / first_correction
         for name, gradient in gradients.items():
+            rate = tf.convert_to_tensor(rates[name], tf.float64) / first_correction
             dtype = gradient.dtype
             first, second = self._first[name], self._second[name]
             first.assign_add((gradient - first) * (1.0 - constants.ADAM_BETA1))
@@ -223,14 +226,15 @@ class PtychoModule:
         self.model = PtychoModel(config.model, start.weights, dtype, network_dtype)
         self.config = config
         self.intensity_scale = start.intensity_scale
-        self.schedule = TrainingSchedule(execution, config.nepochs)
+        self.schedule = schedule_of(plan, execution)
         self.history: list[EpochRecord] = list(start.history)
         self.epochs_done = plan.epochs_done
         self.batches_done = 0
         self._accum_steps = execution.accum_steps
         self._largest_norm = execution.gradient_clip_val
-        self._names = self.model.trainable(config)
-        trained = {name: self.model.variables_by_name[name] for name in self._names}
+        self._trainable = self.model.trainable(config)
+        self._parts = parts_of_weights(self._trainable)
+        trained = {name: self.model.variables_by_name[name] for name in self._trainable}
         self._optimizer = Adam(trained, state)
         self._gathered: dict[str, tf.Variable] = {}
         if self._accum_steps > 1:
@@ -242,28 +246,38 @@ class PtychoModule:
         self._groups = 0
         self._epoch_started = time.perf_counter()
         if state is not None:
-            self.schedule.restore(state.schedule)
             self.batches_done = state.batches_done
             self._loss_sum.assign(state.loss_sum)
-        signature = batch_signature(config.model, with_truth=needs_truth(config))
-        rate = tf.TensorSpec((), tf.float64)
+        self._signature = batch_signature(config.model, with_truth=needs_truth(config))
+        self._compiled_loss = tf.function(self._loss, input_signature=[self._signature])
+        self._rates: dict[str, tf.Tensor] = {}
+        self._moving: list[str] = []
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        """The epoch's learning rate of each part that moves in it, and the steps compiled for these."""
+        rates = self.schedule.rates
+        self._rates = {part: tf.constant(rate, tf.float64) for part, rate in rates.items()}
+        moving = [name for name in self._trainable if self._parts[name] in rates]
+        if moving == self._moving:
+            return
+        self._moving = moving
+        specs = dict.fromkeys(rates, tf.TensorSpec((), tf.float64))
         # compiled once each, when first used
-        self._compiled_step = tf.function(self._step, input_signature=[signature, rate])
-        self._compiled_gather = tf.function(self._gather, input_signature=[signature])
-        self._compiled_apply = tf.function(self._apply_gathered, input_signature=[rate])
-        self._compiled_loss = tf.function(self._loss, input_signature=[signature])
+        self._compiled_step = tf.function(self._step, input_signature=[self._signature, specs])
+        self._compiled_gather = tf.function(self._gather, input_signature=[self._signature])
+        self._compiled_apply = tf.function(self._apply_gathered, input_signature=[specs])
 
     # --- steps
 
     def training_step(self, batch: TensorBatch, *, last_of_epoch: bool) -> tf.Tensor:
         """Train on `batch`; the optimiser steps after every `accum_steps` batches and after the last one."""
-        rate = tf.constant(self.schedule.learning_rate, tf.float64)
         if self._accum_steps == 1:
-            total = self._compiled_step(batch, rate)
+            total = self._compiled_step(batch, self._rates)
         else:
             total = self._compiled_gather(batch)
             if last_of_epoch or (self.batches_done + 1) % self._accum_steps == 0:
-                self._compiled_apply(rate)
+                self._compiled_apply(self._rates)
         self._groups += batch["diffraction"].shape[0]
         self.batches_done += 1
         return total
@@ -283,17 +297,22 @@ class PtychoModule:
     def _gradients(self, batch: TensorBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         statistics: network.Statistics = {}
         total, gradients = self.model.loss_and_gradients(
-            self.config, batch, self.intensity_scale, self._names, statistics
+            self.config, batch, self.intensity_scale, self._moving, statistics
         )
         self.model.follow(statistics)
         groups = tf.cast(tf.shape(batch["diffraction"])[0], tf.float64)
         self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
         return total, gradients
 
-    def _step(self, batch: TensorBatch, rate: tf.Tensor) -> tf.Tensor:
+    def _step(self, batch: TensorBatch, rates: dict[str, tf.Tensor]) -> tf.Tensor:
         total, gradients = self._gradients(batch)
-        self._optimizer.apply(self._clipped(gradients), rate)
+        self._apply(gradients, rates)
         return total
+
+    def _apply(self, gradients: dict[str, tf.Tensor], rates: dict[str, tf.Tensor]) -> None:
+        self._optimizer.apply(
+            self._clipped(gradients), {name: rates[self._parts[name]] for name in gradients}
+        )
 
     def _gather(self, batch: TensorBatch) -> tf.Tensor:
         total, gradients = self._gradients(batch)
@@ -301,9 +320,8 @@ class PtychoModule:
             self._gathered[name].assign_add(gradient / self._accum_steps)
         return total
 
-    def _apply_gathered(self, rate: tf.Tensor) -> None:
-        gradients = {name: tf.identity(variable) for name, variable in self._gathered.items()}
-        self._optimizer.apply(self._clipped(gradients), rate)
+    def _apply_gathered(self, rates: dict[str, tf.Tensor]) -> None:
+        self._apply({name: tf.identity(self._gathered[name]) for name in self._moving}, rates)
         for variable in self._gathered.values():
             variable.assign(tf.zeros_like(variable))
 
@@ -319,13 +337,14 @@ class PtychoModule:
 
     def start_epoch(self) -> None:
         """Begin an epoch, or go on with the one in which training was interrupted."""
+        self._set_rates()
         self._epoch_started = time.perf_counter()
         self._groups = self.batches_done * self.config.batch_size
         if self.batches_done == 0:
             self._loss_sum.assign(0.0)
 
     def finish_epoch(self, val_loss: float | None) -> EpochRecord:
-        """Write the epoch into the history and set the learning rate of the next one."""
+        """Write the epoch into the history."""
         train_loss = float(self._loss_sum.numpy()) / self._groups
         record = EpochRecord(
             epoch=self.epochs_done + 1,

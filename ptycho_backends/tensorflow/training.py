@@ -23,6 +23,7 @@ from ptycho_backends.errors import BackendUnavailableError
 from ptycho_backends.output import output_directory, replaced_atomically
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel
+from ptycho_backends.schedules import nothing_left, schedule_of
 from ptycho_backends.tensorflow.data import PtychoData
 from ptycho_backends.tensorflow.inference import compute_dtype, computing, network_dtype
 from ptycho_backends.tensorflow.model import PtychoModule
@@ -43,7 +44,7 @@ def train(
     output_dir: str | os.PathLike[str] | None = None,
     on_epoch: EpochCallback | None = None,
 ) -> TrainedModel:
-    """Train what `plan` says until `config.nepochs` epochs are done.
+    """Train what `plan` says until `config.nepochs` epochs are done, and then the stages of fine-tuning.
 
     Parameters
     ----------
@@ -65,12 +66,8 @@ def train(
     ConfigError, BackendUnavailableError, OutputError
         Before anything is computed.
     """
-    remaining = plan.config.nepochs - plan.epochs_done
-    if remaining <= 0:
-        log.warning(
-            "nepochs: %d asked for, %d are done already; the model is returned as it is",
-            plan.config.nepochs, plan.epochs_done,
-        )  # fmt: skip
+    if schedule_of(plan, execution).should_stop:
+        log.warning(nothing_left(plan, execution))
         return plan.start
     folder = None if output_dir is None else output_directory(output_dir)
     with contextlib.ExitStack() as stack:
@@ -103,13 +100,14 @@ class _Run:
         self._data = data
         self._record = record
         self._on_epoch = on_epoch
-        self._progress = _Progress(data.plan.config.nepochs) if execution.enable_progress_bar else None
+        epochs = data.plan.config.nepochs + execution.finetune_epochs
+        self._progress = _Progress(epochs) if execution.enable_progress_bar else None
         writes = execution.enable_checkpointing and folder is not None
         self._checkpoints = Checkpoints(folder, execution) if writes and folder is not None else None
 
     def epochs(self, interrupts: "_Interrupts") -> None:
         module = self._module
-        while module.epochs_done < module.config.nepochs:
+        while not module.schedule.should_stop:
             if interrupts.asked:
                 raise TrainingInterrupted
             module.start_epoch()
@@ -124,8 +122,6 @@ class _Run:
             self._record(module, record)
             if self._on_epoch is not None:
                 self._on_epoch(record)
-            if module.schedule.should_stop:
-                return
 
     def _train_epoch(self, interrupts: "_Interrupts") -> None:
         module, epoch = self._module, self._module.epochs_done + 1

@@ -36,9 +36,25 @@ LOSSES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "realspace_mae_weight": 1.5,
         },
         "supervised": {"nll_weight": 0.0, "mae_weight": 0.0},
+        "mae+variation": {
+            "nll_weight": 0.0, "mae_weight": 1e-3, "amp_loss": "Total_Variation", "amp_loss_coeff": 0.75,
+            "phase_loss": "Mean_Deviation", "phase_loss_coeff": 0.25, "amplitude_variance_coeff": 2.0,
+        },
+        "mae+deviation": {
+            "nll_weight": 0.0, "mae_weight": 1e-3, "amp_loss": "Mean_Deviation", "amp_loss_coeff": 1.5,
+            "phase_loss": "Total_Variation", "phase_loss_coeff": 0.5,
+        },
+        "supervised+deviation": {
+            "nll_weight": 0.0, "amp_loss": "Mean_Deviation", "phase_loss": "Total_Variation",
+            "amplitude_variance_coeff": 0.5,
+        },
     }
 )  # fmt: skip
-"""Mixtures of losses by name; 'supervised' is the other kind of training."""
+"""Mixtures of losses by name; 'supervised' is the other kind of training.
+
+Beside the auxiliary losses the others are small, lest they hide their gradient; but not absent, for a constant
+more of amplitude changes none of the auxiliary ones, so the gradient of a bias would be rounding alone.
+"""
 
 FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
     {
@@ -152,7 +168,7 @@ class Case:
             N=self.N,
             gridsize=self.gridsize,
             n_filters_scale=self.n_filters_scale,
-            model_type="supervised" if self.loss == "supervised" else "pinn",
+            model_type="supervised" if self.loss.startswith("supervised") else "pinn",
             amp_activation=self.amp_activation,
             object_big=self.object_big,
             probe_big=self.probe_big,

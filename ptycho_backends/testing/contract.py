@@ -54,6 +54,7 @@ CASES = (
     Case(architecture="attention", eca_encoder=True, eca_decoder=True, spatial_decoder=True,
          decoder_spatial_kernel=3, use_shared_decoder=True, batch_norm=True, loss="nll+mae", groups=3,
          intensity_scale_trainable=False, seed=7),
+    Case(gridsize=2, loss="mae+variation", seed=8),
 )  # fmt: skip
 """Every switch of the model at least once each way."""
 

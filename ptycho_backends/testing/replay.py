@@ -39,35 +39,42 @@ class Adam:
         self._second = {name: np.zeros_like(_parts(self.weights[name])) for name in self._moving}
         self._steps = 0
 
-    def step(self, gradients: Mapping[str, NDArray], learning_rate: float) -> None:
-        """Move every weight that is trained."""
+    @property
+    def moving(self) -> list[str]:
+        """Names of the weights that are trained."""
+        return list(self._moving)
+
+    def step(self, gradients: Mapping[str, NDArray], rates: Mapping[str, float]) -> None:
+        """Move the weights that have a rate; those that have none, and their moments, stay as they are."""
         self._steps += 1
-        for name in self._moving:
+        for name in rates:
             gradient = _parts(gradients[name])
             first, second = self._first[name], self._second[name]
             first += (1 - constants.ADAM_BETA1) * (gradient - first)
             second += (1 - constants.ADAM_BETA2) * (gradient**2 - second)
             unbiased_first = first / (1 - constants.ADAM_BETA1**self._steps)
             unbiased_second = second / (1 - constants.ADAM_BETA2**self._steps)
-            move = learning_rate * unbiased_first / (np.sqrt(unbiased_second) + constants.ADAM_EPSILON)
+            move = rates[name] * unbiased_first / (np.sqrt(unbiased_second) + constants.ADAM_EPSILON)
             if name == PROBE:
                 move = move[0] + 1j * move[1]
             self.weights[name] = self.weights[name] - move
 
 
-def _train_on(
+def _summed_gradients(
     backend: Backend,
     config: TrainingConfig,
     adam: Adam,
-    batch: Batch,
+    batches: Sequence[Batch],
     execution: ExecutionConfig,
-    rate: float,
-) -> None:
-    """One step along the backend's gradients; running values follow the reference's statistics."""
-    gradients = backend.gradients(config, adam.weights, batch, execution=execution)
-    statistics = reference.batch_statistics(config.model, adam.weights, batch)
-    adam.step(gradients, rate)
-    adam.weights |= moved_running_values(adam.weights, statistics)
+) -> dict[str, NDArray]:
+    """The backend's gradients of all `batches`; running values follow the reference's statistics."""
+    summed: dict[str, NDArray] = {}
+    for batch in batches:
+        for name, value in backend.gradients(config, adam.weights, batch, execution=execution).items():
+            summed[name] = summed.get(name, 0.0) + value
+        statistics = reference.batch_statistics(config.model, adam.weights, batch)
+        adam.weights |= moved_running_values(adam.weights, statistics)
+    return summed
 
 
 def replayed_steps(
@@ -80,7 +87,8 @@ def replayed_steps(
     """What `backend.train_step` should return."""
     adam = Adam(weights, config)
     for batch in batches:
-        _train_on(backend, config, adam, batch, execution, execution.learning_rate)
+        summed = _summed_gradients(backend, config, adam, [batch], execution)
+        adam.step(summed, dict.fromkeys(adam.moving, execution.learning_rate))
     return adam.weights
 
 
@@ -91,15 +99,22 @@ def replayed_training(
     config = plan.config
     adam = Adam(plan.start.weights, config)
     schedule = TrainingSchedule(execution, config.nepochs)
-    history = []
-    for epoch in range(1, config.nepochs + 1):
-        rate = schedule.learning_rate
+    history: list[EpochRecord] = []
+    while not schedule.should_stop:
+        epoch, rate = len(history) + 1, schedule.learning_rate
+        rates = schedule.weight_rates(adam.moving)
         losses = []
-        for indices in plan.epoch_batches(epoch):
-            batch = plan.gather(indices)
-            total = backend.loss(config, adam.weights, batch, execution=execution)["total"]
-            losses.append((total, len(batch)))
-            _train_on(backend, config, adam, batch, execution, rate)
+        batches = [plan.gather(indices) for indices in plan.epoch_batches(epoch)]
+        for start in range(0, len(batches), execution.accum_steps):
+            window = batches[start : start + execution.accum_steps]
+            losses += [
+                (backend.loss(config, adam.weights, batch, execution=execution)["total"], len(batch))
+                for batch in window
+            ]
+            summed = _summed_gradients(backend, config, adam, window, execution)
+            # a last window that is short counts less
+            mean = {name: summed[name] / execution.accum_steps for name in rates}
+            adam.step(_clipped(mean, execution.gradient_clip_val), rates)
         judged = [plan.gather(indices) for indices in plan.validation_batches()]
         # a backend's `loss` is that of training, which normalises with the batch's own statistics
         validation = [
@@ -110,6 +125,14 @@ def replayed_training(
         history.append(record)
         schedule.finish_epoch(record.train_loss if record.val_loss is None else record.val_loss)
     return adam.weights, history
+
+
+def _clipped(gradients: dict[str, NDArray], largest: float | None) -> dict[str, NDArray]:
+    """All of them together shortened to the norm `largest`, with 1e-6 added to theirs as torch does."""
+    norm = np.sqrt(sum(np.sum(_parts(gradient) ** 2) for gradient in gradients.values()))
+    if largest is None or norm + 1e-6 <= largest:
+        return gradients
+    return {name: gradient * (largest / (norm + 1e-6)) for name, gradient in gradients.items()}
 
 
 def _mean(losses: Sequence[tuple[float, int]]) -> float:

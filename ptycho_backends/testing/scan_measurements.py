@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.archive import load_archive
-from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.initial_weights import weight_dtype
 from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
@@ -36,13 +36,18 @@ ATTENTION: Mapping[str, Any] = MappingProxyType(
 
 @dataclass(frozen=True, repr=False)
 class ScanCase:
-    """A simulated scan and a short training on it; a handful of steps, because training is chaotic."""
+    """A simulated scan and a short training on it; a handful of steps, because training is chaotic.
+
+    `staged` is one main epoch, then fine-tuning of the decoder and of all but the phase's heads, with
+    gradients gathered and clipped.
+    """
 
     gridsize: int = 1
     positions: int = 10
     supervised: bool = False
     attention: bool = False
     seed: int = 0
+    staged: bool = False
 
     def __repr__(self) -> str:
         said = (
@@ -66,12 +71,30 @@ class ScanCase:
                 **ATTENTION if self.attention else {},
             ),
             batch_size=4,
-            nepochs=2,
+            nepochs=1 if self.staged else 2,
             nphotons=1e5,
             n_groups=self.positions,
             neighbor_count=max(4, self.gridsize**2),
             probe_trainable=bool(self.seed % 2),
             seed=self.seed,
+        )
+
+    @property
+    def execution(self) -> ExecutionConfig:
+        """In float64."""
+        if not self.staged:
+            return DOUBLE
+        stages = (
+            FinetuneStage(1, {"decoder": 0.5, "phase_head": 2.0}),
+            FinetuneStage(1, {"encoder_bottom": 0.25, "encoder_top": 0.75, "decoder": 0.1}),
+        )
+        return dataclasses.replace(
+            DOUBLE,
+            scheduler="Cosine",
+            warmup_epochs=2,
+            finetune_stages=stages,
+            accum_steps=2,
+            gradient_clip_val=10.0,
         )
 
 
@@ -96,12 +119,12 @@ def measure_scan(
     images: dict[str, Reconstruction] = {}
     start: dict[str, NDArray] = {}
     for name, backend in backends.items():
-        plan = plan_training(scan, case.config, name, DOUBLE)
+        plan = plan_training(scan, case.config, name, case.execution)
         start = dict(plan.start.weights)
         model = timings.timed(name, "training of two epochs", backend.train, scan, case.config,
-                              execution=DOUBLE)  # fmt: skip
+                              execution=case.execution)  # fmt: skip
         models[name] = model
-        yield from _training(name, backend, model, plan)
+        yield from _training(name, backend, model, plan, case.execution)
         groups = inference_groups(model, scan)
         yield from _predictions(name, backend, model, groups)
         # the first backend's model, so that images of one archive are compared
@@ -117,8 +140,10 @@ def measure_scan(
         yield Measurement("stitched image", "stitched image", f"{one}, {other}", error)
 
 
-def _training(name: str, backend: Backend, model: TrainedModel, plan: TrainingPlan) -> Iterator[Measurement]:
-    replayed, history = replayed_training(backend, plan, DOUBLE)
+def _training(
+    name: str, backend: Backend, model: TrainedModel, plan: TrainingPlan, execution: ExecutionConfig
+) -> Iterator[Measurement]:
+    replayed, history = replayed_training(backend, plan, execution)
     # trained weights are stored so; a scale that has hardly moved would otherwise show its rounding
     weights = {weight: value.astype(weight_dtype(weight)) for weight, value in replayed.items()}
     error, where = step_deviation(model.weights, weights, plan.start.weights)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ptycho_backends import archive
 from ptycho_backends.config import ExecutionConfig, validate
+from ptycho_backends.errors import ConfigError
 from ptycho_backends.initial_weights import PROBE, is_running_value, weight_dtype
 from ptycho_backends.preparation import complete_config, inference_groups, plan_training
 from ptycho_backends.protocol import EpochRecord, Prediction, Reconstruction, TrainedModel, TrainingState
@@ -15,8 +16,11 @@ from ptycho_backends.reference import constants
 from ptycho_backends.reference import model as reference
 from ptycho_backends.reference.network import moved_running_values
 from ptycho_backends.reference.stitching import stitch
-from ptycho_backends.schedules import TrainingSchedule
+from ptycho_backends.schedules import schedule_of
 from toy_ptycho.gradients import gradients
+
+UNSUPPORTED = ("accum_steps", "gradient_clip_val", "finetune_stages")
+"""Settings that would change what is computed; not ignored but refused."""
 
 
 class ToyBackend:
@@ -37,11 +41,10 @@ class ToyBackend:
         plan = plan_training(data, config, self.name, execution, resume_from)
         state, config = plan.start.training_state, plan.config
         adam = Adam(plan.start.weights, config, state)
-        schedule = TrainingSchedule(execution, config.nepochs)
-        if state is not None:
-            schedule.restore(state.schedule)
+        schedule = schedule_of(plan, execution)
         history = list(plan.start.history)
-        for epoch in range(plan.epochs_done + 1, config.nepochs + 1):
+        while not schedule.should_stop:
+            epoch = len(history) + 1
             started, total, groups = time.perf_counter(), 0.0, 0
             for batch in map(plan.gather, plan.epoch_batches(epoch)):
                 total += reference.loss(config, adam.weights, batch)["total"] * len(batch)
@@ -58,8 +61,6 @@ class ToyBackend:
             schedule.finish_epoch(total / groups if val_loss is None else val_loss)
             if on_epoch is not None:
                 on_epoch(history[-1])
-            if schedule.should_stop:
-                break
         return TrainedModel(
             config=config,
             weights={name: value.astype(weight_dtype(name)) for name, value in adam.weights.items()},
@@ -167,4 +168,8 @@ class Adam:
 def _checked(execution):
     execution = ExecutionConfig() if execution is None else execution
     validate(execution)
+    refused = [name for name, value in vars(ExecutionConfig()).items()
+               if name in UNSUPPORTED and getattr(execution, name) != value]  # fmt: skip
+    if refused:
+        raise ConfigError(f"{', '.join(refused)}: the toy has nothing of the kind; leave the default")
     return execution

@@ -240,16 +240,69 @@ def amplitude_slope(config, amplitude, measured):
     return slope
 
 
+def differences_back(down, right):
+    """Gradient by an image from those by its forward differences."""
+    by_image = np.zeros((*down.shape[:-2], right.shape[-2], down.shape[-1]), down.dtype)
+    by_image[..., 1:, :] += down
+    by_image[..., :-1, :] -= down
+    by_image[..., 1:] += right
+    by_image[..., :-1] -= right
+    return by_image
+
+
+def amplitude_slopes(kind, amplitude):
+    """Gradient of an auxiliary loss by the amplitude."""
+    deviation = amplitude - amplitude.mean(axis=(-2, -1), keepdims=True)
+    if kind == "variance":
+        return 2 * deviation / amplitude.size
+    if kind == "Mean_Deviation":
+        signs = np.sign(deviation)
+        return (signs - signs.mean(axis=(-2, -1), keepdims=True)) / amplitude.size
+    down, right = np.diff(amplitude, axis=-2), np.diff(amplitude, axis=-1)
+    return differences_back(2 * down / down.size, 2 * right / right.size)
+
+
+def phase_slopes(kind, image):
+    """Gradient of an auxiliary loss by the phase."""
+    directions = np.where(image == 0, 0, np.exp(1j * np.angle(image)))
+    if kind == "Mean_Deviation":
+        mean = directions.mean(axis=(-2, -1), keepdims=True)
+        turned = directions * np.conj(mean)
+        signs = np.sign(turned.imag)
+        moved = turned.real / np.maximum(np.abs(mean) ** 2, 1e-300)
+        return (signs - signs.mean(axis=(-2, -1), keepdims=True) * moved) / image.size
+    down = np.angle(directions[..., 1:, :] * np.conj(directions[..., :-1, :]))
+    right = np.angle(directions[..., 1:] * np.conj(directions[..., :-1]))
+    return differences_back(2 * down / down.size, 2 * right / right.size)
+
+
+def auxiliary_slope(config, image):
+    """Gradient of the auxiliary losses by the object: the part along it and the part across it."""
+    margin = image.shape[-1] // 4
+    inner = (slice(None), *(slice(margin, image.shape[-1] - margin),) * 2)
+    amplitude = np.abs(image[inner])
+    by_amplitude, by_phase = np.zeros_like(amplitude), np.zeros_like(amplitude)
+    weights = [(config.amp_loss, config.amp_loss_coeff), ("variance", config.amplitude_variance_coeff)]
+    for kind, weight in weights:
+        if kind and weight:
+            by_amplitude += weight * amplitude_slopes(kind, amplitude)
+    if config.phase_loss:
+        by_phase += config.phase_loss_coeff * phase_slopes(config.phase_loss, image[inner])
+    safe = np.where(amplitude > 0, amplitude, np.inf)
+    slope = np.zeros_like(image)
+    slope[inner] = (
+        (by_amplitude + 1j * by_phase / safe) * image[inner] / np.where(amplitude > 0, amplitude, 1)
+    )
+    return slope
+
+
 def image_slope(config, image, truth):
     """Gradient of the losses that judge the object."""
-    slope = np.zeros_like(image)
+    slope = auxiliary_slope(config, image)
+    if config.model.model_type == "supervised":
+        return slope
     if config.realspace_weight and config.tv_weight:
-        down, right = np.diff(image, axis=-2), np.diff(image, axis=-1)
-        variation = np.zeros_like(image)
-        variation[..., 1:, :] += down
-        variation[..., :-1, :] -= down
-        variation[..., 1:] += right
-        variation[..., :-1] -= right
+        variation = differences_back(np.diff(image, axis=-2), np.diff(image, axis=-1))
         slope += config.realspace_weight * config.tv_weight * 2 * variation / len(image)
     if config.realspace_weight and config.realspace_mae_weight:
         weight = config.realspace_weight * config.realspace_mae_weight
@@ -268,7 +321,11 @@ def gradients(config, weights, batch):
     if model.model_type == "supervised":
         wanted = losses.required(truth if model.object_big else centre)
         wanted = channels_first(wanted.astype(np.complex128)) if model.object_big else wanted[:, None]
-        there.back(object_mae_slope(there.patches, wanted))
+        image, _ = physics.predict_diffraction(
+            there.patches, offsets, weights[PROBE], weights[LOG_SCALE], model
+        )
+        by_canvas = physics.pad_centre(image_slope(config, image, centre), model.canvas_size)
+        there.back(object_mae_slope(there.patches, wanted) + merge_back(model, offsets, by_canvas))
         return there.gradients
     image, amplitude = physics.predict_diffraction(
         there.patches, offsets, weights[PROBE], weights[LOG_SCALE], model

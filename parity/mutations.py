@@ -261,8 +261,8 @@ TENSORFLOW = (
            "tf.sqrt(second) / tf.cast(second_correction, dtype) + constants.ADAM_EPSILON",
            "(tf.sqrt(second) + constants.ADAM_EPSILON) / tf.cast(second_correction, dtype)"),
     Mutant("no bias correction", "model.py",
-           "tf.convert_to_tensor(learning_rate, tf.float64) / first_correction",
-           "tf.convert_to_tensor(learning_rate, tf.float64) + 0 * first_correction"),
+           "tf.convert_to_tensor(rates[name], tf.float64) / first_correction",
+           "tf.convert_to_tensor(rates[name], tf.float64) + 0 * first_correction"),
     Mutant("second beta of Adam", "model.py", "constants.ADAM_BETA2 * second", "0.99 * second"),
     Mutant("probe always trained", "model.py", "if not config.probe_trainable:", "if False:"),
     # --- auxiliary losses

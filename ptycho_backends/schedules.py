@@ -221,9 +221,11 @@ def nothing_left(plan: "TrainingPlan", execution: ExecutionConfig) -> str:
     asked = f"nepochs: {plan.config.nepochs} asked for"
     if execution.finetune_stages:
         asked += f" and {execution.finetune_epochs} of fine-tuning"
+    state = plan.start.training_state
     if plan.epochs_done >= plan.config.nepochs + execution.finetune_epochs:
-        return f"{asked}, {plan.epochs_done} are done already; the model is returned as it is"
-    return (
-        f"{asked}, {plan.epochs_done} are done, but the loss did not fall for as long as early_stop_patience "
-        "and finetune_early_stop_patience allow; the model is returned as it is"
-    )
+        why = "are done already"
+    elif state is not None and state.schedule.get("stage"):
+        why = "are done, and fine-tuning, after which there are no more main epochs, is over"
+    else:
+        why = "are done, and early_stop_patience has ended them; raise it to go on"
+    return f"{asked}, {plan.epochs_done} {why}; the model is returned as it is"

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from ptycho_backends import probe as probes
-from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, ConfigError, OutputError, ScanError
 from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.legacy import params
+from ptycho_backends.schedules import parts_of_weights
 from ptycho_backends.simulate import simulate_star
 from ptycho_backends.tensorflow import training
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
@@ -253,6 +254,26 @@ def test_early_stopping(backend, scan):
     model = backend.train(scan, config(nepochs=30, intensity_scale_trainable=False), execution=run)
     assert len(model.history) < 30
     assert not model.interrupted
+
+
+def test_fine_tuning_moves_only_what_a_stage_names(backend, scan, capsys):
+    """The weights and moments of the rest stay; epochs and progress go on."""
+    data = group_scan(scan, n_groups=9, seed=0)
+    run = quiet(finetune_stages=(FinetuneStage(1, {"encoder_top": 0.1, "decoder": 0.0}),))
+    model = backend.train(data, config(nepochs=1), execution=QUIET)
+    shown = dataclasses.replace(run, enable_progress_bar=True)
+    tuned = backend.train(data, config(nepochs=1), execution=shown, resume_from=model)
+    assert [record.learning_rate for record in tuned.history] == pytest.approx([1e-3, 1e-4])
+    assert capsys.readouterr().err.startswith("epoch 2/2")
+    parts = parts_of_weights(model.weights)
+    for before, now in (
+        (model.weights, tuned.weights),
+        (model.training_state.first_moments, tuned.training_state.first_moments),
+        (model.training_state.second_moments, tuned.training_state.second_moments),
+    ):
+        moved = {parts[name] for name in before if not np.array_equal(before[name], now[name])}
+        assert moved == {"encoder_top"}
+    assert tuned.training_state.step == 2 * model.training_state.step
 
 
 def test_training_works_in_another_thread(backend, scan):

@@ -1,5 +1,6 @@
 """Training as a user meets it: seeds, resuming, Ctrl-C, checkpoints, schedules, refusals."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ptycho_backends import probe as probes
-from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.errors import (
     ArchiveError,
     BackendUnavailableError,
@@ -19,9 +20,11 @@ from ptycho_backends.errors import (
     OutputError,
     ScanError,
 )
+from ptycho_backends.grouping import group_scan
 from ptycho_backends.legacy import params
 from ptycho_backends.reference import physics
 from ptycho_backends.scan import Scan
+from ptycho_backends.schedules import parts_of_weights
 from ptycho_torch.backend import TorchBackend
 
 QUIET = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=None)
@@ -227,6 +230,49 @@ def test_early_stopping(backend, scan):
     model = backend.train(scan, config(nepochs=30, intensity_scale_trainable=False), execution=run)
     assert len(model.history) < 30
     assert not model.interrupted
+
+
+STAGES = (FinetuneStage(1, {"phase_head": 0.5}), FinetuneStage(1, {"encoder_top": 0.1, "decoder": 0.0}))
+
+
+def part_that_moved(first, second):
+    names = [name for name in first if not np.array_equal(first[name], second[name])]
+    return {parts_of_weights(first)[name] for name in names}
+
+
+def test_fine_tuning_moves_only_what_a_stage_names(backend, scan, tmp_path):
+    """Stage after stage, from the checkpoints of the epoch before: weights and moments of the rest stay."""
+    run = dataclasses.replace(QUIET, finetune_stages=STAGES, checkpoint_save_top_k=-1)
+    data = group_scan(scan, n_groups=9, seed=0)
+    whole = backend.train(data, config(nepochs=1), execution=run, output_dir=tmp_path)
+    assert [record.learning_rate for record in whole.history] == pytest.approx([1e-3, 5e-4, 1e-4])
+    after = [
+        backend.load(next((tmp_path / "checkpoints").glob(f"best-epoch={epoch}-*.ckpt")))
+        for epoch in range(3)
+    ]
+    for epoch, part in ((1, "phase_head"), (2, "encoder_top")):
+        assert part_that_moved(after[epoch - 1].weights, after[epoch].weights) == {part}
+        before, now = after[epoch - 1].training_state, after[epoch].training_state
+        assert part_that_moved(before.first_moments, now.first_moments) == {part}
+        assert part_that_moved(before.second_moments, now.second_moments) == {part}
+        resumed = backend.train(data, config(nepochs=1), execution=run, resume_from=after[epoch - 1])
+        assert same_weights(resumed, whole)
+        assert [record.epoch for record in resumed.history] == [1, 2, 3]
+
+
+def test_a_trained_model_is_fine_tuned_later(backend, scan, caplog):
+    data = group_scan(scan, n_groups=9, seed=0)
+    run = dataclasses.replace(QUIET, finetune_stages=STAGES[:1])
+    model = backend.train(data, config(nepochs=1), execution=QUIET)
+    for start in (model, dataclasses.replace(model, training_state=None)):
+        tuned = backend.train(data, config(nepochs=1), execution=run, resume_from=start)
+        assert part_that_moved(model.weights, tuned.weights) == {"phase_head"}
+        assert len(tuned.history) == 2
+        # a longer `nepochs` comes too late for it
+        caplog.clear()
+        again = backend.train(data, config(nepochs=5), execution=run, resume_from=tuned)
+        assert same_weights(again, tuned)
+        assert "nepochs: 5 asked for and 1 of fine-tuning, 2 are done, and fine-tuning" in caplog.text
 
 
 def test_settings_of_the_process_are_put_back(backend, scan):

@@ -51,7 +51,7 @@ def one_step(scan):
 
 
 def stopped_after(batches, backend, *arguments, **settings):
-    """Training that is stopped by Ctrl-C in the batch that comes after `batches` of them."""
+    """Training that is stopped by Ctrl-C in its batch number `batches`."""
     package = {"torch": "ptycho_torch", "tensorflow": "ptycho_backends.tensorflow"}[backend.name]
     module = import_module(f"{package}.model").PtychoModule
     original, seen = module.training_step, []

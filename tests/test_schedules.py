@@ -179,6 +179,24 @@ def test_every_weight_has_its_part():
         "log_scale": "decoder", "probe": "decoder",
     }  # fmt: skip
     assert {name: parts[name] for name in named} == named
+    attention = parts_of_weights(
+        weight_shapes(
+            ModelConfig(
+                N=256,
+                architecture="attention",
+                cbam_encoder=True,
+                cbam_bottleneck=True,
+                use_shared_decoder=True,
+            )
+        )
+    )
+    assert {name.split("/")[1] for name, part in attention.items() if part == "encoder_bottom"} == {
+        "block0", "block1",
+    }  # fmt: skip
+    assert attention["encoder/block1/cbam/mlp0/kernel"] == "encoder_bottom"
+    assert attention["encoder/bottleneck/cbam/mlp0/kernel"] == "encoder_top"
+    assert attention["decoder/block0/conv0/kernel"] == "decoder"
+    assert attention["phase/border_head/kernel"] == "phase_head"
     schedule = tuned()
     walk(schedule, (2, 1))
     assert schedule.weight_rates(["encoder/block0/conv0/bias", "probe", "phase/inner_head/bias"]) == {

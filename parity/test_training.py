@@ -73,11 +73,12 @@ def test_fine_tuning_goes_on_elsewhere(pair):
     # three batches an epoch
     execution = dataclasses.replace(case.execution, accum_steps=1)
     rates = [5e-4, 2e-3, 7.5e-4]
+    one = next(iter(pair.values()))
+    whole = one.train(case.scan(), case.config, execution=execution)
+    origin = plan_training(case.scan(), case.config, one.name).start.weights
+    assert [row.epoch for row in whole.history] == [1, 2, 3]
+    assert [row.learning_rate for row in whole.history] == rates
     for number, first in enumerate(pair.values()):
-        whole = first.train(case.scan(), case.config, execution=execution)
-        origin = plan_training(case.scan(), case.config, first.name).start.weights
-        assert [row.epoch for row in whole.history] == [1, 2, 3]
-        assert [row.learning_rate for row in whole.history] == rates
         start = stopped_after(3 + number % 2, first, case.scan(), case.config, execution=execution)
         assert start.interrupted
         assert (len(start.history), start.training_state.batches_done) == (1, number % 2)

@@ -112,9 +112,9 @@ def stages(side) -> Iterator:
         ("losses.object_mae", image, image[::-1].copy()),
         ("losses.object_mae", np.full((2, 8, 8), complex(-0.0, -0.0)), image[:, 0]),
         ("losses.amplitude_variation", image[:, 0]),
-        ("losses.phase_variation", image[:, 0] * dimmer[1:3]),
+        ("losses.phase_variation", image[:, 0] * (real[..., 0] > 0)),
         ("losses.amplitude_deviation", image[:, 0]),
-        ("losses.phase_deviation", image[:, 0] * dimmer[2:]),
+        ("losses.phase_deviation", image[:, 0] * (real[..., 0] > 0)),
         ("losses.amplitude_variance", image[:, 0]),
     ):
         module, function = stage.split(".")

@@ -204,7 +204,7 @@ class TrainingSchedule:
         self._best = math.inf if state["best"] is None else float(state["best"])
         self._epochs_since_best = int(state["epochs_since_best"])
         self._epochs_since_cut = int(state["epochs_since_cut"])
-        self._stage = int(state.get("stage", 0))
+        self._stage = max(0, int(state.get("stage", 0)))
         self._stage_epochs = int(state.get("stage_epochs", 0))
 
 

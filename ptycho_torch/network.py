@@ -60,14 +60,21 @@ def upsample(image: Tensor) -> Tensor:
 
 def batch_norm(image: Tensor, weights: Weights, layer: str, statistics: Statistics | None = None) -> Tensor:
     """Mirror of `reference.network.batch_norm`, in the precision of the weights."""
-    mean, variance, epsilon = f"{layer}/mean", f"{layer}/variance", constants.BATCH_NORM_EPSILON
+    mean, variance = f"{layer}/mean", f"{layer}/variance"
     gamma, beta = weights[f"{layer}/gamma"], weights[f"{layer}/beta"]
     image = image.to(gamma.dtype)
-    if statistics is None:
-        return F.batch_norm(image, weights[mean], weights[variance], gamma, beta, eps=epsilon)
-    found = torch.var_mean(image.detach(), dim=(0, 2, 3), correction=0)
-    statistics[variance], statistics[mean] = found
-    return F.batch_norm(image, None, None, gamma, beta, training=True, eps=epsilon)
+    used = weights
+    if statistics is not None:
+        # not F.batch_norm: its float32 gradient is off by more than the order of its sums explains
+        centre = image.mean(dim=(0, 2, 3))
+        used = {mean: centre, variance: (image - _by_channel(centre)).square().mean(dim=(0, 2, 3))}
+        statistics.update({name: value.detach() for name, value in used.items()})
+    root = torch.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
+    return (image - _by_channel(used[mean])) * _by_channel(gamma / root) + _by_channel(beta)
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    return values[:, None, None]
 
 
 def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:

@@ -39,7 +39,8 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
             1e-6, "the difference quotient itself: a ReLU may switch within a step, and a shorter step rounds more"
         ),
         "one step, float64": Allowance(
-            1e-7, "Adam's first step is g / (|g| + 1e-7): as exact as the gradient, weights near g = 0 aside",
+            1e-7, "Adam's first step is g / (|g| + 1e-7): as exact as the gradient; weights whose gradient is "
+            "within its own allowance of zero are set aside",
             "difference over the length of the step",
         ),
         "five steps, float64": Allowance(

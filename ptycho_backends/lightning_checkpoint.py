@@ -87,7 +87,9 @@ def canonical_weight(name: str, value: NDArray) -> NDArray:
     Kernels are (out, in, height, width) there, and the complex probe (N, N, 2) real numbers.
     """
     if name == PROBE:
-        return value[..., 0] + 1j * value[..., 1]
+        # a view, because a sum with i times the imaginary part loses the signs of zeros
+        pairs = np.array(value, order="C")
+        return pairs.view(np.result_type(pairs.dtype, np.complex64))[..., 0]
     return np.array(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value, order="C")
 
 

@@ -17,18 +17,26 @@ from ptycho_backends.reference.physics import smoothing_weights
 def translate(image: Tensor, offset_px: Tensor) -> Tensor:
     """Mirror of `reference.physics.translate`."""
     height, width = image.shape[-2:]
-    return _resample(
-        image,
-        _shift_matrix(height, height, offset_px[..., 1]),
-        _shift_matrix(width, width, offset_px[..., 0]),
-    )
+    towards, dtype = _in_double(offset_px), image.real.dtype
+    rows = _shift_matrix(height, height, towards[..., 1], dtype)
+    columns = _shift_matrix(width, width, towards[..., 0], dtype)
+    return _resample(image, rows, columns)
 
 
-def _shift_matrix(length_out: int, length_in: int, shift_px: Tensor) -> Tensor:
+def _in_double(offset_px: Tensor) -> Tensor:
+    """Offsets before they are added up: a handful of numbers, whose rounding every pixel would share."""
+    # Apple's devices have no float64
+    return offset_px if offset_px.device.type == "mps" else offset_px.double()
+
+
+def _shift_matrix(length_out: int, length_in: int, shift_px: Tensor, dtype: torch.dtype) -> Tensor:
     """(..., out, in) weights of linear interpolation: `out[i] = in[i - shift]`, zero outside."""
-    i = torch.arange(length_out, device=shift_px.device, dtype=shift_px.dtype)[:, None]
-    j = torch.arange(length_in, device=shift_px.device, dtype=shift_px.dtype)[None, :]
-    return (1.0 - ((i - j) - shift_px[..., None, None]).abs()).clamp(min=0.0)
+    # whole pixels apart: float32 keeps five digits of the fraction of 20.123456
+    whole = torch.floor(shift_px)
+    fraction = (shift_px - whole).to(dtype)[..., None, None]
+    i = torch.arange(length_out, device=shift_px.device, dtype=dtype)[:, None]
+    j = torch.arange(length_in, device=shift_px.device, dtype=dtype)[None, :]
+    return (1.0 - ((i - j) - whole.to(dtype)[..., None, None] - fraction).abs()).clamp(min=0.0)
 
 
 def _resample(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -56,9 +64,10 @@ def merge_patches(object_patches: Tensor, relative_offsets_px: Tensor, canvas_si
     """Mirror of `reference.physics.merge_patches`; padding and translation are one product."""
     N = object_patches.shape[-1]
     before = (canvas_size - N) // 2
-    towards = before - (relative_offsets_px - relative_offsets_px.mean(dim=1, keepdim=True))
-    rows = _shift_matrix(canvas_size, N, towards[..., 1])
-    columns = _shift_matrix(canvas_size, N, towards[..., 0])
+    offsets, dtype = _in_double(relative_offsets_px), object_patches.real.dtype
+    towards = before - (offsets - offsets.mean(dim=1, keepdim=True))
+    rows = _shift_matrix(canvas_size, N, towards[..., 1], dtype)
+    columns = _shift_matrix(canvas_size, N, towards[..., 0], dtype)
     total = _resample(object_patches, rows, columns).sum(dim=1)
     box = slice((N - N // 2) // 2, (N - N // 2) // 2 + N // 2)
     overlap = torch.einsum("bki,bkj->bij", rows[..., box].sum(dim=-1), columns[..., box].sum(dim=-1))
@@ -68,9 +77,9 @@ def merge_patches(object_patches: Tensor, relative_offsets_px: Tensor, canvas_si
 def canvas_views(object_canvas: Tensor, relative_offsets_px: Tensor, N: int) -> Tensor:
     """Mirror of `reference.physics.canvas_views`; translation and cropping are one product."""
     size = object_canvas.shape[-1]
-    towards = relative_offsets_px - (size - N) // 2
-    rows = _shift_matrix(N, size, towards[..., 1])
-    columns = _shift_matrix(N, size, towards[..., 0])
+    towards, dtype = _in_double(relative_offsets_px) - (size - N) // 2, object_canvas.real.dtype
+    rows = _shift_matrix(N, size, towards[..., 1], dtype)
+    columns = _shift_matrix(N, size, towards[..., 0], dtype)
     return _resample(object_canvas[:, None], rows, columns)
 
 

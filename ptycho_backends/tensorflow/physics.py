@@ -15,16 +15,25 @@ from ptycho_backends.reference.physics import smoothing_weights
 def translate(image: tf.Tensor, offset_px: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.physics.translate`."""
     height, width = image.shape[-2:]
-    rows = _shift_matrix(height, height, offset_px[..., 1])
-    columns = _shift_matrix(width, width, offset_px[..., 0])
+    towards, dtype = _in_double(offset_px), image.dtype.real_dtype
+    rows = _shift_matrix(height, height, towards[..., 1], dtype)
+    columns = _shift_matrix(width, width, towards[..., 0], dtype)
     return _resample(image, rows, columns)
 
 
-def _shift_matrix(length_out: int, length_in: int, shift_px: tf.Tensor) -> tf.Tensor:
+def _in_double(offset_px: tf.Tensor) -> tf.Tensor:
+    """Offsets before they are added up: a handful of numbers, whose rounding every pixel would share."""
+    return tf.cast(offset_px, tf.float64)
+
+
+def _shift_matrix(length_out: int, length_in: int, shift_px: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """(..., out, in) weights of linear interpolation: `out[i] = in[i - shift]`, zero outside."""
-    i = tf.range(length_out, dtype=shift_px.dtype)[:, None]
-    j = tf.range(length_in, dtype=shift_px.dtype)[None, :]
-    return tf.nn.relu(1.0 - tf.abs((i - j) - shift_px[..., None, None]))
+    # whole pixels apart: float32 keeps five digits of the fraction of 20.123456
+    whole = tf.floor(shift_px)
+    fraction = tf.cast(shift_px - whole, dtype)[..., None, None]
+    i = tf.range(length_out, dtype=dtype)[:, None]
+    j = tf.range(length_in, dtype=dtype)[None, :]
+    return tf.nn.relu(1.0 - tf.abs((i - j) - tf.cast(whole, dtype)[..., None, None] - fraction))
 
 
 def _resample(image: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
@@ -52,9 +61,10 @@ def merge_patches(object_patches: tf.Tensor, relative_offsets_px: tf.Tensor, can
     """Mirror of `reference.physics.merge_patches`; padding and translation are one product."""
     N = object_patches.shape[-1]
     before = (canvas_size - N) // 2
-    towards = before - (relative_offsets_px - tf.reduce_mean(relative_offsets_px, axis=1, keepdims=True))
-    rows = _shift_matrix(canvas_size, N, towards[..., 1])
-    columns = _shift_matrix(canvas_size, N, towards[..., 0])
+    offsets, dtype = _in_double(relative_offsets_px), object_patches.dtype.real_dtype
+    towards = before - (offsets - tf.reduce_mean(offsets, axis=1, keepdims=True))
+    rows = _shift_matrix(canvas_size, N, towards[..., 1], dtype)
+    columns = _shift_matrix(canvas_size, N, towards[..., 0], dtype)
     total = tf.reduce_sum(_resample(object_patches, rows, columns), axis=1)
     box = slice((N - N // 2) // 2, (N - N // 2) // 2 + N // 2)
     covered = tf.reduce_sum(rows[..., box], axis=-1), tf.reduce_sum(columns[..., box], axis=-1)
@@ -65,9 +75,9 @@ def merge_patches(object_patches: tf.Tensor, relative_offsets_px: tf.Tensor, can
 def canvas_views(object_canvas: tf.Tensor, relative_offsets_px: tf.Tensor, N: int) -> tf.Tensor:
     """Mirror of `reference.physics.canvas_views`; translation and cropping are one product."""
     size = object_canvas.shape[-1]
-    towards = relative_offsets_px - (size - N) // 2
-    rows = _shift_matrix(N, size, towards[..., 1])
-    columns = _shift_matrix(N, size, towards[..., 0])
+    towards, dtype = _in_double(relative_offsets_px) - (size - N) // 2, object_canvas.dtype.real_dtype
+    rows = _shift_matrix(N, size, towards[..., 1], dtype)
+    columns = _shift_matrix(N, size, towards[..., 0], dtype)
     return _resample(object_canvas[:, None], rows, columns)
 
 

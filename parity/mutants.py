@@ -179,7 +179,10 @@ def check_backend(name: str, only: str) -> tuple[int, int]:
         for mutant, (noticed, by, seconds) in zip(chosen, verdicts, strict=True):
             killed += noticed
             outcome = f"killed by {by}" if noticed else "SURVIVED"
-            print(f"{name:11} {Path(mutant.file).name:24} {mutant.name:50} {seconds:4.0f} s  {outcome}", flush=True)
+            print(
+                f"{name:11} {Path(mutant.file).name:24} {mutant.name:50} {seconds:4.0f} s  {outcome}",
+                flush=True,
+            )
     return killed, len(chosen) - killed
 
 

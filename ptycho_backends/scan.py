@@ -1,5 +1,6 @@
 """A scan: positions, diffraction patterns, guesses of probe and object; from and to files."""
 
+import copy
 import logging
 import math
 import os
@@ -158,6 +159,27 @@ class Scan:
                 np.square(values, out=values)
             energies[start : start + CHUNK] = values.sum(axis=(-2, -1))
         return energies
+
+    @cached_property
+    def pattern_maxima(self) -> NDArray[np.float64]:
+        """(M,) float64, the largest amplitude of each pattern."""
+        largest = self.patterns.max(axis=(-2, -1)).astype(np.float64)
+        return np.sqrt(largest) if self.measurement == "intensity" else largest
+
+    def with_probe(self, probe_guess: NDArray) -> "Scan":
+        """The same scan with another probe; its patterns are not checked a second time.
+
+        Parameters
+        ----------
+        probe_guess : (N, N) or (modes, N, N) complex array, [y, x]
+
+        Raises
+        ------
+        ShapeError
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "probe_guess", _strongest_mode(probe_guess, self.N))
+        return other
 
     def __repr__(self) -> str:
         parts = [f"{len(self)} positions", f"{self.N} x {self.N} pixels", self.measurement]

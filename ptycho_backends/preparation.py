@@ -101,8 +101,7 @@ class TrainingPlan:
     @property
     def epochs_done(self) -> int:
         """Finished epochs of the model that is resumed; 0 for a new one."""
-        state = self.start.training_state
-        return len(self.start.history) if state is None else state.epoch
+        return self.start.epochs_done
 
     def epoch_batches(self, epoch: int) -> list[NDArray[np.integer]]:
         """Group numbers of each batch of `epoch` (counted from 1), in order; the last may be short."""
@@ -164,14 +163,17 @@ def _split(count: int, share: float, seed: int) -> tuple[NDArray[np.integer], ND
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def new_model(scan: Scan, config: TrainingConfig, backend: str, probe_gain: float = 1.0) -> TrainedModel:
+def new_model(
+    scan: Scan | None, config: TrainingConfig, backend: str, probe_gain: float = 1.0
+) -> TrainedModel:
     """An untrained model: initial weights from the seed, the scan's probe (or the default one), scale.
 
     `config` is complete. The default probe is normalised as a guess is, so that the two are
     interchangeable. `probe_gain` is that of the groups which train (`GroupedData.probe_gain`).
     """
     side = config.model.N
-    guess = probes.default_probe(side) if scan.probe_guess is None else scan.probe_guess
+    guess = None if scan is None else scan.probe_guess
+    guess = probes.default_probe(side) if guess is None else guess
     probe = probes.normalise_probe(guess, config.model.probe_scale)
     if probe_gain != 1.0:
         probe = (probe * probe_gain).astype(np.complex64)

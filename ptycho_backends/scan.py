@@ -241,7 +241,21 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
     return checks.complex_image("probeGuess", modes[strongest], side)
 
 
-def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped: bool = False) -> Scan:
+def without_negatives(patterns: NDArray, name: str) -> NDArray:
+    """`patterns` with what is below zero set to zero, and told: filling bad pixels may undershoot."""
+    if patterns.dtype.kind not in "if" or not (negative := patterns < 0).any():
+        return patterns
+    log.warning("%s: %d negative counts are set to 0", name, np.count_nonzero(negative))
+    return np.where(negative, np.zeros((), patterns.dtype), patterns)
+
+
+def load_scan(
+    path: str | os.PathLike[str],
+    *,
+    measurement: str = "auto",
+    mapped: bool = False,
+    clip_negative: bool = False,
+) -> Scan:
     """Read a scan from an NPZ file, or from Ptychodus's training-data HDF5.
 
     Parameters
@@ -257,6 +271,8 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped
     mapped : bool
         Leave the patterns in the file, which must hold them uncompressed; they are read as they are needed,
         so the scan may be larger than the memory. The file must not change as long as the scan is used.
+    clip_negative : bool
+        Set negative counts to 0 instead of refusing them.
 
     Raises
     ------
@@ -290,7 +306,9 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped
         return Scan(
             xcoords=entries["xcoords"],
             ycoords=entries["ycoords"],
-            patterns=entries[patterns_key],
+            patterns=without_negatives(entries[patterns_key], path.stem)
+            if clip_negative
+            else entries[patterns_key],
             probe_guess=entries.get("probeGuess"),
             object_guess=entries.get("objectGuess"),
             measurement=measurement,

@@ -159,14 +159,11 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 
 def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
-) -> NDArray[np.complex64]:
-    """(B, N, N, 1), the network's object for every group, computed in batches."""
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+    """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
     runner = _Runner(model.config.model, model.weights, execution)
-    N = model.config.model.N
-    patches = np.empty((len(groups), N, N, 1), np.complex64)
     for part in _slices(len(groups), execution):
-        patches[part] = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
-    return patches
+        yield part, runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
 
 
 def infer(
@@ -174,7 +171,10 @@ def infer(
 ) -> Reconstruction:
     """Object patches of every group, computed in batches, and the image stitched from them."""
     started = time.perf_counter()
-    patches = object_patches(model, groups, execution)
+    N = model.config.model.N
+    patches = np.empty((len(groups), N, N, 1), np.complex64)
+    for part, predicted_patches in object_patches(model, groups, execution):
+        patches[part] = predicted_patches
     predicted = time.perf_counter()
     image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
     stitched = time.perf_counter()

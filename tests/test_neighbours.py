@@ -73,7 +73,7 @@ def test_one_from_each_quadrant(seed):
     scan = scattered(300, seed)
     positions = scan.scan_positions_px
     middle = int(np.argmin(np.linalg.norm(positions - 15, axis=1)))
-    choice = NeighbourChoice(function="4_quadrant", quadrant_count=20, groups_per_seed=3)
+    choice = NeighbourChoice(function="4_quadrant", quadrant_count=60, groups_per_seed=3)
     groups = group_around(scan, np.array([middle]), choice, seed=seed)
     assert len(groups) == 3
     offsets = positions[groups.nn_indices] - positions[middle]
@@ -81,7 +81,7 @@ def test_one_from_each_quadrant(seed):
     np.testing.assert_array_equal(offsets[..., 1] >= 0, [[False, False, True, True]] * 3)
     assert (
         np.linalg.norm(offsets, axis=-1).max()
-        <= np.sort(np.linalg.norm(positions - positions[middle], axis=1))[20]
+        <= np.sort(np.linalg.norm(positions - positions[middle], axis=1))[60]
     )
 
 

@@ -4,20 +4,20 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from ptycho_backends.config import ExecutionConfig, validate
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY, checkpoint_values, is_checkpoint
 from ptycho_backends.preparation import new_model
 from ptycho_backends.protocol import EpochCallback, TrainedModel
 from ptycho_torch.config_bridge import configs_of_model, hides_anything, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.model import PtychoModule
 
-CONFIGS_KEY = "ptycho_torch_configs"
-"""Under this key a checkpoint holds the four configurations, as one JSON text."""
+CONFIGS_KEY = "ptycho_torch"
+"""Under this key of its JSON text a checkpoint holds the four configurations."""
 
 Configs = tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]
 CLASSES: dict[str, type] = {
@@ -87,9 +87,11 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As `PtychoModule`; and the four configurations, so that the file needs nothing beside it."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[CONFIGS_KEY] = json.dumps(
-            {name: _plain(config) for name, config in zip(CLASSES, self.configs, strict=True)}
-        )
+        values = json.loads(checkpoint[CHECKPOINT_KEY])
+        values[CONFIGS_KEY] = {
+            name: _plain(config) for name, config in zip(CLASSES, self.configs, strict=True)
+        }
+        checkpoint[CHECKPOINT_KEY] = json.dumps(values)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -138,15 +140,14 @@ def stored_configs(path: str | os.PathLike[str], model: TrainedModel | None = No
     if model is None:
         # also tells if the file is none of ours
         model = TorchBackend().load(path)
-    if os.fspath(path).endswith(".ckpt"):
-        text = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(CONFIGS_KEY)
-        if text is not None:
-            try:
-                stored = json.loads(text)
-                return tuple(as_config(kind, stored[name]) for name, kind in CLASSES.items())  # type: ignore[return-value]
-            except (KeyError, TypeError, ValueError) as error:
-                raise ArchiveError(f"{path}: damaged configurations ({error})") from error
-    return configs_of_model(model)
+    stored = checkpoint_values(path).get(CONFIGS_KEY) if is_checkpoint(Path(path)) else None
+    if stored is None:
+        return configs_of_model(model)
+    try:
+        data, network, run, image = (as_config(kind, stored[name]) for name, kind in CLASSES.items())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{path}: damaged configurations ({error})") from error
+    return data, network, run, image
 
 
 def as_config(kind: type, value: Any) -> Any:

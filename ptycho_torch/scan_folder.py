@@ -116,7 +116,7 @@ def with_size_of_the_data(data: DataConfig, side: int) -> DataConfig:
     """
     if not SIDES.accepts(side):
         raise ConfigError(f"N: the patterns are {side} x {side} pixels, want {SIDES.text}; crop or bin them")
-    if data.N != side:
+    if side != data.N:
         log.warning(
             "N (model_size): the setting is %d, but the patterns are %d x %d pixels; %d is used",
             data.N, side, side, side,

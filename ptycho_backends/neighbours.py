@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ CHUNK_KEYS = 4_000_000
 MOST_REDRAWS = 400
 
 Columns = NDArray[np.int64]
+Pick = Callable[[NDArray[np.int64], int, np.random.Generator], Columns]
+"""For rows of kinds of candidates (-1: none), a group of that size from each: which columns."""
 Draw = Callable[[NDArray[np.int64]], Columns]
 """For rows of the table of candidates, one group each: which columns."""
 
@@ -165,27 +168,27 @@ def group_around(
         If the scan has fewer positions than a group, or no seed finds partners.
     """
     generator, size = np.random.default_rng(seed), choice.group_size
-    seeds = np.asarray(seeds, np.int64)
+    around = np.asarray(seeds, np.int64)
     if size == 1:
-        return GroupedData(scan, seeds[:, None])
+        return GroupedData(scan, around[:, None])
     if len(scan) < size:
         raise GroupingError(f"{scan.name}: {len(scan)} positions, want at least {size} for groups of {size}")
     positions = scan.scan_positions_px
     if choice.scan_pattern == "Rectangular":
         steps = axis_steps_px(positions)
         positions = positions / steps * math.sqrt(steps.prod())
-    members, of_seed = _members(positions, seeds, choice, generator)
+    members, of_seed = _members(positions, around, choice, generator)
     served = np.unique(of_seed)
-    lonely = np.setdiff1d(np.arange(len(seeds)), served)
+    lonely = np.setdiff1d(np.arange(len(around)), served)
     if len(lonely) and leave_none_out:
         log.warning(
             "%s: %d of %d positions have no partners as %s wants them; they get their nearest ones",
-            scan.name, len(lonely), len(seeds), choice.function,
+            scan.name, len(lonely), len(around), choice.function,
         )  # fmt: skip
         plain = NeighbourChoice(
             size, neighbor_count=max(size, choice.neighbor_count), groups_per_seed=choice.groups_per_seed
         )
-        more, of_lonely = _members(positions, seeds[lonely], plain, generator)
+        more, of_lonely = _members(positions, around[lonely], plain, generator)
         members, of_seed = np.concatenate([members, more]), np.concatenate([of_seed, lonely[of_lonely]])
         members = members[np.argsort(of_seed, kind="stable")]
     elif len(members) == 0:
@@ -193,7 +196,7 @@ def group_around(
     elif len(lonely):
         log.info(
             "%s: %d of %d seed positions have no partners and are left out",
-            scan.name, len(lonely), len(seeds),
+            scan.name, len(lonely), len(around),
         )  # fmt: skip
     return GroupedData(scan, members)
 
@@ -258,12 +261,21 @@ def _members(
     chunk = max(1, CHUNK_KEYS // (max(1, rounds) * candidates.shape[1]))
     for start in range(0, len(seeds) if rounds else 0, chunk):
         part = slice(start, start + chunk)
-        rows, columns = _different(
-            lambda r, k=kinds[part]: pick(k[r], choice.group_size, generator), possible[part], rounds
-        )
+        draw = partial(_drawn, pick, kinds[part], choice.group_size, generator)
+        rows, columns = _different(draw, possible[part], rounds)
         members.append(np.take_along_axis(candidates[part][rows], columns, axis=1))
         of_seed.append(rows + start)
     return np.concatenate(members), np.concatenate(of_seed)
+
+
+def _drawn(
+    pick: Pick,
+    kinds: NDArray[np.int64],
+    size: int,
+    generator: np.random.Generator,
+    rows: NDArray[np.int64],
+) -> Columns:
+    return pick(kinds[rows], size, generator)
 
 
 def _tell_if_fewer(asked: int, rounds: int) -> None:

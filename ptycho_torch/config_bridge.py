@@ -8,7 +8,7 @@ import difflib
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -214,7 +214,7 @@ def _accelerator(device: str) -> str:
     """`device` where it is there, else the processor; Ptychodus asks for CUDA unless told otherwise."""
     import torch
 
-    there = {
+    there: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "gpu": lambda: torch.cuda.is_available() or torch.backends.mps.is_available(),
         "mps": torch.backends.mps.is_available,

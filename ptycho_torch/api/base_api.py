@@ -30,7 +30,14 @@ from ptycho_torch import inference, training
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_module import Configs, PtychoPINN_Lightning, as_config, stored_configs
-from ptycho_torch.scan_folder import HALF_PIXEL, image_groups, live_scan, training_files, training_groups
+from ptycho_torch.scan_folder import (
+    HALF_PIXEL,
+    image_groups,
+    live_scan,
+    load_training_scan,
+    training_files,
+    training_groups,
+)
 
 log = logging.getLogger(__name__)
 
@@ -182,11 +189,26 @@ class PtychoDataLoader:
         ScanError, ShapeError, GroupingError
         """
         config_manager.fill_params()
+        return cls._of_scan(live_scan(diff_patterns, probe, positions), config_manager)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], config_manager: ConfigManager) -> "PtychoDataLoader":
+        """A scan in a file to make an image of; nothing is written.
+
+        Raises
+        ------
+        ScanError, ShapeError, GroupingError
+        """
+        config_manager.fill_params()
+        return cls._of_scan(load_training_scan(path), config_manager)
+
+    @classmethod
+    def _of_scan(cls, scan: Scan, config_manager: ConfigManager) -> "PtychoDataLoader":
         self = cls.__new__(cls)
         self.config_manager = config_manager
         self.data_format = DataloaderFormats.LIGHTNING_ONLY_MODULE
-        self.scan = live_scan(diff_patterns, probe, positions)
-        self.groups = image_groups(self.scan, config_manager.data_config)
+        self.scan = scan
+        self.groups = image_groups(scan, config_manager.data_config)
         return self
 
 
@@ -396,11 +418,9 @@ class InferenceEngine:
         for part, patches in inference.object_patches(model, groups, execution):
             stitcher.add(patches, groups.group_centres_px[part])
         image, coverage = stitcher.result()
-        for edge in (np.s_[:window], np.s_[len(image) - window :]):
-            coverage[edge] = 0
-        for edge in (np.s_[:, :window], np.s_[:, image.shape[1] - window :]):
-            coverage[edge] = 0
-        unknown = coverage < LEAST_COVERAGE
+        inner = np.s_[window : canvas.height - window, window : canvas.width - window]
+        unknown = np.ones(image.shape, bool)
+        unknown[inner] = coverage[inner] < LEAST_COVERAGE
         image[unknown], coverage[unknown] = UNKNOWN, 0
         if self._settings.pad_eval:
             return image, coverage, canvas.origin_px

@@ -143,7 +143,7 @@ _TRAINING = (
     Setting("epochs", "epochs", "mapped", integer(1), "`nepochs`"),
     Setting("batch_size", "batch_size", "mapped", _POWER, "`batch_size`"),
     Setting("learning_rate", "learning_rate", "mapped", _POSITIVE, "`learning_rate`"),
-    Setting("n_devices", "n_devices", "refused", choice(1), "one device; without CUDA, where Ptychodus itself asks for one, that is the processor"),
+    Setting("n_devices", "n_devices", "refused", Rule("1; training uses one device", lambda value: value == 1), "one device; without CUDA, where Ptychodus itself asks for one, that is the processor"),
     Setting("num_workers", "num_dataloader_workers", "mapped", integer(0), "`num_workers`, at most as many as there are processor cores"),
     Setting("accum_steps", "gradient_accumulation_steps", "mapped", integer(1), "`accum_steps`"),
     Setting("epochs_fine_tune", "epochs_finetune", "mapped", integer(0), "so many epochs more at `fine_tune_gamma` times the rate (`finetune_stages`)"),

@@ -42,11 +42,7 @@ C = TypeVar(
 
 MODEL_TYPES = {"Unsupervised": "pinn", "Supervised": "supervised"}
 
-# Fields of the network that have the same name and meaning on both sides.
-ATTENTION_FIELDS = (
-    "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
-    "decoder_spatial_kernel", "use_shared_decoder", "edge_pad", "decoder_last_c_outer_fraction", "batch_norm",
-)  # fmt: skip
+# Fields that have the same name and meaning on both sides.
 SAME_MODEL_FIELDS = (
     "object_big", "probe_big", "amp_activation", "n_filters_scale", "offset", "max_position_jitter",
 )  # fmt: skip
@@ -87,7 +83,7 @@ def to_model_config(
         "probe_mask": hides_anything(model.probe_mask),
         "probe_scale": data.probe_scale,
     }
-    values |= {name: getattr(model, name) for name in SAME_MODEL_FIELDS + ATTENTION_FIELDS}
+    values |= {name: getattr(model, name) for name in SAME_MODEL_FIELDS + neutral.ATTENTION_FIELDS}
     return _made(neutral.ModelConfig, values, overrides)
 
 
@@ -302,7 +298,7 @@ def configs_of_model(
         **{name: getattr(trained, name) for name in SAME_DATA_FIELDS},
     )
     described: dict[str, Any] = {name: getattr(network, name) for name in SAME_MODEL_FIELDS}
-    described |= {name: getattr(network, name) for name in ATTENTION_FIELDS}
+    described |= {name: getattr(network, name) for name in neutral.ATTENTION_FIELDS}
     described |= {name: getattr(trained, name) for name in SAME_LOSS_FIELDS}
     described |= dict.fromkeys(("decoder_last_amp_channels", "C_model", "C_forward"), count)
     likelihood = trained.nll_weight > 0

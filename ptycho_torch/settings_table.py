@@ -16,6 +16,7 @@ from ptycho_backends.config import (
     Rule,
     boolean,
     choice,
+    fraction,
     integer,
     name_of,
     number,
@@ -77,7 +78,7 @@ _MASK = Rule(
 _TEXT = Rule("a text", lambda value: isinstance(value, str))
 _AUXILIARY = choice("Total_Variation", "Mean_Deviation", None)
 _SHARE = Rule("a number in [0, 1)", lambda value: number(0, 1).accepts(value) and value < 1)
-_ODD = Rule("an odd integer >= 1", lambda value: integer(1).accepts(value) and value % 2 == 1)
+_ODD = integer(1, odd=True)
 _POWER = integer(1, power_of_two=True)
 _POSITIVE = number(0, exclusive=True)
 
@@ -127,7 +128,7 @@ _MODEL = (
     Setting("eca_decoder", "eca_decoder", "mapped", boolean(), "`eca_decoder`"),
     Setting("batch_norm", "use_batch_normalization", "mapped", boolean(), "`batch_norm`"),
     Setting("edge_pad", "edge_pad", "mapped", integer(0), "`edge_pad`"),
-    Setting("decoder_last_c_outer_fraction", "decoder_last_c_outer_fraction", "mapped", number(0, 1), "`decoder_last_c_outer_fraction`"),
+    Setting("decoder_last_c_outer_fraction", "decoder_last_c_outer_fraction", "mapped", fraction(), "`decoder_last_c_outer_fraction`"),
     Setting("cbam_bottleneck", "cbam_bottleneck", "mapped", boolean(), "`cbam_bottleneck`"),
     Setting("cbam_decoder", "cbam_decoder", "mapped", boolean(), "`cbam_decoder`"),
     Setting("spatial_decoder", "spatial_decoder", "mapped", boolean(), "`spatial_decoder`"),

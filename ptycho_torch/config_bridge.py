@@ -225,8 +225,7 @@ def _finetune_stages(training: TrainingConfig) -> tuple[Any, ...]:
     if not training.enable_staged_finetuning:
         if training.epochs_fine_tune == 0:
             return ()
-        parts = ("encoder_bottom", "encoder_top", "decoder", "phase_head")
-        rates = dict.fromkeys(parts, training.fine_tune_gamma)
+        rates = dict.fromkeys(neutral.PARTS, training.fine_tune_gamma)
         return (neutral.FinetuneStage(training.epochs_fine_tune, rates),)
     first = training.finetune_stage1_lr_decoder
     stages = [

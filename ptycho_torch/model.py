@@ -142,7 +142,7 @@ class PtychoModule(lightning.LightningModule):
         self.model.freeze(config)
         self.config = config
         self.intensity_scale = start.intensity_scale
-        self.schedule = schedule_of(plan, execution)
+        self.schedule = schedule_of(start, execution)
         self.history: list[EpochRecord] = list(start.history)
         self.epochs_done = start.epochs_done
         self.batches_done = 0

@@ -22,6 +22,7 @@ from ptycho_backends.config import (
     number,
     optional,
     raise_if_any,
+    share,
     shown,
 )
 from ptycho_backends.neighbours import FUNCTIONS, SCAN_PATTERNS
@@ -77,7 +78,7 @@ _MASK = Rule(
 )
 _TEXT = Rule("a text", lambda value: isinstance(value, str))
 _AUXILIARY = choice("Total_Variation", "Mean_Deviation", None)
-_SHARE = Rule("a number in [0, 1)", lambda value: number(0, 1).accepts(value) and value < 1)
+_SHARE = share()
 _ODD = integer(1, odd=True)
 _POWER = integer(1, power_of_two=True)
 _POSITIVE = number(0, exclusive=True)

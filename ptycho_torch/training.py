@@ -63,7 +63,7 @@ def train(
     ConfigError, BackendUnavailableError, OutputError
         Before anything is computed.
     """
-    remaining = schedule_of(plan, execution).epochs_left
+    remaining = schedule_of(plan.start, execution).epochs_left
     if not remaining:
         log.warning(nothing_left(plan, execution))
         return plan.start
@@ -103,10 +103,14 @@ class TrainingRun:
         self._module = module
         self._execution = execution
         self._interrupts = _Interrupts(checkpoints, execution.accum_steps)
-        remaining = plan.config.nepochs - plan.epochs_done
         with _quiet(), _deterministic_settings_restored():
             self.trainer = _trainer(
-                execution, remaining, folder, self._interrupts, plan, module.batches_done > 0
+                execution,
+                module.schedule.epochs_left,
+                folder,
+                self._interrupts,
+                plan,
+                module.batches_done > 0,
             )
 
     def fit(self) -> TrainedModel:

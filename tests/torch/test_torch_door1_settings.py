@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho_backends.config import PARTS
 from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.simulate import simulate_star
@@ -16,7 +17,6 @@ from ptycho_torch.lightning_module import PtychoPINN_Lightning
 from ptycho_torch.settings_table import SETTINGS
 
 STAGES_ON = {"enable_staged_finetuning": True, "finetune_skip_stage3": False}
-PARTS = ("encoder_bottom", "encoder_top", "decoder", "phase_head")
 
 
 def translated(**changed):

@@ -47,9 +47,32 @@ def parity_tables() -> dict[str, str]:
     }
 
 
+def ptychodus_tables() -> dict[str, str]:
+    """`{name: Markdown}` of the tables in ptychodus-settings.md."""
+    from ptycho_torch.settings_table import SECTIONS, SETTINGS, USES
+
+    generated = {}
+    for cls, settings in SETTINGS.items():
+        rows = [
+            (
+                " ".join(_code(key) for key in setting.key.split(", ")) if setting.key else "(constant)",
+                _code(setting.field),
+                _code(repr(getattr(cls(), setting.field))),
+                setting.rule.text,
+                setting.use,
+                setting.text,
+            )
+            for setting in settings
+        ]
+        generated[SECTIONS[cls]] = _table(("key", "keyword", "stock", "allowed", "use", "what it does"), rows)
+    generated["uses"] = _table(("use", "means"), [(use, text) for use, text in USES.items()])
+    return generated
+
+
 PAGES: Mapping[str, Callable[[], dict[str, str]]] = {
     "configuration.md": configuration_tables,
     "parity.md": parity_tables,
+    "ptychodus-settings.md": ptychodus_tables,
 }
 """Each page that has generated tables, and what makes them."""
 

@@ -335,6 +335,19 @@ class TrainingConfig(_CheckedConfig):
     intensity_scale_trainable: bool = setting(True, boolean(), "refine the intensity scale while training")
     output_dir: Path = setting(Path("training_outputs"), _PATH, "where results go")
     sequential_sampling: bool = setting(False, boolean(), "take the first positions in order, not at random")
+    normalize: str = setting(
+        "Batch",
+        choice("Batch", "Group"),
+        "patterns are scaled by one factor, or by one for each group",
+        later=True,
+    )
+    data_scaling: str = setting(
+        "Parseval",
+        choice("Parseval", "Max"),
+        "scaled to the mean energy (N/2)^2, or to the largest value 1",
+        later=True,
+    )
+    phase_subtraction: bool = setting(False, boolean(), "remove the mean phase of each label", later=True)
     backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
     tv_weight: float = setting(0.0, number(0), "within the real-space loss: roughness of the object")
     seed: int = setting(42, integer(0), "seed of the weights, the batches and the validation set")

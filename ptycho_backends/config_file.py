@@ -82,13 +82,26 @@ def load_config(path: str | os.PathLike[str], cls: type[Any] = TrainingConfig) -
         nearest field name.
     """
     path = Path(path)
-    content = _parsed(path)
-    if not isinstance(content, dict):
-        what = "nothing" if content is None else shown(content)
-        raise ConfigError(f"{path}: holds {what}, want a mapping of the fields of {cls.__name__}")
+    content = read_mapping(path, f"the fields of {cls.__name__}")
     config, problems = _built(cls, content)
     raise_if_any(f"{path}: {cls.__name__}", problems)
     return config
+
+
+def read_mapping(path: str | os.PathLike[str], of: str) -> dict[Any, Any]:
+    """The mapping that a YAML (or JSON) file holds; `of` says of what, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, holds something else, or gives a key twice.
+    """
+    path = Path(path)
+    content = _parsed(path)
+    if not isinstance(content, dict):
+        what = "nothing" if content is None else shown(content)
+        raise ConfigError(f"{path}: holds {what}, want a mapping of {of}")
+    return content
 
 
 def save_config(

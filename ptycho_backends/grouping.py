@@ -35,10 +35,21 @@ class GroupedData:
     scan : Scan
     nn_indices : (B, C) int64
         Positions of each group; `C = gridsize**2`.
+    normalize : {'Batch', 'Group'}
+        Whether one factor brings all groups to the scale that the network is fed with, or each its own.
+    data_scaling : {'Parseval', 'Max'}
+        What that scale is: the mean energy of a pattern is (N/2)^2, or the largest amplitude is 1.
+    phase_subtraction : bool
+        Remove the mean phase of every ground-truth patch.
+
+    The last three are those of the `TrainingConfig` that the groups are used with (`as_configured`).
     """
 
     scan: Scan
     nn_indices: NDArray[np.int64]
+    normalize: str = "Batch"
+    data_scaling: str = "Parseval"
+    phase_subtraction: bool = False
 
     def __len__(self) -> int:
         return len(self.nn_indices)
@@ -68,11 +79,47 @@ class GroupedData:
 
     @cached_property
     def normalisation(self) -> float:
-        """`sqrt((N/2)^2 / mean over groups and channels of sum X^2)`, accumulated in float64."""
+        """`sqrt((N/2)^2 / mean over groups and channels of sum X^2)`, accumulated in float64.
+
+        With `data_scaling='Max'` one over the largest amplitude.
+        """
         mean = float(np.mean(self.scan.pattern_energies[self.nn_indices]))
         if mean == 0.0:
             raise ScanError(f"{self.scan.name}: every pattern of these groups is empty (all zeros)")
+        if self.data_scaling == "Max":
+            return 1.0 / float(np.max(self.scan.pattern_maxima[self.nn_indices]))
         return math.sqrt((self.N / 2) ** 2 / mean)
+
+    @cached_property
+    def group_normalisation(self) -> NDArray[np.float64]:
+        """(B,) float64, the factor of each group: all equal, unless `normalize='Group'`."""
+        if self.normalize == "Batch":
+            return np.full(len(self), self.normalisation)
+        if self.data_scaling == "Max":
+            size = np.max(self.scan.pattern_maxima[self.nn_indices], axis=1)
+        else:
+            size = np.sqrt(np.mean(self.scan.pattern_energies[self.nn_indices], axis=1)) / (self.N / 2)
+        # a group of empty patterns stays empty, whatever it is multiplied with
+        return np.where(size > 0, 1.0 / np.where(size > 0, size, 1.0), self.normalisation)
+
+    @property
+    def probe_gain(self) -> float:
+        """Root of the mean energy of a normalised pattern over (N/2)^2; 1 unless `data_scaling='Max'`.
+
+        The probe of a new model is multiplied by it, so that the object keeps its amplitude whatever
+        scale the patterns have.
+        """
+        if self.data_scaling == "Parseval":
+            return 1.0
+        energies = self.scan.pattern_energies[self.nn_indices] * self.group_normalisation[:, None] ** 2
+        return math.sqrt(float(np.mean(energies))) / (self.N / 2)
+
+    def as_configured(self, config: TrainingConfig) -> "GroupedData":
+        """The same groups with the scale and labels that `config` asks for."""
+        wanted = (config.normalize, config.data_scaling, config.phase_subtraction)
+        if wanted == (self.normalize, self.data_scaling, self.phase_subtraction):
+            return self
+        return GroupedData(self.scan, self.nn_indices, *wanted)
 
     def batch(
         self,
@@ -98,13 +145,16 @@ class GroupedData:
             If ground truth is asked for and the scan has none.
         """
         members = self.nn_indices[indices]
-        amplitude = self.scan.diffraction_amplitude(members) * np.float32(self.normalisation)
+        factors: np.float32 | NDArray[np.float32] = np.float32(self.normalisation)
+        if self.normalize == "Group":
+            factors = self.group_normalisation[indices].astype(np.float32)[:, None, None, None]
+        amplitude = self.scan.diffraction_amplitude(members) * factors
         patches = centre = None
         if with_truth:
             truth = self._truth()
             positions = self.scan.scan_positions_px[members]
-            patches = np.moveaxis(extract_patches(truth, positions, self.N), 1, -1)
-            centre = extract_patches(truth, self.group_centres_px[indices][:, 0, :, 0], self.N)[..., None]
+            patches = np.moveaxis(self._labels(truth, positions), 1, -1)
+            centre = self._labels(truth, self.group_centres_px[indices][:, 0, :, 0])[..., None]
         return Batch(
             diffraction_amplitude=np.moveaxis(amplitude, 1, -1),
             relative_offsets_px=self.relative_offsets_px[indices],
@@ -112,6 +162,14 @@ class GroupedData:
             object_patches=patches,
             object_at_centre=centre,
         )
+
+    def _labels(self, truth: NDArray, positions_px: NDArray) -> NDArray[np.complex64]:
+        patches = extract_patches(truth, positions_px, self.N)
+        if not self.phase_subtraction:
+            return patches
+        # the phase of the mean, and not the mean of the phases, which jump at +-pi
+        mean = patches.mean(axis=(-2, -1), keepdims=True, dtype=np.complex128)
+        return (patches * np.exp(-1j * np.angle(mean))).astype(np.complex64)
 
     def _truth(self) -> NDArray[np.complex64]:
         if self.scan.object_guess is None:
@@ -223,13 +281,13 @@ def group_scan(
         seeds = order[:wanted]
         if gridsize == 1:
             return GroupedData(scan, available[seeds][:, None])
-        neighbours = _nearest(scan.scan_positions_px[available], seeds, pool)
+        neighbours = nearest(scan.scan_positions_px[available], seeds, pool)
         return GroupedData(scan, available[_choose(neighbours, size, generator)])
 
     positions = scan.scan_positions_px[available]
     rounds = -(-wanted // count)
     order = np.arange(count) if sequential_sampling else generator.permutation(count)
-    neighbours = _nearest(positions, order, pool)
+    neighbours = nearest(positions, order, pool)
     subsets = _different_subsets(count, neighbours.shape[1], size, rounds, generator)
     members = np.take_along_axis(neighbours[:, None, :], subsets, axis=2)  # (count, rounds, C)
     members = members.transpose(1, 0, 2).reshape(rounds * count, size)[:wanted]
@@ -261,7 +319,7 @@ def _check_groups_possible(
         )
 
 
-def _nearest(positions_px: NDArray[np.float64], seeds: NDArray[np.integer], K: int) -> NDArray[np.int64]:
+def nearest(positions_px: NDArray[np.float64], seeds: NDArray[np.integer], K: int) -> NDArray[np.int64]:
     """(len(seeds), K) nearest positions to each seed, nearest first, the seed left out if K others exist."""
     count = len(positions_px)
     enough_others = count - 1 >= K

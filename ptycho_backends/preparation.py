@@ -101,8 +101,7 @@ class TrainingPlan:
     @property
     def epochs_done(self) -> int:
         """Finished epochs of the model that is resumed; 0 for a new one."""
-        state = self.start.training_state
-        return len(self.start.history) if state is None else state.epoch
+        return self.start.epochs_done
 
     def epoch_batches(self, epoch: int) -> list[NDArray[np.integer]]:
         """Group numbers of each batch of `epoch` (counted from 1), in order; the last may be short."""
@@ -151,8 +150,9 @@ def plan_training(
             "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
         )
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
+    groups = groups.as_configured(config)
     train, validation = _split(len(groups), config.validation_share, config.seed)
-    start = new_model(scan, config, backend) if resumed is None else resumed
+    start = new_model(scan, config, backend, groups.probe_gain) if resumed is None else resumed
     return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
 
 
@@ -163,15 +163,20 @@ def _split(count: int, share: float, seed: int) -> tuple[NDArray[np.integer], ND
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def new_model(scan: Scan, config: TrainingConfig, backend: str) -> TrainedModel:
+def new_model(
+    scan: Scan | None, config: TrainingConfig, backend: str, probe_gain: float = 1.0
+) -> TrainedModel:
     """An untrained model: initial weights from the seed, the scan's probe (or the default one), scale.
 
     `config` is complete. The default probe is normalised as a guess is, so that the two are
-    interchangeable.
+    interchangeable. `probe_gain` is that of the groups which train (`GroupedData.probe_gain`).
     """
     side = config.model.N
-    guess = probes.default_probe(side) if scan.probe_guess is None else scan.probe_guess
+    guess = None if scan is None else scan.probe_guess
+    guess = probes.default_probe(side) if guess is None else guess
     probe = probes.normalise_probe(guess, config.model.probe_scale)
+    if probe_gain != 1.0:
+        probe = (probe * probe_gain).astype(np.complex64)
     scale = probes.intensity_scale(config.nphotons, side)
     weights = initial_weights(config.model, config.seed, probe=probe, intensity_scale=scale)
     return TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=backend)
@@ -205,11 +210,11 @@ def inference_groups(
                 f"data: got patterns of {data.N} pixels in groups of {data.gridsize}^2, "
                 f"want {trained.model.N} pixels and {trained.model.gridsize}^2 as the model was trained"
             )
-        return data
+        return data.as_configured(trained)
     if config is None:
         config = InferenceConfig(
             model=dataclasses.replace(trained.model),
             neighbor_count=max(trained.neighbor_count, trained.model.group_size),
         )
     config = with_side(dataclasses.replace(config, model=dataclasses.replace(trained.model)), data.N)
-    return groups_for_inference(data, config)
+    return groups_for_inference(data, config).as_configured(trained)

@@ -58,6 +58,36 @@ def normalise_probe(guess: NDArray, probe_scale: float) -> NDArray[np.complex64]
     return (guess / (probe_scale * mean)).astype(np.complex64)
 
 
+def without_phase_ramp(guess: NDArray) -> NDArray[np.complex64]:
+    """A probe guess whose far field is centred: its linear phase is taken away.
+
+    The ramp is that which moves the centre of mass of `|FFT2(guess)|^2` to the zero frequency. What a
+    probe loses the object gains, so the diffraction of the two together stays the same.
+
+    Parameters
+    ----------
+    guess : (N, N) complex array, [y, x]
+
+    Returns
+    -------
+    (N, N) complex64 array, [y, x]
+    """
+    guess = checks.complex_image("probeGuess", guess).astype(np.complex128)
+    side = len(guess)
+    frequency = np.fft.fftfreq(side)
+    intensity = np.abs(np.fft.fft2(guess)) ** 2
+    total = intensity.sum()
+    if total == 0.0:
+        return guess.astype(np.complex64)
+    # around the circle, because a far field that is off-centre may reach over the array's edge
+    turns = np.exp(2j * np.pi * frequency)
+    slope_y = np.angle(intensity.sum(axis=1) @ turns)
+    slope_x = np.angle(intensity.sum(axis=0) @ turns)
+    axis = np.arange(side) - (side - 1) / 2
+    ramp = np.exp(-1j * (slope_y * axis[:, None] + slope_x * axis[None, :]))
+    return (guess * ramp).astype(np.complex64)
+
+
 def default_probe(N: int, scale: float = constants.DEFAULT_PROBE_SCALE) -> NDArray[np.complex64]:
     """A round probe for scans without a guess.
 

@@ -132,6 +132,11 @@ class TrainedModel:
         """(N, N) complex64, `[y, x]`."""
         return self.weights["probe"]
 
+    @property
+    def epochs_done(self) -> int:
+        """Finished epochs; 0 for a new model."""
+        return len(self.history) if self.training_state is None else self.training_state.epoch
+
     def __repr__(self) -> str:
         model, epochs = self.config.model, len(self.history)
         loss = f", train_loss {self.history[-1].train_loss:.6g}" if self.history else ""

@@ -1,5 +1,6 @@
 """A scan: positions, diffraction patterns, guesses of probe and object; from and to files."""
 
+import copy
 import logging
 import math
 import os
@@ -159,6 +160,27 @@ class Scan:
             energies[start : start + CHUNK] = values.sum(axis=(-2, -1))
         return energies
 
+    @cached_property
+    def pattern_maxima(self) -> NDArray[np.float64]:
+        """(M,) float64, the largest amplitude of each pattern."""
+        largest = self.patterns.max(axis=(-2, -1)).astype(np.float64)
+        return np.sqrt(largest) if self.measurement == "intensity" else largest
+
+    def with_probe(self, probe_guess: NDArray) -> "Scan":
+        """The same scan with another probe; its patterns are not checked a second time.
+
+        Parameters
+        ----------
+        probe_guess : (N, N) or (modes, N, N) complex array, [y, x]
+
+        Raises
+        ------
+        ShapeError
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "probe_guess", _strongest_mode(probe_guess, self.N))
+        return other
+
     def __repr__(self) -> str:
         parts = [f"{len(self)} positions", f"{self.N} x {self.N} pixels", self.measurement]
         parts += ["probe"] if self.probe_guess is not None else []
@@ -219,7 +241,21 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
     return checks.complex_image("probeGuess", modes[strongest], side)
 
 
-def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped: bool = False) -> Scan:
+def without_negatives(patterns: NDArray, name: str) -> NDArray:
+    """`patterns` with what is below zero set to zero, and told: filling bad pixels may undershoot."""
+    if patterns.dtype.kind not in "if" or not (negative := patterns < 0).any():
+        return patterns
+    log.warning("%s: %d negative counts are set to 0", name, np.count_nonzero(negative))
+    return np.where(negative, np.zeros((), patterns.dtype), patterns)
+
+
+def load_scan(
+    path: str | os.PathLike[str],
+    *,
+    measurement: str = "auto",
+    mapped: bool = False,
+    clip_negative: bool = False,
+) -> Scan:
     """Read a scan from an NPZ file, or from Ptychodus's training-data HDF5.
 
     Parameters
@@ -235,6 +271,8 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped
     mapped : bool
         Leave the patterns in the file, which must hold them uncompressed; they are read as they are needed,
         so the scan may be larger than the memory. The file must not change as long as the scan is used.
+    clip_negative : bool
+        Set negative counts to 0 instead of refusing them.
 
     Raises
     ------
@@ -268,7 +306,9 @@ def load_scan(path: str | os.PathLike[str], *, measurement: str = "auto", mapped
         return Scan(
             xcoords=entries["xcoords"],
             ycoords=entries["ycoords"],
-            patterns=entries[patterns_key],
+            patterns=without_negatives(entries[patterns_key], path.stem)
+            if clip_negative
+            else entries[patterns_key],
             probe_guess=entries.get("probeGuess"),
             object_guess=entries.get("objectGuess"),
             measurement=measurement,

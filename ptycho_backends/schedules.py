@@ -14,6 +14,7 @@ from ptycho_backends.errors import ConfigError
 
 if TYPE_CHECKING:
     from ptycho_backends.preparation import TrainingPlan
+    from ptycho_backends.protocol import TrainedModel
 
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 2
@@ -208,11 +209,11 @@ class TrainingSchedule:
         self._stage_epochs = int(state.get("stage_epochs", 0))
 
 
-def schedule_of(plan: "TrainingPlan", execution: ExecutionConfig) -> TrainingSchedule:
-    """The schedule with which `plan` starts, or goes on where the model that is resumed was left."""
-    schedule = TrainingSchedule(execution, plan.config.nepochs, plan.epochs_done)
-    if plan.start.training_state is not None:
-        schedule.restore(plan.start.training_state.schedule)
+def schedule_of(start: "TrainedModel", execution: ExecutionConfig) -> TrainingSchedule:
+    """The schedule with which training starts from `start`, or goes on where that was left."""
+    schedule = TrainingSchedule(execution, start.config.nepochs, start.epochs_done)
+    if start.training_state is not None:
+        schedule.restore(start.training_state.schedule)
     return schedule
 
 

@@ -1,6 +1,7 @@
 """Predictions in batches, and the small operations that parity compares."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 
@@ -157,16 +158,24 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     )
 
 
+def object_patches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+    """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
+    runner = _Runner(model.config.model, model.weights, execution)
+    for part in _slices(len(groups), execution):
+        yield part, runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+
+
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
     """Object patches of every group, computed in batches, and the image stitched from them."""
     started = time.perf_counter()
-    runner = _Runner(model.config.model, model.weights, execution)
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
-    for part in _slices(len(groups), execution):
-        patches[part] = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+    for part, predicted_patches in object_patches(model, groups, execution):
+        patches[part] = predicted_patches
     predicted = time.perf_counter()
     image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
     stitched = time.perf_counter()
@@ -185,3 +194,41 @@ def infer(
 def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
     size = execution.inference_batch_size or DEFAULT_BATCH
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def load_and_predict(
+    model: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    output_path: str | os.PathLike[str] | None = None,
+    tracking_uri: str | None = None,
+) -> Reconstruction:
+    """Make an image of a scan with a model that was trained before; needs no MLflow.
+
+    Parameters
+    ----------
+    model : path or str
+        An archive (`wts.h5.zip`, or its folder), a checkpoint (`.ckpt`), or the number of an MLflow run.
+    data : path
+        The scan, an NPZ file, or the folder with that one file.
+    output_path : path, optional
+        Where the image is written as NPZ (`ptycho_backends.results.save_reconstruction`).
+    tracking_uri : str, optional
+        Where MLflow keeps its runs.
+
+    Returns
+    -------
+    Reconstruction
+        Made as the settings in the model file say; `object` is 1 where nothing is known.
+
+    Raises
+    ------
+    ArchiveError, BackendUnavailableError
+        If there is no model.
+    ScanError, ShapeError, GroupingError, ConfigError
+        If the scan does not fit the model.
+    """
+    # the interface builds on this module
+    from ptycho_torch.api.image import image_from_files
+
+    return image_from_files(model, data, output_path=output_path, tracking_uri=tracking_uri)

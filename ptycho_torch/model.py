@@ -13,7 +13,6 @@ from torch import Tensor
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, config_to_plain
 from ptycho_backends.initial_weights import LOG_SCALE, PROBE, is_running_value
 from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY
-from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
 from ptycho_backends.schedules import parts_of_weights, schedule_of
@@ -129,20 +128,23 @@ def adam(model: PtychoModel, learning_rate: float, *, by_part: bool = False) -> 
 
 
 class PtychoModule(lightning.LightningModule):
-    """Trains a `PtychoModel` as a `TrainingPlan` says; keeps the history and the schedule."""
+    """Trains a `PtychoModel` from `start` on, as its configuration says; keeps the history and the schedule.
+
+    Logs `loss_epoch`, the mean over the epoch's steps, and `val_loss`, in time for every callback.
+    """
 
     def __init__(
-        self, plan: TrainingPlan, execution: ExecutionConfig, on_epoch: EpochCallback | None = None
+        self, start: TrainedModel, execution: ExecutionConfig, on_epoch: EpochCallback | None = None
     ) -> None:
         super().__init__()
-        config, start = plan.config, plan.start
+        config = start.config
         self.model = PtychoModel(config.model, start.weights)
         self.model.freeze(config)
         self.config = config
         self.intensity_scale = start.intensity_scale
-        self.schedule = schedule_of(plan, execution)
+        self.schedule = schedule_of(start, execution)
         self.history: list[EpochRecord] = list(start.history)
-        self.epochs_done = plan.epochs_done
+        self.epochs_done = start.epochs_done
         self.batches_done = 0
         self.steps_done = 0
         self._start = start
@@ -168,7 +170,10 @@ class PtychoModule(lightning.LightningModule):
         self._loss_sum = self._loss_sum + terms["total"].detach().double() * groups
         self._groups += groups
         self.batches_done += 1
-        self.log("loss", terms["total"].detach(), prog_bar=True, logger=False, batch_size=groups)
+        self.log(
+            "loss", terms["total"].detach().double(), on_step=True, on_epoch=True, prog_bar=True,
+            logger=False, batch_size=groups,
+        )  # fmt: skip
         return terms["total"]
 
     def validation_step(self, batch: TensorBatch, batch_idx: int) -> None:
@@ -312,3 +317,12 @@ class PtychoModule(lightning.LightningModule):
                 "schedule": self.schedule.state(),
             }
         )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PtychoPINN_Lightning":
+        # a module of its own, which needs this one
+        from ptycho_torch.lightning_module import PtychoPINN_Lightning
+
+        return PtychoPINN_Lightning
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

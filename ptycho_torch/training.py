@@ -63,25 +63,71 @@ def train(
     ConfigError, BackendUnavailableError, OutputError
         Before anything is computed.
     """
-    remaining = schedule_of(plan, execution).epochs_left
+    remaining = schedule_of(plan.start, execution).epochs_left
     if not remaining:
         log.warning(nothing_left(plan, execution))
         return plan.start
-    folder = None if output_dir is None else output_directory(output_dir)
-    module = PtychoModule(plan, execution, on_epoch)
-    checkpointing = execution.enable_checkpointing and folder is not None
-    checkpoints = Checkpoints(folder, execution) if checkpointing and folder is not None else None
-    interrupts = _Interrupts(checkpoints, execution.accum_steps)
-    resumed_within_epoch = module.batches_done > 0
-    with _quiet(), _deterministic_settings_restored():
-        trainer = _trainer(execution, remaining, folder, interrupts, plan, resumed_within_epoch)
-        with interrupts.listening():
-            try:
-                trainer.fit(module, datamodule=PtychoDataModule(plan, execution))
-            except TrainingInterrupted:
-                log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
-                return interrupts.interrupted_model(module)
-    return module.trained_model()
+    module = PtychoModule(plan.start, execution, on_epoch)
+    return TrainingRun(plan, module, execution=execution, output_dir=output_dir).fit()
+
+
+class TrainingRun:
+    """A trainer that is set up, and what it will train; callbacks may be added to it before `fit`.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+        At least one epoch is left to do.
+    module : PtychoModule
+        Made from `plan.start`.
+    execution, output_dir
+        As in `train`.
+
+    Attributes
+    ----------
+    trainer : lightning.Trainer
+    """
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        module: PtychoModule,
+        *,
+        execution: ExecutionConfig,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        folder = None if output_dir is None else output_directory(output_dir)
+        checkpointing = execution.enable_checkpointing and folder is not None
+        checkpoints = Checkpoints(folder, execution) if checkpointing and folder is not None else None
+        self._plan = plan
+        self._module = module
+        self._execution = execution
+        self._interrupts = _Interrupts(checkpoints, execution.accum_steps)
+        with _quiet(), _deterministic_settings_restored():
+            self.trainer = _trainer(
+                execution,
+                module.schedule.epochs_left,
+                folder,
+                self._interrupts,
+                plan,
+                module.batches_done > 0,
+            )
+
+    def fit(self) -> TrainedModel:
+        """Train; see `train` for what comes back."""
+        module, interrupts = self._module, self._interrupts
+        with _quiet(), _deterministic_settings_restored():
+            if self._execution.deterministic:
+                # as Lightning set it when the trainer was made
+                torch.use_deterministic_algorithms(True)
+                torch.backends.cudnn.benchmark = False
+            with interrupts.listening():
+                try:
+                    self.trainer.fit(module, datamodule=PtychoDataModule(self._plan, self._execution))
+                except TrainingInterrupted:
+                    log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
+                    return interrupts.interrupted_model(module)
+        return module.trained_model()
 
 
 def _trainer(

@@ -220,3 +220,43 @@ def test_configurations_choose_their_groups():
     everything = groups_for_inference(scan, inference)
     assert len(everything) == 30
     assert "30 groups of 4" in repr(everything)
+
+
+@pytest.mark.parametrize("normalize", ["Batch", "Group"])
+@pytest.mark.parametrize("data_scaling", ["Parseval", "Max"])
+def test_scale_of_the_patterns(normalize, data_scaling):
+    generator = np.random.default_rng(0)
+    # each pattern brighter than the one before
+    patterns = (generator.random((12, 16, 16)) * np.arange(1, 13)[:, None, None]).astype(np.float32)
+    scan = Scan(np.arange(12.0), np.zeros(12), patterns)
+    config = TrainingConfig(normalize=normalize, data_scaling=data_scaling)
+    groups = group_scan(scan, gridsize=2, sequential_sampling=True, seed=0).as_configured(config)
+    X = groups.batch().diffraction_amplitude.astype(np.float64)
+    within_group = (1, 2, 3)
+    size = X.max(axis=within_group) if data_scaling == "Max" else np.square(X).sum(axis=within_group) / 4
+    want = 1.0 if data_scaling == "Max" else 8**2
+    if normalize == "Group":
+        np.testing.assert_allclose(size, want, rtol=1e-5)
+    else:
+        assert size.std() > 0.1 * want
+        assert (size.max() if data_scaling == "Max" else size.mean()) == pytest.approx(want, rel=1e-5)
+    energy = np.square(X).sum(axis=(1, 2)).mean()
+    assert groups.probe_gain == pytest.approx(math.sqrt(energy) / 8, rel=1e-5)
+    np.testing.assert_array_equal(
+        groups.batch(np.array([7, 2])).diffraction_amplitude[1], X[2].astype(np.float32)
+    )
+
+
+def test_labels_lose_their_mean_phase():
+    object_guess = np.full((60, 60), 0.5 * np.exp(3j), np.complex64)
+    object_guess[:, 30:] *= np.exp(0.4j)
+    scan = Scan([25.0, 31.0], [25.0, 30.0], np.ones((2, 16, 16), np.uint8), None, object_guess)
+    groups = group_scan(scan, sequential_sampling=True)
+    plain = groups.batch(with_truth=True)
+    level = groups.as_configured(TrainingConfig(phase_subtraction=True)).batch(with_truth=True)
+    for given_, got in (
+        (plain.object_patches, level.object_patches),
+        (plain.object_at_centre, level.object_at_centre),
+    ):
+        np.testing.assert_allclose(np.abs(got), np.abs(given_), rtol=1e-5)
+        np.testing.assert_allclose(np.angle(got.mean(axis=(1, 2))), 0, atol=1e-6)

@@ -57,3 +57,13 @@ def test_dark_probe_is_refused():
 def test_probe_of_the_wrong_rank_is_refused():
     with pytest.raises(ShapeError, match="probeGuess"):
         probe.normalise_probe(np.ones((1, 64, 64)), 4.0)
+
+
+def test_a_probe_loses_its_ramp():
+    N = 32
+    axis = np.arange(N) - (N - 1) / 2
+    smooth = np.exp(-(axis[:, None] ** 2 + axis[None, :] ** 2) / 50).astype(np.complex64)
+    ramp = np.exp(1j * (0.6 * axis[:, None] - 1.1 * axis[None, :])).astype(np.complex64)
+    levelled = probe.without_phase_ramp(smooth * ramp)
+    np.testing.assert_allclose(levelled, smooth, atol=1e-4)
+    np.testing.assert_allclose(probe.without_phase_ramp(levelled), levelled, atol=1e-4)

@@ -125,3 +125,36 @@ def test_shapes_are_checked():
         stitching.reassemble_position(np.ones((2, 32, 32, 1)), np.zeros((3, 1, 2, 1)))
     with pytest.raises(ShapeError, match="object_patches"):
         stitching.reassemble_position(np.ones((2, 32, 32)), np.zeros((2, 1, 2, 1)))
+
+
+@given(seed=st.integers(0, 1000), weighting=st.sampled_from(["probe", "uniform"]))
+def test_a_canvas_around_the_positions_is_centred_on_them(seed, weighting):
+    """Ptychodus's rule: bounding box and a probe width, the middle of one in the middle of the other."""
+    generator = np.random.default_rng(seed)
+    positions = generator.uniform(20, 60, (30, 2))
+    canvas = stitching.canvas_around(positions, 16)
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    assert (canvas.width, canvas.height) == tuple(np.ceil(high - low).astype(int) + 16)
+    # a patch whose position is the middle of the box has its middle half a pixel before it
+    middle = canvas.origin_px + (np.array([canvas.width, canvas.height]) - 1) / 2
+    np.testing.assert_allclose(middle, (low + high) / 2 - 0.5)
+    # smooth, so that where it lies shows to a fraction of a pixel
+    y, x = np.mgrid[:90, :90]
+    image = (1 + 0.02 * x + 0.03j * y).astype(np.complex64)
+    patches = physics.extract_patches(image, positions, 16)[..., None]
+    stitched, coverage, origin = stitching.reconstruct_image_barycentric(
+        patches, as_groups(positions), np.ones((16, 16)), 12, weighting, canvas
+    )
+    assert stitched.shape == (canvas.height, canvas.width)
+    lit = coverage > 0.99
+    rows, columns = np.nonzero(lit)
+    want = 1 + 0.02 * (columns + origin[0]) + 0.03j * (rows + origin[1])
+    np.testing.assert_allclose(stitched[lit], want, atol=0.03)
+    assert abs((stitched[lit] - want).mean()) < 3e-3
+
+
+def test_patches_that_leave_the_canvas_are_cut():
+    patches = np.ones((1, 8, 8, 1), np.complex64)
+    canvas = stitching.Canvas(4, 5, np.array([0.0, 0.0]))
+    _, coverage, _ = stitching.stitch(patches, np.zeros((1, 1, 2, 1)), 8, canvas=canvas)
+    np.testing.assert_array_equal(coverage, np.ones((4, 5)) * ([[1, 1, 1, 1, 0]] * 4))

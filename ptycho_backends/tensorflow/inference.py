@@ -189,6 +189,19 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     )
 
 
+def object_patches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+    """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
+    with computing(execution):
+        runner = _Runner(model.config.model, model.weights, execution, compiled=True)
+    for part in _slices(len(groups), execution):
+        with computing(execution):
+            patches = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+        # not while computing: what the caller does meanwhile is its own
+        yield part, patches
+
+
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
@@ -196,10 +209,8 @@ def infer(
     started = time.perf_counter()
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
-    with computing(execution):
-        runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-        for part in _slices(len(groups), execution):
-            patches[part] = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+    for part, predicted_patches in object_patches(model, groups, execution):
+        patches[part] = predicted_patches
     predicted = time.perf_counter()
     image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
     stitched = time.perf_counter()

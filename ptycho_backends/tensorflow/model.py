@@ -226,7 +226,7 @@ class PtychoModule:
         self.model = PtychoModel(config.model, start.weights, dtype, network_dtype)
         self.config = config
         self.intensity_scale = start.intensity_scale
-        self.schedule = schedule_of(plan, execution)
+        self.schedule = schedule_of(plan.start, execution)
         self.history: list[EpochRecord] = list(start.history)
         self.epochs_done = plan.epochs_done
         self.batches_done = 0

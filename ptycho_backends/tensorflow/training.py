@@ -66,7 +66,7 @@ def train(
     ConfigError, BackendUnavailableError, OutputError
         Before anything is computed.
     """
-    if schedule_of(plan, execution).should_stop:
+    if schedule_of(plan.start, execution).should_stop:
         log.warning(nothing_left(plan, execution))
         return plan.start
     folder = None if output_dir is None else output_directory(output_dir)

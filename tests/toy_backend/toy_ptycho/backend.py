@@ -41,7 +41,7 @@ class ToyBackend:
         plan = plan_training(data, config, self.name, execution, resume_from)
         state, config = plan.start.training_state, plan.config
         adam = Adam(plan.start.weights, config, state)
-        schedule = schedule_of(plan, execution)
+        schedule = schedule_of(plan.start, execution)
         history = list(plan.start.history)
         while not schedule.should_stop:
             epoch = len(history) + 1

@@ -1,0 +1,429 @@
+"""What Ptychodus calls: configurations, data, model, trainer and inference engine, in that order.
+
+Everything here is thin: `scan_folder` makes groups, `config_bridge` translates, `training` trains.
+"""
+
+import dataclasses
+import enum
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_backends.config import SIDES
+from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.grouping import GroupedData
+from ptycho_backends.legacy import bridge, params
+from ptycho_backends.output import output_directory
+from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
+from ptycho_backends.protocol import Reconstruction, TrainedModel
+from ptycho_backends.reference.stitching import Stitcher, canvas_around, probe_weights
+from ptycho_backends.scan import Scan
+from ptycho_torch import inference, training
+from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
+from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.lightning_module import Configs, PtychoPINN_Lightning, as_config, stored_configs
+from ptycho_torch.scan_folder import (
+    HALF_PIXEL,
+    image_groups,
+    live_scan,
+    load_training_scan,
+    training_files,
+    training_groups,
+)
+
+log = logging.getLogger(__name__)
+
+# Less of a patch than this is nothing: the image is told to be unknown there.
+LEAST_COVERAGE = 1e-6
+UNKNOWN = 1.0
+
+
+class ConfigManager:
+    """The five configurations together.
+
+    Parameters
+    ----------
+    data_config, model_config, training_config, inference_config, datagen_config
+        Instances of `config_params`, or mappings of their fields; by default the stock ones.
+    """
+
+    def __init__(
+        self,
+        data_config: DataConfig | Mapping[str, Any] | None = None,
+        model_config: ModelConfig | Mapping[str, Any] | None = None,
+        training_config: TrainingConfig | Mapping[str, Any] | None = None,
+        inference_config: InferenceConfig | Mapping[str, Any] | None = None,
+        datagen_config: DatagenConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.data_config: DataConfig = as_config(DataConfig, data_config)
+        self.model_config: ModelConfig = as_config(ModelConfig, model_config)
+        self.training_config: TrainingConfig = as_config(TrainingConfig, training_config)
+        self.inference_config: InferenceConfig = as_config(InferenceConfig, inference_config)
+        self.datagen_config: DatagenConfig = as_config(DatagenConfig, datagen_config)
+
+    @classmethod
+    def from_loaded_model(cls, model: "PtychoModel") -> "ConfigManager":
+        """The configurations of a model that was loaded."""
+        return cls(*model.configs)
+
+    @property
+    def configs(self) -> Configs:
+        """Data, model, training, inference."""
+        return self.data_config, self.model_config, self.training_config, self.inference_config
+
+    def validate_arch_compatibility(self, model: "PtychoModel") -> None:
+        """Refuse configurations that are not those of `model`.
+
+        Raises
+        ------
+        ConfigError
+        """
+        network = model.model.config.model
+        problems = [
+            f"{name}: got {got!r}, but the model has {want!r}"
+            for name, got, want in (
+                ("N", self.data_config.N, network.N),
+                ("C", self.data_config.C, network.group_size),
+                ("mode", self.model_config.mode, model.model.model_config.mode),
+            )
+            if got != want
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def fill_params(self) -> NeutralTrainingConfig:
+        """Check every setting, and fill `params.cfg` from them, before any data are loaded.
+
+        Returns
+        -------
+        ptycho_backends.config.TrainingConfig
+            `N` is 0 where the setting is no size that there is a network for: the data decide.
+
+        Raises
+        ------
+        ConfigError
+            Lists every setting that is refused.
+        """
+        check(self.configs)
+        data, network, run, _ = self.configs
+        side = {} if SIDES.accepts(data.N) else {"N": 0}
+        config = to_training_config(to_model_config(data, network, side), data, network, run)
+        bridge.update_legacy_dict(params.cfg, config)
+        return config
+
+
+class DataloaderFormats(enum.Enum):
+    """How training data are held; there is one way."""
+
+    LIGHTNING_ONLY_MODULE = "lightning_only_module"
+
+
+class PtychoDataLoader:
+    """Data to train on, or to make an image of.
+
+    Parameters
+    ----------
+    data_dir : path
+        Its `*.npz` files, each a scan, are trained on together.
+    config_manager : ConfigManager
+    data_format : DataloaderFormats
+    output_dir : path
+        Where the folder of this run, `run_<time>`, goes.
+
+    Attributes
+    ----------
+    output_dir : Path
+        That folder.
+
+    Raises
+    ------
+    ConfigError, ScanError, ShapeError, GroupingError, OutputError
+        All that can be wrong with settings, data and folder, before anything is computed.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        config_manager: ConfigManager,
+        data_format: DataloaderFormats = DataloaderFormats.LIGHTNING_ONLY_MODULE,
+        output_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        config_manager.fill_params()
+        self.config_manager = config_manager
+        self.data_format = DataloaderFormats(data_format)
+        data, network, *_ = config_manager.configs
+        self.groups, config_manager.data_config = training_groups(training_files(data_dir), data, network)
+        self.scan: Scan = self.groups.scan
+        _require_trim(config_manager.inference_config, self.scan.N)
+        self.output_dir = _run_folder(Path(data_dir if output_dir is None else output_dir))
+
+    @classmethod
+    def from_np(
+        cls,
+        diff_patterns: ArrayLike,
+        probe: ArrayLike,
+        positions: ArrayLike,
+        config_manager: ConfigManager,
+    ) -> "PtychoDataLoader":
+        """Live arrays to make an image of; nothing is written.
+
+        Parameters
+        ----------
+        diff_patterns : (M, N, N) real array, [ky, kx]
+            Counts.
+        probe : (P, N, N) complex array, [y, x]
+        positions : (M, 2) real array, [y, x]
+            Object pixels.
+        config_manager : ConfigManager
+
+        Raises
+        ------
+        ScanError, ShapeError, GroupingError
+        """
+        config_manager.fill_params()
+        return cls._of_scan(live_scan(diff_patterns, probe, positions), config_manager)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], config_manager: ConfigManager) -> "PtychoDataLoader":
+        """A scan in a file to make an image of; nothing is written.
+
+        Raises
+        ------
+        ScanError, ShapeError, GroupingError
+        """
+        config_manager.fill_params()
+        return cls._of_scan(load_training_scan(path), config_manager)
+
+    @classmethod
+    def _of_scan(cls, scan: Scan, config_manager: ConfigManager) -> "PtychoDataLoader":
+        self = cls.__new__(cls)
+        self.config_manager = config_manager
+        self.data_format = DataloaderFormats.LIGHTNING_ONLY_MODULE
+        self.scan = scan
+        self.groups = image_groups(scan, config_manager.data_config)
+        return self
+
+
+def _require_trim(settings: InferenceConfig, side: int) -> None:
+    if settings.middle_trim > side:
+        raise ConfigError(
+            f"middle_trim: got {settings.middle_trim}, want at most {side}, the side of the patterns"
+        )
+
+
+def _run_folder(parent: Path) -> Path:
+    """A new folder for this run; a number is added where two start within a second."""
+    name = time.strftime("run_%Y%m%d_%H%M%S")
+    folder, number = parent / name, 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}_{number}"
+    return output_directory(folder)
+
+
+class PtychoModel:
+    """A network and its configurations.
+
+    Parameters
+    ----------
+    model_config, data_config, training_config, inference_config
+        Instances of `config_params`, or mappings of their fields; by default the stock ones.
+
+    Attributes
+    ----------
+    model : PtychoPINN_Lightning
+        What was assigned to it; until then initial weights, made when they are asked for.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig | Mapping[str, Any] | None = None,
+        data_config: DataConfig | Mapping[str, Any] | None = None,
+        training_config: TrainingConfig | Mapping[str, Any] | None = None,
+        inference_config: InferenceConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.data_config: DataConfig = as_config(DataConfig, data_config)
+        self.model_config: ModelConfig = as_config(ModelConfig, model_config)
+        self.training_config: TrainingConfig = as_config(TrainingConfig, training_config)
+        self.inference_config: InferenceConfig = as_config(InferenceConfig, inference_config)
+        self._model_class: type[PtychoPINN_Lightning] = PtychoPINN_Lightning
+        self._model: PtychoPINN_Lightning | None = None
+
+    @classmethod
+    def _new_model(cls, model: type[PtychoPINN_Lightning], config_manager: ConfigManager) -> "PtychoModel":
+        """A model to train; `Trainer` gives it the weights that suit the data."""
+        data, network, run, image = config_manager.configs
+        made = cls(network, data, run, image)
+        made._model_class = model
+        return made
+
+    @staticmethod
+    def _extract_configs_from_checkpoint(path: str | os.PathLike[str]) -> Configs:
+        """Data, model, training and inference configuration of a model file.
+
+        Raises
+        ------
+        ArchiveError
+            If the file is damaged, or is none of this library's.
+        """
+        return stored_configs(path)
+
+    @property
+    def configs(self) -> Configs:
+        """Data, model, training, inference."""
+        return self.data_config, self.model_config, self.training_config, self.inference_config
+
+    @property
+    def model(self) -> PtychoPINN_Lightning:
+        if self._model is None:
+            data, network, run, image = self.configs
+            self._model = self._model_class(network, data, run, image)
+        return self._model
+
+    @model.setter
+    def model(self, model: PtychoPINN_Lightning) -> None:
+        self._model = model
+
+
+class Trainer:
+    """Trains a `PtychoModel` on a `PtychoDataLoader`; made by `_from_lightning`."""
+
+    def __init__(self, run: training.TrainingRun) -> None:
+        self._run = run
+        self._trainer: lightning.Trainer = run.trainer
+
+    @classmethod
+    def _from_lightning(
+        cls,
+        model: PtychoModel,
+        dataloader: PtychoDataLoader,
+        orchestration: str = "lightning",
+        config_manager: ConfigManager | None = None,
+    ) -> "Trainer":
+        """Give `model` its first weights, and set up what trains them.
+
+        Raises
+        ------
+        ConfigError
+            If `orchestration` is not 'lightning', or this machine cannot do what is asked for.
+        """
+        _require_lightning(orchestration)
+        manager = dataloader.config_manager if config_manager is None else config_manager
+        data, network, run, image = manager.configs
+        execution = to_execution_config(run, image, data)
+        plan = training_plan(dataloader.groups, manager)
+        module = model._model_class(network, data, run, image, start=plan.start, execution=execution)
+        model.model = module
+        return cls(training.TrainingRun(plan, module, execution=execution, output_dir=dataloader.output_dir))
+
+    def train(self, orchestration: str = "lightning", experiment_name: str = "") -> TrainedModel:
+        """Train; checkpoints are in the run's folder when this returns. The name is for other loggers."""
+        _require_lightning(orchestration)
+        return self._run.fit()
+
+
+def _require_lightning(orchestration: str) -> None:
+    if orchestration.lower() != "lightning":
+        raise ConfigError(f"orchestration: got {orchestration!r}, want 'lightning'")
+
+
+def training_plan(groups: GroupedData, manager: ConfigManager) -> TrainingPlan:
+    """What the settings of `manager` make of `groups`; the configuration that is trained is in it."""
+    data, network, run, _ = manager.configs
+    config = to_training_config(
+        to_model_config(data, network), data, network, run, overrides={"n_groups": len(groups)}
+    )
+    plan = plan_training(groups, config, "torch")
+    guess = groups.scan.probe_guess
+    if data.probe_normalize or guess is None:
+        return plan
+    weights = {**plan.start.weights, "probe": guess}
+    return dataclasses.replace(plan, start=dataclasses.replace(plan.start, weights=weights))
+
+
+class InferenceEngine:
+    """Makes images.
+
+    Parameters
+    ----------
+    config_manager : ConfigManager
+    ptycho_model : PtychoModel
+
+    Raises
+    ------
+    ConfigError
+        If `middle_trim` is larger than the patches of the model.
+    """
+
+    def __init__(self, config_manager: ConfigManager, ptycho_model: PtychoModel) -> None:
+        check(config_manager.configs)
+        self._data, _, self._run, self._settings = config_manager.configs
+        self._module = ptycho_model.model
+        _require_trim(self._settings, self._module.config.model.N)
+
+    def predict_and_stitch(self, data_loader: PtychoDataLoader) -> NDArray[np.complex64]:
+        """(H, W) complex64, `[y, x]`: the image, 1 where nothing is known; see `reconstruct`."""
+        return self.reconstruct(data_loader).object
+
+    def reconstruct(self, data_loader: PtychoDataLoader) -> Reconstruction:
+        """The image, and how much of a patch lies where.
+
+        Returns
+        -------
+        Reconstruction
+            Its middle is that of the positions' bounding box, which it shows with one probe width more;
+            `origin_px` and `group_centres_px` are in Ptychodus's coordinates.
+
+        Raises
+        ------
+        ConfigError
+            If the patterns do not fit the model, or `window` leaves nothing of the image.
+        """
+        started = time.perf_counter()
+        model, scan = self._module.neutral_model(), data_loader.scan
+        groups = data_loader.groups
+        image, coverage, origin = self._stitched(model, groups, scan)
+        return Reconstruction(
+            object=image,
+            coverage=coverage,
+            origin_px=origin - HALF_PIXEL,
+            group_centres_px=groups.group_centres_px[:, 0, :, 0] - HALF_PIXEL,
+            backend="torch",
+            timings_s={"predict": time.perf_counter() - started},
+        )
+
+    def _stitched(
+        self, model: TrainedModel, groups: GroupedData, scan: Scan
+    ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
+        groups = inference_groups(model, groups)
+        size, window = self._settings.middle_trim, self._settings.window
+        canvas = canvas_around(scan.scan_positions_px, scan.N)
+        if 2 * window >= min(canvas.height, canvas.width):
+            raise ConfigError(
+                f"window: got {window}, which leaves nothing of an image of {canvas.width} x {canvas.height} pixels"
+            )
+        weights = None
+        if self._settings.patch_weighting == "probe":
+            weights = probe_weights(model.probe if scan.probe_guess is None else scan.probe_guess, size)
+        execution = to_execution_config(self._run, self._settings, self._data)
+        stitcher = Stitcher(canvas, size, weights)
+        for part, patches in inference.object_patches(model, groups, execution):
+            stitcher.add(patches, groups.group_centres_px[part])
+        image, coverage = stitcher.result()
+        inner = np.s_[window : canvas.height - window, window : canvas.width - window]
+        unknown = np.ones(image.shape, bool)
+        unknown[inner] = coverage[inner] < LEAST_COVERAGE
+        image[unknown], coverage[unknown] = UNKNOWN, 0
+        if self._settings.pad_eval:
+            return image, coverage, canvas.origin_px
+        margin = (scan.N - size) // 2
+        inner = np.s_[margin : len(image) - margin, margin : image.shape[1] - margin]
+        return image[inner], coverage[inner], canvas.origin_px + margin

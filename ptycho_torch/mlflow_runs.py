@@ -1,0 +1,60 @@
+"""Models that MLflow keeps: found by the number of their run. MLflow is needed for nothing else."""
+
+import os
+import re
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from ptycho_backends.errors import ArchiveError, BackendUnavailableError
+from ptycho_backends.safe_zip import ARCHIVE_NAME
+from ptycho_torch.lightning_utils import find_best_checkpoint
+
+_RUN = re.compile(r"[0-9a-f]{32}$")
+
+
+def is_run_id(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` is the number of an MLflow run, and no file or folder."""
+    return bool(_RUN.match(os.fspath(name))) and not Path(name).exists()
+
+
+def model_of_run(run_id: str, tracking_uri: str | None = None) -> Path:
+    """Fetch the model of a run into a new temporary folder.
+
+    Parameters
+    ----------
+    run_id : str
+    tracking_uri : str, optional
+        Where MLflow keeps its runs; default: as MLflow itself is set up.
+
+    Returns
+    -------
+    Path
+        An archive (`wts.h5.zip`) if the run has one, else its best checkpoint.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If MLflow is not installed.
+    ArchiveError
+        If there is no such run, or no model in it.
+    """
+    if find_spec("mlflow") is None:
+        raise BackendUnavailableError(
+            f"{run_id}: the number of an MLflow run, but 'mlflow' is not installed; run: pip install mlflow, "
+            "or name the model file"
+        )
+    import mlflow
+
+    folder = tempfile.mkdtemp(prefix="ptycho_run_")
+    try:
+        mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=folder, tracking_uri=tracking_uri)
+    except Exception as error:
+        # what is raised depends on where MLflow keeps its runs
+        raise ArchiveError(f"{run_id}: MLflow has no artifacts of this run ({error})") from error
+    archives = sorted(Path(folder).rglob(ARCHIVE_NAME))
+    checkpoints = [find_best_checkpoint(path.parent) for path in sorted(Path(folder).rglob("*.ckpt"))]
+    found = [*archives, *(path for path in checkpoints if path is not None)]
+    if not found:
+        raise ArchiveError(f"{run_id}: the run holds neither {ARCHIVE_NAME} nor a .ckpt file")
+    return found[0]

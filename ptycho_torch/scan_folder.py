@@ -1,0 +1,189 @@
+"""Ptychodus's data in this library's terms: training files, live arrays, and the groups made of them.
+
+Ptychodus counts the middle of a patch from its array's middle, `(N - 1) / 2`; here a position belongs to
+the pixel `N // 2`. So its positions move by half a pixel on their way in, and images on their way out.
+"""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ptycho_backends import probe as probes
+from ptycho_backends.config import SIDES
+from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.grouping import GroupedData
+from ptycho_backends.merging import merge_groups
+from ptycho_backends.neighbours import group_around, seeds_within
+from ptycho_backends.scan import Scan, load_scan, without_negatives
+from ptycho_torch.config_bridge import neighbour_choice
+from ptycho_torch.config_params import DataConfig, ModelConfig
+
+log = logging.getLogger(__name__)
+
+HALF_PIXEL = 0.5
+
+# The random numbers that choose groups; the same on every run, so that a run can be repeated.
+GROUP_SEED = 0
+
+
+def training_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The `*.npz` files of `folder` itself, by name; or the one file that `folder` is.
+
+    Raises
+    ------
+    ScanError
+        If there is none.
+    """
+    folder = Path(folder)
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.npz"))
+    if not files:
+        raise ScanError(f"{folder}: no *.npz file in it; export training data there first")
+    return files
+
+
+def load_training_scan(path: str | os.PathLike[str]) -> Scan:
+    """A scan from a file that Ptychodus exported, or from one that this library wrote.
+
+    Ptychodus's hold counts, whatever their dtype, and its positions; this library's say what they hold.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        As `ptycho_backends.scan.load_scan`.
+    """
+    path = Path(path)
+    if _is_our_own(path):
+        return load_scan(path)
+    scan = load_scan(path, measurement="intensity", clip_negative=True)
+    return dataclasses.replace(
+        scan,
+        xcoords=scan.xcoords + HALF_PIXEL,
+        ycoords=scan.ycoords + HALF_PIXEL,
+        xcoords_start=None,
+        ycoords_start=None,
+    )
+
+
+def _is_our_own(path: Path) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as entries:
+            return "measurement" in entries
+    except Exception:
+        # `load_scan` tells what is wrong with it
+        return False
+
+
+def live_scan(diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike) -> Scan:
+    """A scan from the arrays that Ptychodus hands over when an image is wanted.
+
+    Parameters
+    ----------
+    diff_patterns : (M, N, N) real array, [ky, kx]
+        Counts.
+    probe : (P, N, N) complex array, [y, x]
+        The most intense mode is used.
+    positions : (M, 2) real array, [y, x]
+        Object pixels, counted as Ptychodus does.
+
+    Raises
+    ------
+    ScanError, ShapeError
+    """
+    places = np.asarray(positions, np.float64)
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise ScanError(f"positions: got shape {places.shape}, want (positions, 2) with columns y, x")
+    return Scan(
+        xcoords=places[:, 1] + HALF_PIXEL,
+        ycoords=places[:, 0] + HALF_PIXEL,
+        patterns=without_negatives(np.asarray(diff_patterns), "diff_patterns"),
+        probe_guess=np.asarray(probe),
+        measurement="intensity",
+        name="ptychodus",
+    )
+
+
+def with_size_of_the_data(data: DataConfig, side: int) -> DataConfig:
+    """`data` for patterns of `side` pixels; a warning tells if the setting is another.
+
+    Raises
+    ------
+    ConfigError
+        If there is no network for that size.
+    """
+    if not SIDES.accepts(side):
+        raise ConfigError(f"N: the patterns are {side} x {side} pixels, want {SIDES.text}; crop or bin them")
+    if side != data.N:
+        log.warning(
+            "N (model_size): the setting is %d, but the patterns are %d x %d pixels; %d is used",
+            data.N, side, side, side,
+        )  # fmt: skip
+    return dataclasses.replace(data, N=side)
+
+
+def training_groups(
+    files: list[Path], data: DataConfig, network: ModelConfig
+) -> tuple[GroupedData, DataConfig]:
+    """The groups of all `files`, each within its own scan, and `data` with the patterns' size.
+
+    Raises
+    ------
+    ConfigError
+        If `num_datasets` is neither 1 nor the number of files.
+    ScanError, ShapeError, GroupingError
+        If a file cannot be trained on; the text names it.
+    """
+    if network.num_datasets not in (1, len(files)):
+        raise ConfigError(
+            f"num_datasets: got {network.num_datasets}, but there are {len(files)} training files; want 1 or that"
+        )
+    scans = [_with_probe_as_wanted(load_training_scan(path), data) for path in files]
+    data = with_size_of_the_data(data, scans[0].N)
+    if network.mode == "Supervised":
+        for scan in scans:
+            _require_labels(scan)
+    choice = neighbour_choice(data)
+    parts = [
+        group_around(scan, seeds_within(scan, data.x_bounds, data.y_bounds), choice, seed=GROUP_SEED)
+        for scan in scans
+    ]
+    groups = merge_groups(parts)
+    _tell_if_groups_are_too_wide(groups, network)
+    log.info("training: %d groups of %d from %s", len(groups), data.C, groups.scan)
+    return groups, data
+
+
+def image_groups(scan: Scan, data: DataConfig) -> GroupedData:
+    """Groups around every position of `scan`, for an image of it."""
+    seeds = np.arange(len(scan))
+    return group_around(scan, seeds, neighbour_choice(data), seed=GROUP_SEED, leave_none_out=True)
+
+
+def _with_probe_as_wanted(scan: Scan, data: DataConfig) -> Scan:
+    if not data.probe_ramp_removal or scan.probe_guess is None:
+        return scan
+    return scan.with_probe(probes.without_phase_ramp(scan.probe_guess))
+
+
+def _require_labels(scan: Scan) -> None:
+    if scan.object_guess is None or (scan.object_guess == scan.object_guess.flat[0]).all():
+        raise ScanError(
+            f"{scan.name}: its objectGuess is {'missing' if scan.object_guess is None else 'the same everywhere'}, "
+            "but Supervised training learns from it; export training data from a product with an object, or "
+            "train Unsupervised"
+        )
+
+
+def _tell_if_groups_are_too_wide(groups: GroupedData, network: ModelConfig) -> None:
+    """The canvas of a group has room for a few pixels only; what lies farther out is cut."""
+    room = ((groups.gridsize - 1) * network.offset + network.max_position_jitter) / 2
+    reach = np.abs(groups.relative_offsets_px).max(axis=(1, 2, 3))
+    if (reach > room).any():
+        log.warning(
+            "offset, max_position_jitter: %d of %d groups reach up to %.1f pixels from their middle, and there is "
+            "room for %.1f; raise max_position_jitter or choose nearer neighbours",
+            np.count_nonzero(reach > room), len(groups), reach.max(), room,
+        )  # fmt: skip

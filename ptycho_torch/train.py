@@ -1,0 +1,100 @@
+"""`main`: trains on a folder of training files, as programs written for the legacy port call it."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptycho_backends.config import raise_if_any
+from ptycho_backends.config_file import read_mapping
+from ptycho_backends.errors import ConfigError, OutputError
+from ptycho_torch.api.base_api import ConfigManager, PtychoDataLoader, PtychoModel, Trainer
+from ptycho_torch.config_bridge import field_names
+from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.lightning_module import PtychoPINN_Lightning
+from ptycho_torch.lightning_utils import find_best_checkpoint
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+    "inference": InferenceConfig,
+}
+
+
+def main(
+    ptycho_dir: str | os.PathLike[str],
+    config_path: str | os.PathLike[str] | None = None,
+    existing_config: ConfigManager | Sequence[Any] | None = None,
+) -> Path:
+    """Train on the `*.npz` files of a folder; checkpoints and logs go into a new `run_<time>` in it.
+
+    Parameters
+    ----------
+    ptycho_dir : path
+    config_path : path, optional
+        YAML or JSON with the sections `data`, `model`, `training`, `inference`; each names fields of that
+        class in `config_params`. What is not named has its default.
+    existing_config : ConfigManager, or (data, model, training, inference, datagen), optional
+        In place of a file; the last ones may be left out.
+
+    Returns
+    -------
+    Path
+        The model file of the best epoch.
+
+    Raises
+    ------
+    ConfigError
+        If both or unreadable configurations are given, or a setting is refused.
+    ScanError, ShapeError, GroupingError, OutputError
+        If the data or the folder will not do.
+    """
+    if config_path is not None and existing_config is not None:
+        raise ConfigError("config_path, existing_config: got both, want one of them")
+    if isinstance(existing_config, ConfigManager):
+        manager = existing_config
+    elif existing_config is not None:
+        manager = ConfigManager(*existing_config)
+    else:
+        manager = load_config_manager(config_path) if config_path is not None else ConfigManager()
+    # checks the settings and fills `params.cfg` before it reads a file
+    data = PtychoDataLoader(ptycho_dir, manager)
+    model = PtychoModel._new_model(PtychoPINN_Lightning, manager)
+    Trainer._from_lightning(model, data, config_manager=manager).train()
+    best = find_best_checkpoint(data.output_dir)
+    if best is None:
+        raise OutputError(
+            f"{data.output_dir}: training was stopped before its first epoch; no model was kept"
+        )
+    return best
+
+
+def load_config_manager(path: str | os.PathLike[str]) -> ConfigManager:
+    """The configurations in a YAML or JSON file with the sections of `SECTIONS`.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or names a section or field that there is not.
+    """
+    content = read_mapping(path, "the sections " + ", ".join(SECTIONS))
+    problems = [
+        f"{name}: unknown, want one of {', '.join(SECTIONS)}" for name in content if name not in SECTIONS
+    ]
+    configs = {}
+    for name, cls in SECTIONS.items():
+        values = {} if content.get(name) is None else content[name]
+        if not isinstance(values, Mapping):
+            problems.append(f"{name}: want a mapping of the fields of {cls.__name__}")
+            continue
+        known = field_names(cls)
+        unknown = [key for key in values if key not in known]
+        problems += [
+            f"{name}.{key}: unknown; did you mean {difflib.get_close_matches(str(key), known, 1, 0.0)[0]!r}?"
+            for key in unknown
+        ]
+        configs[f"{name}_config"] = {key: value for key, value in values.items() if key in known}
+    raise_if_any(os.fspath(path), problems)
+    return ConfigManager(**configs)

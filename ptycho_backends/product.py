@@ -20,6 +20,7 @@ from ptycho_backends import checks
 from ptycho_backends.datasets_hdf5 import DatasetFile, write_datasets
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.protocol import EpochRecord, Reconstruction
+from ptycho_backends.scan import PTYCHODUS_ANCHOR_PX
 
 log = logging.getLogger(__name__)
 
@@ -325,9 +326,7 @@ def placed(
 ) -> Product:
     """`product` with the reconstruction as its object; `corner_m` is where the scan's pixel [0, 0] lies."""
     image = np.where(reconstruction.coverage > 0, reconstruction.object, 1).astype(np.complex64)
-    # Ptychodus takes the middle of a patch, which lies between two pixels, for its position; we take the
-    # pixel after it. Half a pixel more puts each patch where its position is in the world.
-    middle = np.asarray(reconstruction.origin_px) + middle_px(image) + 0.5
+    middle = np.asarray(reconstruction.origin_px) + middle_px(image) + PTYCHODUS_ANCHOR_PX
     return dataclasses.replace(
         product,
         object=image,

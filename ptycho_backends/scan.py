@@ -37,6 +37,10 @@ PTYCHODUS_ENTRIES = frozenset(
 )  # fmt: skip
 """What Ptychodus 1.7 writes into a training file, all of it and always."""
 
+PTYCHODUS_ANCHOR_PX = 0.5
+"""What positions of Ptychodus lack to be those of a `Scan`: it says where the middle of a patch's N pixels lies,
+`(N - 1) / 2`, a `Scan` where its pixel `N // 2` does."""
+
 PATTERNS_ENTRIES = ("diff3d", "diffraction")
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -272,7 +276,8 @@ def load_scan(
         Leave the patterns in the file, which must hold them uncompressed; they are read as they are needed,
         so the scan may be larger than the memory. The file must not change as long as the scan is used.
     clip_negative : bool
-        Set negative counts to 0 instead of refusing them.
+        Set negative counts to 0 instead of refusing them; always so for files that Ptychodus wrote, where
+        filling bad pixels may leave some.
 
     Raises
     ------
@@ -300,6 +305,7 @@ def load_scan(
     elif measurement == "auto" and set(names) >= PTYCHODUS_ENTRIES:
         measurement = "intensity"
         log.info("measurement: %s was written by Ptychodus, so its patterns are counts", path)
+    clip_negative |= set(names) >= PTYCHODUS_ENTRIES and measurement == "intensity"
     if set(names) >= PTYCHODUS_ENTRIES and known_object(entries["objectGuess"]) is None:
         del entries["objectGuess"]
     try:

@@ -1,7 +1,6 @@
 """Ptychodus's data in this library's terms: training files, live arrays, and the groups made of them.
 
-Ptychodus counts the middle of a patch from its array's middle, `(N - 1) / 2`; here a position belongs to
-the pixel `N // 2`. So its positions move by half a pixel on their way in, and images on their way out.
+Its positions move by half a pixel (`PTYCHODUS_ANCHOR_PX`) on their way in, and images on their way out.
 """
 
 import dataclasses
@@ -18,13 +17,11 @@ from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.merging import merge_groups
 from ptycho_backends.neighbours import group_around, seeds_within
-from ptycho_backends.scan import Scan, load_scan, without_negatives
+from ptycho_backends.scan import PTYCHODUS_ANCHOR_PX, Scan, load_scan, without_negatives
 from ptycho_torch.config_bridge import neighbour_choice
 from ptycho_torch.config_params import DataConfig, ModelConfig
 
 log = logging.getLogger(__name__)
-
-HALF_PIXEL = 0.5
 
 # The random numbers that choose groups; the same on every run, so that a run can be repeated.
 GROUP_SEED = 0
@@ -61,8 +58,8 @@ def load_training_scan(path: str | os.PathLike[str]) -> Scan:
     scan = load_scan(path, measurement="intensity", clip_negative=True)
     return dataclasses.replace(
         scan,
-        xcoords=scan.xcoords + HALF_PIXEL,
-        ycoords=scan.ycoords + HALF_PIXEL,
+        xcoords=scan.xcoords + PTYCHODUS_ANCHOR_PX,
+        ycoords=scan.ycoords + PTYCHODUS_ANCHOR_PX,
         xcoords_start=None,
         ycoords_start=None,
     )
@@ -97,8 +94,8 @@ def live_scan(diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike) 
     if places.ndim != 2 or places.shape[1] != 2:
         raise ScanError(f"positions: got shape {places.shape}, want (positions, 2) with columns y, x")
     return Scan(
-        xcoords=places[:, 1] + HALF_PIXEL,
-        ycoords=places[:, 0] + HALF_PIXEL,
+        xcoords=places[:, 1] + PTYCHODUS_ANCHOR_PX,
+        ycoords=places[:, 0] + PTYCHODUS_ANCHOR_PX,
         patterns=without_negatives(np.asarray(diff_patterns), "diff_patterns"),
         probe_guess=np.asarray(probe),
         measurement="intensity",

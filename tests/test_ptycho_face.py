@@ -1,6 +1,7 @@
 """`ptycho` and what is behind it, as far as no framework takes part."""
 
 import ast
+import dataclasses
 import logging
 import pickle
 import subprocess
@@ -19,6 +20,7 @@ import ptycho.raw_data
 import ptycho.tf_helper
 import ptycho.workflows.components
 from ptycho_backends import probe as probes
+from ptycho_backends.archive import save_archive
 from ptycho_backends.errors import (
     ArchiveError,
     BackendUnavailableError,
@@ -250,6 +252,16 @@ def test_the_probe_in_params():
         ptycho.probe.set_probe_guess(None, np.ones((2, N, N)))
 
 
+def test_what_filling_bad_pixels_leaves_below_zero(tmp_path, caplog):
+    counts = given()["diff3d"]
+    counts[3, 5, 5] = -2.0
+    from_file = RawData.from_file(ptychodus_file(tmp_path / "train_data.npz", diff3d=counts))
+    for raw in (RawData.from_coords_without_pc(**given(diff3d=counts)), from_file):
+        assert raw.diff3d[3, 5, 5] == 0.0
+        assert raw.diff3d.sum() == counts.sum() + 2.0
+    assert caplog.text.count("1 negative counts are set to 0") == 2
+
+
 # --- which framework
 
 
@@ -370,6 +382,13 @@ def test_predict(trained):
     np.testing.assert_allclose(image, both[0], rtol=1e-6)
     np.testing.assert_allclose(both[1] ** 2, both[2])
     assert both[1].shape == (3, N, N, 1)
+
+
+def test_a_model_trained_on_patterns_scaled_otherwise(trained, tmp_path):
+    config = dataclasses.replace(trained.config, normalize="Group")
+    path = save_archive(dataclasses.replace(trained, config=config), tmp_path)
+    with pytest.raises(ConfigError, match=r"normalize='Group'.*want 'Batch' and 'Parseval'"):
+        model_manager.ModelManager.load_multiple_models(path)
 
 
 @pytest.mark.parametrize(

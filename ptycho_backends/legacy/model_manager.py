@@ -140,6 +140,8 @@ class ModelManager:
         ------
         ArchiveError
             If the archive cannot be read, or has no model of that name.
+        ConfigError
+            If the model was trained on patterns that are scaled in another way than `loader.load` does.
         """
         path = Path(base_path)
         packed = path.with_name(f"{path.name}.zip")
@@ -149,8 +151,19 @@ class ModelManager:
         if unknown := [name for name in names if name not in MODELS]:
             raise ArchiveError(f"{path}: no model {', '.join(unknown)}, want {' or '.join(MODELS)}")
         trained = load_archive(path)
+        _require_legacy_scaling(trained, path)
         backend = inference_backend(trained.backend)
         return {name: InferenceModel(trained, backend, name) for name in names}
+
+
+def _require_legacy_scaling(trained: TrainedModel, path: Path) -> None:
+    """`loader.load` knows one way of scaling patterns; a model trained on another would be fed wrongly."""
+    config = trained.config
+    if (config.normalize, config.data_scaling) != ("Batch", "Parseval"):
+        raise ConfigError(
+            f"{path}: trained with normalize={config.normalize!r}, data_scaling={config.data_scaling!r}, which "
+            "these names do not know, want 'Batch' and 'Parseval'; open it through PtychoPINN-Torch or get_backend"
+        )
 
 
 def remember(model: TrainedModel) -> None:

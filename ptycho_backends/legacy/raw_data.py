@@ -13,12 +13,17 @@ from ptycho_backends.errors import GroupingError
 from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.legacy.reassembly import GroupCentres
 from ptycho_backends.reference.stitching import Canvas, canvas_around
-from ptycho_backends.scan import Scan, is_ptychodus_file, load_scan, save_scan
+from ptycho_backends.scan import (
+    PTYCHODUS_ANCHOR_PX,
+    Scan,
+    is_ptychodus_file,
+    load_scan,
+    save_scan,
+    without_negatives,
+)
 
 log = logging.getLogger(__name__)
 
-# Where Ptychodus says a patch is, relative to where `Scan` says it: the middle of its N pixels, not pixel N/2.
-PTYCHODUS_ANCHOR_PX = 0.5
 # What group_scan draws from when the caller names no seed, so that the same call gives the same image.
 DEFAULT_SEED = 0
 
@@ -104,10 +109,12 @@ class RawData:
         """A scan whose positions were never refined; parameters as in the class.
 
         With `measurement='auto'`, patterns that come with a stack of probe modes are counts in whatever
-        dtype, because it is Ptychodus that calls in this way.
+        dtype, because it is Ptychodus that calls in this way. Negative ones, which its filling of bad pixels
+        may leave, become 0.
         """
         if measurement == "auto" and probeGuess is not None and np.ndim(probeGuess) == 3:
             measurement = "intensity"
+            diff3d = without_negatives(np.asarray(diff3d), "diff3d")
             log.info("measurement: patterns that come with a stack of probe modes are taken for counts")
         return cls(
             xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess, measurement=measurement
@@ -168,8 +175,7 @@ class RawData:
     def labelled_scan(self) -> Scan:
         """`scan` with the positions at which `objectGuess` shows what was measured.
 
-        They differ for Ptychodus, which says where the middle of the probe array lies, (N-1)/2, while
-        those of a `Scan` are where its pixel N/2 lies.
+        They differ for Ptychodus by `PTYCHODUS_ANCHOR_PX`.
         """
         if not self.from_ptychodus:
             return self.scan

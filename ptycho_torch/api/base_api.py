@@ -25,13 +25,12 @@ from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
 from ptycho_backends.protocol import Reconstruction, TrainedModel
 from ptycho_backends.reference.stitching import Stitcher, canvas_around, probe_weights
-from ptycho_backends.scan import Scan
+from ptycho_backends.scan import PTYCHODUS_ANCHOR_PX, Scan
 from ptycho_torch import inference, training
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_module import Configs, PtychoPINN_Lightning, as_config, stored_configs
 from ptycho_torch.scan_folder import (
-    HALF_PIXEL,
     image_groups,
     live_scan,
     load_training_scan,
@@ -394,8 +393,8 @@ class InferenceEngine:
         return Reconstruction(
             object=image,
             coverage=coverage,
-            origin_px=origin - HALF_PIXEL,
-            group_centres_px=groups.group_centres_px[:, 0, :, 0] - HALF_PIXEL,
+            origin_px=origin - PTYCHODUS_ANCHOR_PX,
+            group_centres_px=groups.group_centres_px[:, 0, :, 0] - PTYCHODUS_ANCHOR_PX,
             backend="torch",
             timings_s={"predict": time.perf_counter() - started},
         )

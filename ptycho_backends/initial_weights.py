@@ -188,12 +188,29 @@ def weight_dtype(name: str) -> np.dtype:
 # --- first values
 
 
+def gates_behind(config: ModelConfig, name: str) -> int:
+    """How many gates of attention halve what the weight `name` has made, before another weight sees it.
+
+    A gate is a sigmoid, and starts at 1/2. Behind a few of them an object would be next to constant
+    whatever was measured, and training would first have to undo that; so the last kernel of a block (with
+    batch normalisation, its gamma) starts at twice its size for each.
+    """
+    block, _, rest = name.partition("/conv1/")
+    if rest != ("norm/gamma" if config.batch_norm else "kernel"):
+        return 0
+    stages = list(attention_stages(config, block))
+    if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
+        stages += attention_stages(config, BOTTLENECK)
+    return sum(2 if stage == "cbam" else 1 for stage in stages)
+
+
 def initial_weights(
     config: ModelConfig, seed: int, *, probe: NDArray[np.complexfloating], intensity_scale: float
 ) -> dict[str, NDArray]:
     """First weights of a model: Glorot-uniform kernels, zero biases, the given probe and scale.
 
-    Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1.
+    Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1. What attention is going to look
+    at starts larger (`gates_behind`).
 
     Parameters
     ----------
@@ -227,6 +244,7 @@ def initial_weights(
             weights[name] = np.ones(shape, weight_dtype(name))
         else:
             weights[name] = np.zeros(shape, weight_dtype(name))
+        weights[name] *= np.float32(2.0 ** gates_behind(config, name))
     weights[LOG_SCALE] = np.asarray(math.log(intensity_scale), np.float32)
     weights[PROBE] = np.asarray(probe, np.complex64).reshape(config.N, config.N)
     return weights

@@ -213,7 +213,7 @@ class Case:
             elif name.endswith(("/norm/beta", "/norm/mean")):
                 weights[name] = generator.uniform(-0.1, 0.1, value.shape).astype(np.float32)
             elif name.endswith(("/norm/gamma", "/norm/variance")):
-                weights[name] = generator.uniform(0.5, 1.5, value.shape).astype(np.float32)
+                weights[name] = (value * generator.uniform(0.5, 1.5, value.shape)).astype(np.float32)
         weights[LOG_SCALE] = np.asarray(weights[LOG_SCALE] + generator.normal(0, 0.1), np.float32)
         noise = generator.normal(0, 0.05, (2, self.N, self.N))
         weights[PROBE] = (weights[PROBE] * (1.0 + noise[0] + 1j * noise[1])).astype(np.complex64)

@@ -63,10 +63,12 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
         # nothing but rounding: the loss does not depend on these weights, or hardly
         return Slope(0.0, np.inf if rough else 0.0)
     step = float(np.clip(LOSS_ROUNDING * size / rough / ROUNDING_SHARE, SMALLEST_STEP, LARGEST_STEP))
+    # two quotients that are mostly rounding may agree by chance
+    rounding = LOSS_ROUNDING * size / rough / step
     best, before = Slope(0.0, np.inf), quotient(step)
     for factor in (2.0, 0.5, 4.0, 8.0, 0.25):
         here = quotient(factor * step)
-        apart = abs(here - before) / max(abs(here), np.finfo(float).tiny)
+        apart = max(abs(here - before) / max(abs(here), np.finfo(float).tiny), rounding)
         if apart < best.uncertainty:
             best = Slope((here + before) / 2, apart)
         if best.certain:

@@ -31,7 +31,7 @@ def plan(shared):
 
 
 def range_test(plan, **options):
-    module, loader = PtychoModule(plan, QUIET), train_utils.PtychoDataModule(plan, QUIET)
+    module, loader = PtychoModule(plan.start, QUIET), train_utils.PtychoDataModule(plan, QUIET)
     return module, train_utils.find_learning_rate(module, loader, **options)
 
 
@@ -69,7 +69,7 @@ def test_the_range_test_repeats_itself(plan):
 
 
 def test_the_range_test_leaves_weights_alone_when_it_fails(plan):
-    module, loader = PtychoModule(plan, QUIET), data.PtychoDataModule(plan, QUIET)
+    module, loader = PtychoModule(plan.start, QUIET), data.PtychoDataModule(plan, QUIET)
     with pytest.raises(ConfigError, match="fell at none"):
         # far beyond any rate that trains: the first steps ruin the model
         train_utils.find_learning_rate(module, loader, smallest=1e3, largest=1e6, steps=10)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ptycho_backends.initial_weights import trunk_of
 from ptycho_backends.reference import network as reference
 from ptycho_backends.reference.model import in_double
-from ptycho_backends.testing.agreement import Allowance, assert_agrees, assert_all_agree
+from ptycho_backends.testing.agreement import ALLOWANCES, Allowance, assert_agrees, assert_all_agree
 from ptycho_backends.testing.strategies import cases, real_arrays
 
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -150,6 +150,8 @@ def test_encode_decode_and_patches(side, precision, case):
     compare(side, "decode", precision, encoded, weights, model, allowance=allowance)
     compare(side, "object_patches", precision, fed, weights, model, allowance=allowance)
     if model.batch_norm:
+        # dividing by the spread of the features magnifies their rounding; what holds for outputs holds here
+        allowance = ALLOWANCES[f"outputs, {precision}"]
         assert_trains_alike(side, precision, "object_patches", fed, weights, model, allowance=allowance)
 
 

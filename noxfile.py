@@ -6,6 +6,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 
 CONSTRAINTS = ("-c", "constraints.txt")
+IN_PARALLEL = ("-n", "auto", "--dist", "worksteal")  # `-- -n0` for one process
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ("test",)) -> None:
@@ -22,7 +23,7 @@ def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ("test
 def tests(session: nox.Session) -> None:
     """The framework-free core, with no framework installed."""
     install(session)
-    session.run("pytest", "tests", *session.posargs)
+    session.run("pytest", "tests", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -30,14 +31,14 @@ def tests(session: nox.Session) -> None:
 def backend(session: nox.Session, framework: str) -> None:
     """One backend's tests with only its framework installed."""
     install(session, framework)
-    session.run("pytest", "tests", f"--backend={framework}", *session.posargs)
+    session.run("pytest", "tests", f"--backend={framework}", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
 def ptychodus(session: nox.Session) -> None:
     """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
     install(session, "all", groups=("test", "ptychodus"))
-    session.run("pytest", "tests/ptychodus", *session.posargs)
+    session.run("pytest", "tests/ptychodus", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -61,7 +62,7 @@ def parity(session: nox.Session, profile: str) -> None:
     """Both backends against the reference and each other; nightly also writes the report."""
     install(session, "all")
     asked = ("--backend=torch", "--backend=tensorflow", f"--parity-profile={profile}")
-    session.run("pytest", "parity", *asked, *session.posargs)
+    session.run("pytest", "parity", *asked, *IN_PARALLEL, *session.posargs)
     if profile == "nightly":
         session.run("ptycho-backends", "parity", "torch", "tensorflow", "--profile", profile)
 

@@ -13,6 +13,10 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import HealthCheck, settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # the workers share the processor
+    os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
 if find_spec("torch") is not None:
     # before TensorFlow: Keras reports a crash the other way round
     import torch

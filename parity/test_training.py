@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from ptycho_backends.preparation import plan_training
-from ptycho_backends.testing.agreement import Allowance, assert_all_agree, assert_within, step_deviation
+from ptycho_backends.testing.agreement import (
+    ALLOWANCES,
+    Allowance,
+    assert_all_agree,
+    assert_within,
+    step_deviation,
+)
 from ptycho_backends.testing.measurements import DOUBLE, require_agreement
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 
@@ -108,7 +114,8 @@ def test_resuming_on_another_backend(pair, scan, accum_steps):
             subject = f"{first.name}, then {one} or {other}"
             a, b = resumed[one], resumed[other]
             assert a.training_state.step == b.training_state.step
-            assert a.training_state.schedule == pytest.approx(b.training_state.schedule, rel=1e-12)
+            loss_bound = ALLOWANCES["losses, float64"].bound
+            assert a.training_state.schedule == pytest.approx(b.training_state.schedule, rel=loss_bound)
             for moments in ("first_moments", "second_moments"):
                 assert_all_agree(
                     f"{subject}: {moments}",
@@ -119,4 +126,4 @@ def test_resuming_on_another_backend(pair, scan, accum_steps):
             error, where = step_deviation(a.weights, b.weights, start.weights)
             assert_within(f"{subject}: weights", error, "training, float64", where)
             assert a.history[0] == b.history[0] == start.history[0]
-            np.testing.assert_allclose(a.history[1].train_loss, b.history[1].train_loss, rtol=1e-12)
+            np.testing.assert_allclose(a.history[1].train_loss, b.history[1].train_loss, rtol=loss_bound)

@@ -83,6 +83,10 @@ class PtychoModel(torch.nn.Module):
         """
         measured = intensity_scale * batch["diffraction"]
         patches, image, amplitude = self(measured, batch["offsets"], statistics)
+        # in '64-true' Lightning widens the real tensors of a batch, and leaves complex ones as they are
+        truth = {
+            name: batch[name].to(patches.dtype) for name in ("patches_truth", "object_truth") if name in batch
+        }
         with torch.autocast(patches.device.type, enabled=False):
             return losses.loss_terms(
                 config,
@@ -90,8 +94,8 @@ class PtychoModel(torch.nn.Module):
                 image,
                 amplitude,
                 measured,
-                batch.get("patches_truth"),
-                batch.get("object_truth"),
+                truth.get("patches_truth"),
+                truth.get("object_truth"),
             )
 
     @torch.no_grad()

@@ -17,6 +17,10 @@ from hypothesis import HealthCheck, settings
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRAMEWORKS = {"torch": ("torch", "lightning"), "tensorflow": ("tensorflow", "keras")}
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # the workers share the processor
+    os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
 if find_spec("torch") is not None:
     # Keras reports a crash when TensorFlow is imported first in a process that uses both.
     import torch  # noqa: F401

@@ -21,6 +21,14 @@ DECODERS = ("amplitude", "phase")
 SHARED_DECODER = "decoder"
 BOTTLENECK = "encoder/bottleneck"
 
+FIRST_AMPLITUDE_BIAS = {
+    "sigmoid": 0.0,
+    "swish": 0.7388350311316078,
+    "softplus": math.log(math.expm1(0.5)),
+    "relu": 0.5,
+}
+"""Where each activation of the amplitude gives 0.5."""
+
 
 def is_running_value(name: str) -> bool:
     """Whether the weight `name` is a mean or variance of batch normalisation, which no optimiser moves."""
@@ -204,13 +212,27 @@ def gates_behind(config: ModelConfig, name: str) -> int:
     return sum(2 if stage == "cbam" else 1 for stage in stages)
 
 
+def first_amplitude_bias(config: ModelConfig, name: str) -> float:
+    """What the weight `name` starts at, so that a new object of the network `attention` has amplitude 0.5.
+
+    That is where 'sigmoid' starts by itself; the other activations make zero of zero. An object of next to
+    nothing has amplitudes of either sign, so phases of 0 and pi, and its first gradients drive the phase to
+    where tanh saturates: it stays there. In the network `cnn` every bias starts at zero.
+    """
+    head = "inner_head" if config.pad_object else "border_head"
+    if config.architecture != "attention" or not name.endswith(f"/{head}/bias"):
+        return 0.0
+    return FIRST_AMPLITUDE_BIAS[config.amp_activation] if name.startswith("amplitude/") else 0.0
+
+
 def initial_weights(
     config: ModelConfig, seed: int, *, probe: NDArray[np.complexfloating], intensity_scale: float
 ) -> dict[str, NDArray]:
     """First weights of a model: Glorot-uniform kernels, zero biases, the given probe and scale.
 
     Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1. What attention is going to look
-    at starts larger (`gates_behind`).
+    at starts larger (`gates_behind`), and with it the amplitude does not start from nothing
+    (`first_amplitude_bias`).
 
     Parameters
     ----------
@@ -243,7 +265,7 @@ def initial_weights(
         elif name.endswith(("/norm/gamma", "/norm/variance")):
             weights[name] = np.ones(shape, weight_dtype(name))
         else:
-            weights[name] = np.zeros(shape, weight_dtype(name))
+            weights[name] = np.full(shape, first_amplitude_bias(config, name), weight_dtype(name))
         weights[name] *= np.float32(2.0 ** gates_behind(config, name))
     weights[LOG_SCALE] = np.asarray(math.log(intensity_scale), np.float32)
     weights[PROBE] = np.asarray(probe, np.complex64).reshape(config.N, config.N)

@@ -9,7 +9,13 @@ import pytest
 from scipy.signal import correlate2d
 
 from ptycho_backends.archive import inspect_archive, load_archive, save_archive
-from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig, TrainingConfig, with_side
+from ptycho_backends.config import (
+    AMPLITUDE_ACTIVATIONS,
+    ATTENTION_FIELDS,
+    ModelConfig,
+    TrainingConfig,
+    with_side,
+)
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.initial_weights import (
     border_channels,
@@ -203,6 +209,20 @@ def test_first_weights():
     }.items():
         limit = np.sqrt(6 / fans)
         assert 0.3 * limit < np.abs(weights[name]).max() <= limit, name
+
+
+@pytest.mark.parametrize("pad_object", [True, False])
+@pytest.mark.parametrize("activation", AMPLITUDE_ACTIVATIONS)
+def test_a_new_object_is_bright_and_flat_whatever_the_activation(activation, pad_object):
+    """An object near zero has amplitudes of either sign, and trains into a saturated phase."""
+    case = Case(gridsize=2, seed=2)
+    config = attention(gridsize=2, amp_activation=activation, pad_object=pad_object, cbam_encoder=True)
+    fed = np.random.default_rng(0).random((2, 64, 64, 4))
+    inner = network.object_patches(fed, weights_of(config), config)[:, 16:48, 16:48]
+    assert np.abs(np.abs(inner) - 0.5).max() < 0.25
+    assert np.abs(np.angle(inner)).max() < 1.0
+    others = initial_weights(case.config.model, 0, probe=np.ones((64, 64)), intensity_scale=1.0)
+    assert not any(value.any() for name, value in others.items() if name.endswith("bias"))
 
 
 # --- settings

@@ -44,12 +44,11 @@ def conv(image: NDArray, weights: Weights, layer: str) -> NDArray:
     height, width = image.shape[1:3]
     side, margin = len(kernel), len(kernel) // 2
     padded = np.pad(image, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-    taps = [
-        padded[:, dy : dy + height, dx : dx + width] @ kernel[dy, dx]
-        for dy in range(side)
-        for dx in range(side)
-    ]
-    return np.sum(taps, axis=0) + weights.get(f"{layer}/bias", 0.0)
+    total = np.zeros((*image.shape[:3], kernel.shape[-1]), np.result_type(image, kernel))
+    for dy in range(side):
+        for dx in range(side):
+            total += padded[:, dy : dy + height, dx : dx + width] @ kernel[dy, dx]
+    return total + weights.get(f"{layer}/bias", 0.0)
 
 
 def dense(vectors: NDArray, weights: Weights, layer: str) -> NDArray:

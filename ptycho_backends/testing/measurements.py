@@ -50,7 +50,7 @@ class Effort:
 PROFILES: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort(directions=1, reorderings=0, steps=0),
-        "ci": Effort(directions=2, reorderings=3, steps=5),
+        "ci": Effort(directions=1, reorderings=2, steps=5),
         "nightly": Effort(directions=4, reorderings=4, steps=5),
     }
 )

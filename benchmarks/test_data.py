@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptycho_backends.grouping import group_scan
-from ptycho_backends.reference.stitching import stitch
+from ptycho_backends.stitching import stitch
 
 
 @pytest.mark.parametrize("count", [1_000, 20_000])

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import GroupingError
 from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.legacy.reassembly import GroupCentres
-from ptycho_backends.reference.stitching import Canvas, canvas_around
 from ptycho_backends.scan import (
     PTYCHODUS_ANCHOR_PX,
     Scan,
@@ -21,6 +20,7 @@ from ptycho_backends.scan import (
     save_scan,
     without_negatives,
 )
+from ptycho_backends.stitching import Canvas, canvas_around
 
 log = logging.getLogger(__name__)
 

@@ -78,7 +78,7 @@ class GroupedData:
     @property
     def _positions_px(self) -> NDArray[np.float64]:
         """(B, 1, 2, C)."""
-        return np.moveaxis(self.scan.scan_positions_px[self.nn_indices], 1, -1)[:, None]
+        return np.moveaxis(self.scan.positions_of(self.nn_indices), 1, -1)[:, None]
 
     @cached_property
     def normalisation(self) -> float:
@@ -86,11 +86,11 @@ class GroupedData:
 
         With `data_scaling='Max'` one over the largest amplitude.
         """
-        mean = float(np.mean(self.scan.pattern_energies[self.nn_indices]))
+        mean = float(np.mean(self.scan.energies_of(self.nn_indices)))
         if mean == 0.0:
             raise ScanError(f"{self.scan.name}: every pattern of these groups is empty (all zeros)")
         if self.data_scaling == "Max":
-            return 1.0 / float(np.max(self.scan.pattern_maxima[self.nn_indices]))
+            return 1.0 / float(np.max(self.scan.maxima_of(self.nn_indices)))
         return math.sqrt((self.N / 2) ** 2 / mean)
 
     @cached_property
@@ -99,9 +99,9 @@ class GroupedData:
         if self.normalize == "Batch":
             return np.full(len(self), self.normalisation)
         if self.data_scaling == "Max":
-            size = np.max(self.scan.pattern_maxima[self.nn_indices], axis=1)
+            size = np.max(self.scan.maxima_of(self.nn_indices), axis=1)
         else:
-            size = np.sqrt(np.mean(self.scan.pattern_energies[self.nn_indices], axis=1)) / (self.N / 2)
+            size = np.sqrt(np.mean(self.scan.energies_of(self.nn_indices), axis=1)) / (self.N / 2)
         # a group of empty patterns stays empty, whatever it is multiplied with
         return np.where(size > 0, 1.0 / np.where(size > 0, size, 1.0), self.normalisation)
 
@@ -114,7 +114,7 @@ class GroupedData:
         """
         if self.data_scaling == "Parseval":
             return 1.0
-        energies = self.scan.pattern_energies[self.nn_indices] * self.group_normalisation[:, None] ** 2
+        energies = self.scan.energies_of(self.nn_indices) * self.group_normalisation[:, None] ** 2
         return math.sqrt(float(np.mean(energies))) / (self.N / 2)
 
     def as_configured(self, config: TrainingConfig) -> "GroupedData":
@@ -155,7 +155,7 @@ class GroupedData:
         patches = centre = None
         if with_truth:
             truth = self._truth()
-            positions = self.scan.scan_positions_px[members]
+            positions = self.scan.positions_of(members)
             patches = np.moveaxis(self._labels(truth, positions), 1, -1)
             centre = self._labels(truth, self.group_centres_px[indices][:, 0, :, 0])[..., None]
         return Batch(

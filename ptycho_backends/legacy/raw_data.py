@@ -150,7 +150,7 @@ class RawData:
     @property
     def diff3d(self) -> NDArray:
         """(M, N, N), as given: amplitudes or counts, which `measurement` tells."""
-        return self.scan.patterns
+        return self.scan.patterns  # type: ignore[return-value] # indexed alike, wherever they are kept
 
     @property
     def probeGuess(self) -> NDArray[np.complex64] | None:

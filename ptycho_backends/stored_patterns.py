@@ -1,12 +1,18 @@
 """Patterns that stay in their file: read when they are asked for, and forgotten again."""
 
 import mmap
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from ptycho_backends.errors import ScanError
+
+CXI_DATASET = "/entry_1/data_1/data"
 
 # Pixels that are converted at once where a whole scan is walked through: about 32 MB in float64.
 CHUNK_PIXELS = 1024 * 64**2
@@ -53,6 +59,46 @@ class StoredPatterns(ABC):
         if copy is False:
             raise ValueError("patterns: they are in a file, so an array of them is a copy")
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
+
+def open_patterns(path: str | os.PathLike[str], dataset: str | None = None) -> "NDArray | StoredPatterns":
+    """The patterns of a file, for `Scan`, left in it; safely, whoever wrote the file.
+
+    Parameters
+    ----------
+    path : path
+        `.npy`; `.npz`, uncompressed; anything else is HDF5, whose patterns may be compressed with gzip or LZF.
+        It must not change as long as the patterns are used.
+    dataset : str, optional
+        Which array of the file. Default: `diff3d` of NPZ, `/entry_1/data_1/data` of CXI, `patterns` of HDF5.
+
+    Returns
+    -------
+    (M, N, N) array or `StoredPatterns`
+        As it is stored: nothing is checked yet, which `Scan` does.
+
+    Raises
+    ------
+    ScanError
+        If the file cannot be read, lacks the array or is damaged.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        try:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except OSError as error:
+            raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
+        except Exception as error:
+            raise ScanError(f"{path}: not a readable NPY file ({error})") from error
+    if suffix == ".npz":
+        from ptycho_backends.mapped_npz import mapped_entry
+
+        return mapped_entry(path, dataset or "diff3d")
+    from ptycho_backends.datasets_hdf5 import DatasetFile
+
+    with DatasetFile(path) as file:
+        return file.patterns(dataset or ("patterns" if suffix in (".h5", ".hdf5") else CXI_DATASET))
 
 
 def chunks(count: int, side: int, at_most: int = 1024) -> Iterator[slice]:

@@ -121,10 +121,10 @@ def forget(patterns: Any) -> None:
 
 
 def _mapping(patterns: Any) -> mmap.mmap | None:
-    """The read-only mapping that an array is a view of; None if it is none."""
+    """The mapping of a file that an array is a view of; None if it is none."""
     mapped, base = False, patterns
     while isinstance(base, np.ndarray):
-        # what is written to a private mapping would be lost, so only plain reading counts
-        mapped |= isinstance(base, np.memmap) and base.mode == "r"
+        # of a private copy ("c") memory is the only place where changes are
+        mapped |= isinstance(base, np.memmap) and base.mode != "c"
         base = base.base
     return base if mapped and isinstance(base, mmap.mmap) else None

@@ -18,7 +18,7 @@ from ptycho_backends import checks
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.mapped_npz import mapped_entry
 from ptycho_backends.output import replaced_atomically
-from ptycho_backends.stored_patterns import StoredPatterns, chunks, forget, in_file
+from ptycho_backends.stored_patterns import ClippedPatterns, StoredPatterns, chunks, forget, in_file
 
 log = logging.getLogger(__name__)
 
@@ -305,12 +305,19 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
     return checks.complex_image("probeGuess", modes[strongest], side)
 
 
-def without_negatives(patterns: NDArray, name: str) -> NDArray:
+def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
     """`patterns` with what is below zero set to zero, and told: filling bad pixels may undershoot."""
-    if patterns.dtype.kind not in "if" or not (negative := patterns < 0).any():
+    if patterns.dtype.kind not in "if" or patterns.ndim != 3:
         return patterns
-    log.warning("%s: %d negative counts are set to 0", name, np.count_nonzero(negative))
-    return np.where(negative, np.zeros((), patterns.dtype), patterns)
+    negative = 0
+    for part in chunks(len(patterns), patterns.shape[-1]):
+        negative += int(np.count_nonzero(patterns[part] < 0))
+        forget(patterns)
+    if negative == 0:
+        return patterns
+    log.warning("%s: %d negative counts are set to 0", name, negative)
+    clipped = ClippedPatterns(patterns)
+    return clipped if in_file(patterns) else np.asarray(clipped)
 
 
 def load_scan(

@@ -61,6 +61,19 @@ class StoredPatterns(ABC):
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
 
+class ClippedPatterns(StoredPatterns):
+    """Patterns with zero in place of what is below it."""
+
+    def __init__(self, patterns: NDArray) -> None:
+        self._patterns, self.shape, self.dtype = patterns, patterns.shape, patterns.dtype
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        chosen = self._patterns[indices]
+        forget(self._patterns)
+        chosen[chosen < 0] = 0
+        return chosen
+
+
 def open_patterns(path: str | os.PathLike[str], dataset: str | None = None) -> "NDArray | StoredPatterns":
     """The patterns of a file, for `Scan`, left in it; safely, whoever wrote the file.
 

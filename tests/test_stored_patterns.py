@@ -161,3 +161,27 @@ def test_ptychodus_training_data_are_left_in_their_file(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "MAX_KEPT_BYTES", 1)
     np.testing.assert_array_equal(got.diffraction_amplitude([5, 0]), want.diffraction_amplitude([5, 0]))
     np.testing.assert_array_equal(got.pattern_energies, want.pattern_energies)
+
+
+def test_negative_counts_of_ptychodus_are_clipped_where_they_are(counts, tmp_path, caplog):
+    spoilt = counts.astype(np.float32)
+    spoilt[3, :2] = -0.5
+    entries = {"xcoords": np.arange(23.0), "ycoords": np.arange(23.0), "diff3d": spoilt}
+    entries |= {
+        "xcoords_start": np.arange(23.0),
+        "ycoords_start": np.arange(23.0),
+        "scan_index": np.arange(23),
+    }
+    entries |= {
+        "probeGuess": np.ones((16, 16)),
+        "objectGuess": np.ones((1, 40, 40)),
+        "bad_pixels": np.zeros(2),
+    }
+    np.savez(tmp_path / "scan.npz", **entries)
+    got, want = (load_scan(tmp_path / "scan.npz", mapped=mapped) for mapped in (True, False))
+    assert caplog.text.count("32 negative counts are set to 0") == 2
+    assert in_file(got.patterns)
+    assert isinstance(want.patterns, np.ndarray)
+    np.testing.assert_array_equal(np.asarray(got.patterns), np.maximum(spoilt, 0))
+    np.testing.assert_array_equal(want.patterns, np.maximum(spoilt, 0))
+    np.testing.assert_array_equal(got.pattern_energies, want.pattern_energies)

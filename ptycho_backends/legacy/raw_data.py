@@ -114,7 +114,7 @@ class RawData:
         """
         if measurement == "auto" and probeGuess is not None and np.ndim(probeGuess) == 3:
             measurement = "intensity"
-            diff3d = without_negatives(np.asarray(diff3d), "diff3d")
+            diff3d = np.asarray(without_negatives(np.asarray(diff3d), "diff3d"))
             log.info("measurement: patterns that come with a stack of probe modes are taken for counts")
         return cls(
             xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess, measurement=measurement

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ptycho_backends.protocol import Backend, Prediction, Reconstruction, TrainedModel
     from ptycho_backends.registry import backend_names, get_backend
     from ptycho_backends.scan import Scan, load_scan, save_scan
+    from ptycho_backends.stored_patterns import open_patterns
     from ptycho_backends.training_data import export_training_data
 
 # Each public name and the module it lives in; a module is imported when one of its names is used, so
@@ -58,6 +59,7 @@ _HOMES = {
     "load_config": "config_file",
     "load_product": "product",
     "load_scan": "scan",
+    "open_patterns": "stored_patterns",
     "product_from_reconstruction": "product_scan",
     "product_from_scan": "product_scan",
     "save_archive": "archive",
@@ -92,6 +94,7 @@ __all__ = [
     "load_config",
     "load_product",
     "load_scan",
+    "open_patterns",
     "product_from_reconstruction",
     "product_from_scan",
     "save_archive",

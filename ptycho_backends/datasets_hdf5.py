@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import ArchiveError, ScanError
 from ptycho_backends.output import replaced_atomically
 from ptycho_backends.safe_hdf5 import MAX_AXES, is_plain_array, scalar_attributes
+from ptycho_backends.stored_patterns import StoredPatterns
 
 # The index of a scan of 10 GB has 40,000 chunks of 56 bytes each, in nodes of 64.
 MAX_STRUCTURE_BYTES = 16 << 20
@@ -36,6 +37,18 @@ _FILTER_MESSAGE, _ATTRIBUTE, _ATTRIBUTE_INFO = 0x0B, 0x0C, 0x15
 _CONTIGUOUS, _CHUNKED = 1, 2
 _UNDEFINED_ADDRESS = 2**64 - 1
 _GZIP, _SHUFFLE, _LZF = 1, 2, 32000
+
+# Soft links on the way to a data set: CXI files have one or two.
+MAX_SOFT_LINKS = 16
+
+# Unpacked chunks that are kept, for patterns that lie beside the last ones.
+MAX_KEPT_BYTES = 64 << 20
+
+_CUT_SHORT = "reaches beyond the end of the file; it is cut short or was never written"
+
+Corner = tuple[int, ...]
+Places = dict[Corner, tuple[int, int, int]]
+"""Address, size and filter mask of the chunk at each corner."""
 
 
 class DatasetFile:
@@ -108,29 +121,67 @@ class DatasetFile:
             If it is missing, no plain array of numbers, damaged, or claims to be larger than the file can hold.
         """
         with self._explained():
-            self._objects(name)
-            dataset = self._file.get_lazy_view(name)
-            shape, dtype = dataset.shape, dataset.dtype
-            if shape is None or not isinstance(dtype, np.dtype) or dtype.kind not in "iufc":
-                raise ArchiveError(f"{name}: got {dtype}, want numbers")
-            if len(shape) > MAX_AXES:
-                raise ArchiveError(f"{name}: {len(shape)} axes, want at most {MAX_AXES}")
-            shape = tuple(int(size) for size in shape)
-            if math.prod(shape) * dtype.itemsize > MAX_GROWTH * self._size:
-                raise ArchiveError(
-                    f"{name}: claims shape {shape}, more than a file of {self._size} bytes can hold"
-                )
+            dataset, shape, dtype = self._described(name)
             if math.prod(shape) == 0:
                 return np.empty(shape, dtype.newbyteorder("="))
-            layout = dataset.id.layout_class
-            if layout == _CONTIGUOUS:
+            if dataset.id.layout_class == _CONTIGUOUS:
                 data = self._bytes(name, int(dataset.id.data_offset), math.prod(shape) * dtype.itemsize)
                 array = np.frombuffer(data, dtype).reshape(shape)
-            elif layout == _CHUNKED:
-                array = self._chunked(name, dataset, shape, dtype)
             else:
-                raise ArchiveError(f"{name}: neither contiguous nor chunked")
+                array = np.empty(shape, dtype)
+                side, filters, places = self._chunks(name, dataset, shape)
+                wanted = math.prod(side) * dtype.itemsize
+                for corner, (address, size, mask) in places.items():
+                    part = _part(name, self._bytes(name, address, size), filters, mask, wanted, dtype)
+                    _place(array, corner, part.reshape(side))
             return array.astype(dtype.newbyteorder("="), copy=not array.flags.writeable)
+
+    def patterns(self, name: str) -> "NDArray | StoredPatterns":
+        """The data set `name`, (M, N, N), left in the file and read as it is indexed, after this is closed too.
+
+        One that is neither chunked nor compressed is mapped into memory. Of a chunked one, whole chunks are
+        read and unpacked for each pattern that is asked for, and the last ones kept.
+
+        Parameters
+        ----------
+        name : str
+            At the root, or a path such as `/entry_1/data_1/data`; it may lead over soft links.
+
+        Raises
+        ------
+        ScanError
+            As `array`.
+        """
+        with self._explained():
+            dataset, shape, dtype = self._described(name)
+            if len(shape) != 3:
+                raise ArchiveError(f"{name}: got shape {shape}, want patterns (M, N, N)")
+            if math.prod(shape) == 0:
+                return np.empty(shape, dtype)
+            if dataset.id.layout_class == _CONTIGUOUS:
+                address = int(dataset.id.data_offset)
+                if address + math.prod(shape) * dtype.itemsize > self._size:
+                    raise ArchiveError(f"{name}: {_CUT_SHORT}")
+                return np.asarray(np.memmap(self._path, dtype, "r", address, shape))
+            return ChunkedPatterns(self._path, name, shape, dtype, *self._chunks(name, dataset, shape))
+
+    def _described(self, name: str) -> tuple[Any, tuple[int, ...], np.dtype]:
+        """The data set as pyfive sees it, its shape and its dtype; both can be true."""
+        group, last = self._parent(name)
+        dataset = group.get_lazy_view(last)
+        shape, dtype = dataset.shape, dataset.dtype
+        if shape is None or not isinstance(dtype, np.dtype) or dtype.kind not in "iufc":
+            raise ArchiveError(f"{name}: got {dtype}, want numbers")
+        if len(shape) > MAX_AXES:
+            raise ArchiveError(f"{name}: {len(shape)} axes, want at most {MAX_AXES}")
+        shape = tuple(int(size) for size in shape)
+        if math.prod(shape) * dtype.itemsize > MAX_GROWTH * self._size:
+            raise ArchiveError(
+                f"{name}: claims shape {shape}, more than a file of {self._size} bytes can hold"
+            )
+        if math.prod(shape) and dataset.id.layout_class not in (_CONTIGUOUS, _CHUNKED):
+            raise ArchiveError(f"{name}: neither contiguous nor chunked")
+        return dataset, shape, dtype
 
     def number(self, name: str) -> float:
         """The data set `name`, which holds a single real number."""
@@ -142,24 +193,44 @@ class DatasetFile:
         return float(value.reshape(()))
 
     def _objects(self, name: str) -> Any:
-        if name not in self.names:
-            held = ", ".join(sorted(self.names)) or "nothing"
-            raise ArchiveError(f"{name} missing; the file holds {held}")
-        address = self._file._links[name]
+        group, last = self._parent(name)
+        return self._file._get_dataobjects(group._links[last])
+
+    def _parent(self, name: str) -> tuple[Any, str]:
+        """The group that the array `name` is in, and the array's own name there; every step is looked at."""
         also = frozenset({_FILTER_MESSAGE, _ATTRIBUTE, _ATTRIBUTE_INFO})
-        if not is_plain_array(self._file, name, address, also):
-            raise ArchiveError(f"{name}: a group, want an array")
-        return self._file._get_dataobjects(address)
+        steps, group, links_left = name.strip("/").split("/"), self._file, MAX_SOFT_LINKS
+        while True:
+            step = steps.pop(0)
+            if step not in group._links:
+                held = ", ".join(sorted(group._links)) or "nothing"
+                raise ArchiveError(f"{name} missing; the file holds {held}")
+            address = group._links[step]
+            if isinstance(address, str) and "/" in name.strip("/"):
+                links_left -= 1
+                if links_left < 0:
+                    raise ArchiveError(f"{name}: its links lead in circles")
+                # from the root if it says so, else from the group that holds it
+                group = self._file if address.startswith("/") else group
+                steps = [*(part for part in address.split("/") if part not in ("", ".")), *steps]
+                continue
+            is_array = is_plain_array(self._file, name, address, also)
+            if is_array == bool(steps):
+                raise ArchiveError(
+                    f"{name}: {'an array, want a group' if steps else 'a group, want an array'}"
+                )
+            if is_array:
+                return group, step
+            group = group[step]
 
     def _bytes(self, name: str, address: int, count: int) -> bytes:
         if address + count > self._size:
-            raise ArchiveError(
-                f"{name}: reaches beyond the end of the file; it is cut short or was never written"
-            )
+            raise ArchiveError(f"{name}: {_CUT_SHORT}")
         self._stream.seek(address)
         return self._stream.read(count)
 
-    def _chunked(self, name: str, dataset: Any, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    def _chunks(self, name: str, dataset: Any, shape: tuple[int, ...]) -> "tuple[Corner, list[int], Places]":
+        """Size of a chunk, filters, and where each chunk is; that all are there has been checked."""
         side = tuple(int(size) for size in dataset.chunks)
         filters = [entry["filter_id"] for entry in dataset.id.filter_pipeline or ()]
         foreign = sorted(set(filters) - {_GZIP, _SHUFFLE, _LZF})
@@ -172,25 +243,15 @@ class DatasetFile:
         )
         index = dataset.id.index
         # one by one, so that a shape that claims more chunks than there are ends at the first missing one
-        places = []
+        places: Places = {}
         for corner in corners:
             if corner not in index:
                 raise ArchiveError(f"{name}: the part at {corner} was never written, or is lost")
-            places.append(index[corner])
-        if sum(place.size for place in places) > self._size:
+            place = index[corner]
+            places[corner] = int(place.byte_offset), int(place.size), int(place.filter_mask)
+        if sum(size for _, size, _ in places.values()) > self._size:
             raise ArchiveError(f"{name}: parts of more bytes than the file has; they overlap")
-        array = np.empty(shape, dtype)
-        wanted = math.prod(side) * dtype.itemsize
-        for place in places:
-            stored = self._bytes(name, int(place.byte_offset), int(place.size))
-            part = _decoded(stored, filters, int(place.filter_mask), wanted, dtype.itemsize)
-            if len(part) != wanted:
-                raise ArchiveError(f"{name}: the part at {place.chunk_offset} is damaged")
-            corner = place.chunk_offset
-            where = tuple(slice(start, start + step) for start, step in zip(corner, side, strict=True))
-            target = array[where]
-            target[...] = np.frombuffer(part, dtype).reshape(side)[tuple(map(slice, target.shape))]
-        return array
+        return side, filters, places
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -208,6 +269,73 @@ class DatasetFile:
         except Exception as error:
             detail = f"{type(error).__name__}: {error}".rstrip(": ")
             raise ScanError(f"{self._path}: not a readable HDF5 file ({detail})") from error
+
+
+class ChunkedPatterns(StoredPatterns):
+    """Patterns in chunks of an HDF5 file; made by `DatasetFile.patterns`."""
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        shape: Corner,
+        dtype: np.dtype,
+        side: Corner,
+        filters: list[int],
+        places: Places,
+    ) -> None:
+        self.shape, self.dtype = shape, dtype.newbyteorder("=")
+        self._path, self._name, self._stored = path, name, dtype
+        self._side, self._filters, self._places = side, filters, places
+        self._kept: dict[int, NDArray] = {}
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        found = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        blocks = indices // self._side[0]
+        try:
+            with open(self._path, "rb") as stream:
+                for block in np.unique(blocks).tolist():
+                    here = np.flatnonzero(blocks == block)
+                    found[here] = self._block(stream, block)[indices[here] - block * self._side[0]]
+        except (OSError, ArchiveError, zlib.error) as error:
+            raise ScanError(f"{self._path}: {error}") from error
+        return found
+
+    def _block(self, stream: BinaryIO, block: int) -> NDArray:
+        """All patterns that share chunks with one, numbers in the machine's byte order."""
+        if block in self._kept:
+            return self._kept[block]
+        first = block * self._side[0]
+        patterns = np.empty((min(self._side[0], len(self) - first), *self.shape[1:]), self.dtype)
+        wanted = math.prod(self._side) * self.dtype.itemsize
+        rows, columns = (range(0, self.shape[axis], self._side[axis]) for axis in (1, 2))
+        for row, column in itertools.product(rows, columns):
+            address, size, mask = self._places[first, row, column]
+            stream.seek(address)
+            part = _part(self._name, stream.read(size), self._filters, mask, wanted, self._stored)
+            _place(patterns, (0, row, column), part.reshape(self._side))
+        while self._kept and (len(self._kept) + 1) * patterns.nbytes > MAX_KEPT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        self._kept[block] = patterns
+        return patterns
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
+
+
+def _part(name: str, stored: bytes, filters: list[int], mask: int, wanted: int, dtype: np.dtype) -> NDArray:
+    """The numbers of a chunk of `wanted` bytes."""
+    data = _decoded(stored, filters, mask, wanted, dtype.itemsize)
+    if len(data) != wanted:
+        raise ArchiveError(f"{name}: a part is damaged")
+    return np.frombuffer(data, dtype)
+
+
+def _place(array: NDArray, corner: Corner, part: NDArray) -> None:
+    """Write a chunk to its place; what it has beyond the array's end is left out."""
+    where = tuple(slice(start, start + step) for start, step in zip(corner, part.shape, strict=True))
+    target = array[where]
+    target[...] = part[tuple(map(slice, target.shape))]
 
 
 class _RationedStream(io.RawIOBase):

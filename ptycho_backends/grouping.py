@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 # Up to here all subsets of a neighbour pool are written down; 9 of 15 neighbours give 5005.
 MAX_LISTED_SUBSETS = 10_000
 
+# Seeds whose neighbours are looked up at once: a few MB.
+CHUNK_SEEDS = 1 << 16
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GroupedData:
@@ -75,7 +78,7 @@ class GroupedData:
     @property
     def _positions_px(self) -> NDArray[np.float64]:
         """(B, 1, 2, C)."""
-        return np.moveaxis(self.scan.scan_positions_px[self.nn_indices], 1, -1)[:, None]
+        return np.moveaxis(self.scan.positions_of(self.nn_indices), 1, -1)[:, None]
 
     @cached_property
     def normalisation(self) -> float:
@@ -83,11 +86,11 @@ class GroupedData:
 
         With `data_scaling='Max'` one over the largest amplitude.
         """
-        mean = float(np.mean(self.scan.pattern_energies[self.nn_indices]))
+        mean = float(np.mean(self.scan.energies_of(self.nn_indices)))
         if mean == 0.0:
             raise ScanError(f"{self.scan.name}: every pattern of these groups is empty (all zeros)")
         if self.data_scaling == "Max":
-            return 1.0 / float(np.max(self.scan.pattern_maxima[self.nn_indices]))
+            return 1.0 / float(np.max(self.scan.maxima_of(self.nn_indices)))
         return math.sqrt((self.N / 2) ** 2 / mean)
 
     @cached_property
@@ -96,9 +99,9 @@ class GroupedData:
         if self.normalize == "Batch":
             return np.full(len(self), self.normalisation)
         if self.data_scaling == "Max":
-            size = np.max(self.scan.pattern_maxima[self.nn_indices], axis=1)
+            size = np.max(self.scan.maxima_of(self.nn_indices), axis=1)
         else:
-            size = np.sqrt(np.mean(self.scan.pattern_energies[self.nn_indices], axis=1)) / (self.N / 2)
+            size = np.sqrt(np.mean(self.scan.energies_of(self.nn_indices), axis=1)) / (self.N / 2)
         # a group of empty patterns stays empty, whatever it is multiplied with
         return np.where(size > 0, 1.0 / np.where(size > 0, size, 1.0), self.normalisation)
 
@@ -111,7 +114,7 @@ class GroupedData:
         """
         if self.data_scaling == "Parseval":
             return 1.0
-        energies = self.scan.pattern_energies[self.nn_indices] * self.group_normalisation[:, None] ** 2
+        energies = self.scan.energies_of(self.nn_indices) * self.group_normalisation[:, None] ** 2
         return math.sqrt(float(np.mean(energies))) / (self.N / 2)
 
     def as_configured(self, config: TrainingConfig) -> "GroupedData":
@@ -152,7 +155,7 @@ class GroupedData:
         patches = centre = None
         if with_truth:
             truth = self._truth()
-            positions = self.scan.scan_positions_px[members]
+            positions = self.scan.positions_of(members)
             patches = np.moveaxis(self._labels(truth, positions), 1, -1)
             centre = self._labels(truth, self.group_centres_px[indices][:, 0, :, 0])[..., None]
         return Batch(
@@ -325,8 +328,7 @@ def nearest(positions_px: NDArray[np.float64], seeds: NDArray[np.integer], K: in
     enough_others = count - 1 >= K
     K = min(K, count)
     reach = min(K + 1, count) if enough_others else K
-    _, found = cKDTree(positions_px).query(positions_px[seeds], k=reach)
-    found = np.asarray(found, np.int64).reshape(len(seeds), reach)
+    found = _found_nearest(positions_px, np.asarray(seeds), reach)
     if not enough_others:
         return found
     # drop the seed where it was found (positions measured twice may crowd it out), else the farthest
@@ -335,9 +337,32 @@ def nearest(positions_px: NDArray[np.float64], seeds: NDArray[np.integer], K: in
     return found[~is_seed].reshape(len(seeds), K)
 
 
+def _found_nearest(
+    positions_px: NDArray[np.float64], seeds: NDArray[np.integer], reach: int
+) -> NDArray[np.int64]:
+    """(len(seeds), reach) nearest positions to each seed, itself among them, on all processor cores."""
+    tree = cKDTree(positions_px)
+    # seeds that lie together one after the other, so that they find the same part of the tree in the cache;
+    # what is found does not depend on it
+    turn = np.full(len(positions_px), -1, np.int64)
+    turn[seeds] = np.arange(len(seeds))
+    order = turn[tree.indices]
+    order = order[order >= 0]
+    if len(order) < len(seeds):  # a seed is there twice
+        order = np.arange(len(seeds))
+    found = np.empty((len(seeds), reach), np.int64)
+    for start in range(0, len(order), CHUNK_SEEDS):
+        part = order[start : start + CHUNK_SEEDS]
+        _, nearby = tree.query(positions_px[seeds[part]], k=reach, workers=-1)
+        found[part] = np.reshape(nearby, (len(part), reach))
+    return found
+
+
 def _choose(neighbours: NDArray[np.int64], size: int, generator: np.random.Generator) -> NDArray[np.int64]:
     """`size` of each row's neighbours at random, nearest first."""
     keys = generator.random(neighbours.shape)
+    if neighbours.shape[1] == size:
+        return neighbours
     chosen = np.sort(np.argsort(keys, axis=1)[:, :size], axis=1)
     return np.take_along_axis(neighbours, chosen, axis=1)
 

@@ -18,6 +18,7 @@ from ptycho_backends import checks
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.mapped_npz import mapped_entry
 from ptycho_backends.output import replaced_atomically
+from ptycho_backends.stored_patterns import ClippedPatterns, StoredPatterns, chunks, forget, in_file
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ PATTERNS_ENTRIES = ("diff3d", "diffraction")
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
-# Patterns that are converted at once where a whole scan is walked through: about 16 MB at N = 64.
+# Patterns that are converted at once where a whole scan is walked through, if they are small.
 CHUNK = 1024
 
 
@@ -57,8 +58,9 @@ class Scan:
     ----------
     xcoords, ycoords : (M,) real array
         Patch centres on the object grid, in object pixels; x is the column, y the row.
-    patterns : (M, N, N) real array, [ky, kx]
-        Diffraction patterns with the zero frequency at `[N//2, N//2]`. Kept in their own dtype.
+    patterns : (M, N, N) real array or `StoredPatterns`, [ky, kx]
+        Diffraction patterns with the zero frequency at `[N//2, N//2]`. Kept in their own dtype, and where they
+        are: memory-mapped ones and those of `open_patterns` are read batch by batch.
     probe_guess : (N, N) or (modes, N, N) complex array, [y, x], optional
         Illumination. Of several modes the most intense is kept, and what that leaves out is logged.
     object_guess : (H, W) complex array, [y, x], optional
@@ -87,7 +89,7 @@ class Scan:
 
     xcoords: NDArray[np.float64]
     ycoords: NDArray[np.float64]
-    patterns: NDArray
+    patterns: NDArray | StoredPatterns
     probe_guess: NDArray[np.complex64] | None = None
     object_guess: NDArray[np.complex64] | None = None
     measurement: str = "auto"
@@ -111,8 +113,9 @@ class Scan:
             given = getattr(self, name)
             here = getattr(self, name.removesuffix("_start"))
             set_(name, here if given is None else checks.real_vector(name, given, count))
-        set_("patterns", _checked_patterns(self.patterns, count))
+        set_("patterns", _shaped_patterns(self.patterns, count))
         set_("measurement", _resolved_measurement(self.measurement, self.patterns))
+        self._check_patterns()
         if self.probe_guess is not None:
             set_("probe_guess", _strongest_mode(self.probe_guess, self.N))
         if self.object_guess is not None:
@@ -149,26 +152,71 @@ class Scan:
         """
         chosen = self.patterns[indices if isinstance(indices, slice) else np.asarray(indices)]
         amplitude = chosen.astype(np.float32)
+        forget(self.patterns)
         return np.sqrt(amplitude, out=amplitude) if self.measurement == "intensity" else amplitude
 
-    @cached_property
+    def positions_of(self, indices: ArrayLike) -> NDArray[np.float64]:
+        """`indices.shape + (2,)` float64: `scan_positions_px[indices]`, without a copy of all the others."""
+        chosen = np.asarray(indices)
+        return np.stack([self.xcoords[chosen], self.ycoords[chosen]], axis=-1)
+
+    @property
     def pattern_energies(self) -> NDArray[np.float64]:
         """(M,) float64, the sum of squared amplitudes (the photon count) of each pattern."""
-        energies = np.empty(len(self), np.float64)
-        for start in range(0, len(self), CHUNK):
-            chunk = self.patterns[start : start + CHUNK]
-            # float64 before squaring: integers would overflow, float32 sums would lose counts
-            values = chunk.astype(np.float64)
-            if self.measurement == "amplitude":
-                np.square(values, out=values)
-            energies[start : start + CHUNK] = values.sum(axis=(-2, -1))
-        return energies
+        return self.energies_of(slice(None))
 
-    @cached_property
+    @property
     def pattern_maxima(self) -> NDArray[np.float64]:
         """(M,) float64, the largest amplitude of each pattern."""
-        largest = self.patterns.max(axis=(-2, -1)).astype(np.float64)
-        return np.sqrt(largest) if self.measurement == "intensity" else largest
+        return self.maxima_of(slice(None))
+
+    @cached_property
+    def _known(self) -> dict[str, NDArray[np.float64]]:
+        """What was measured of the patterns so far; NaN elsewhere."""
+        return {name: np.full(len(self), np.nan) for name in ("energies", "maxima")}
+
+    def energies_of(self, indices: ArrayLike | slice) -> NDArray[np.float64]:
+        """`pattern_energies[indices]`; only those patterns are read, and each only once."""
+        return self._measured("energies", indices)
+
+    def maxima_of(self, indices: ArrayLike | slice) -> NDArray[np.float64]:
+        """`pattern_maxima[indices]`; only those patterns are read, and each only once."""
+        return self._measured("maxima", indices)
+
+    def _measured(self, name: str, indices: ArrayLike | slice) -> NDArray[np.float64]:
+        known = self._known[name]
+        wanted = np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices)]
+        missing = np.unique(wanted[np.isnan(known[wanted])])
+        for part in chunks(len(missing), self.N, CHUNK):
+            self._measure(name, missing[part], self.patterns[_as_slice(missing[part])])
+            forget(self.patterns)
+        return known[wanted]
+
+    def _measure(self, name: str, which: NDArray[np.int64] | slice, chunk: NDArray) -> None:
+        """Note energies or maxima of the patterns `which`, which are those of `chunk`."""
+        if name == "maxima":
+            largest = chunk.max(axis=(-2, -1)).astype(np.float64)
+            values = np.sqrt(largest) if self.measurement == "intensity" else largest
+        else:
+            # float64 before squaring: integers would overflow, float32 sums would lose counts
+            numbers = chunk.astype(np.float64)
+            if self.measurement == "amplitude":
+                np.square(numbers, out=numbers)
+            values = numbers.sum(axis=(-2, -1))
+        self._known[name][which] = values
+
+    def _check_patterns(self) -> None:
+        """Look for NaN and negative values; counts without a sign have none, and are not even read."""
+        if self.patterns.dtype.kind == "u":
+            return
+        # what costs a pass over a file is measured on the same pass
+        measured = tuple(self._known) if in_file(self.patterns) else ()
+        for part in chunks(len(self), self.N, CHUNK):
+            chunk = self.patterns[part]
+            _require_counts(chunk, part.start)
+            for name in measured:
+                self._measure(name, part, chunk)
+            forget(self.patterns)
 
     def with_probe(self, probe_guess: NDArray) -> "Scan":
         """The same scan with another probe; its patterns are not checked a second time.
@@ -193,30 +241,42 @@ class Scan:
         return f"Scan({self.name!r}: {', '.join(parts)})"
 
 
-def _checked_patterns(values: ArrayLike, count: int) -> NDArray:
-    patterns = checks.as_array("diff3d", values, "iuf", "real numbers")
+def _shaped_patterns(values: ArrayLike | StoredPatterns, count: int) -> NDArray | StoredPatterns:
+    patterns: Any = values
+    if not isinstance(values, StoredPatterns):
+        patterns = checks.as_array("diff3d", values, "iuf", "real numbers")
+    elif values.dtype.kind not in "iuf":
+        raise ShapeError(f"diff3d: got dtype {values.dtype}, want real numbers")
     checks.require_shape("diff3d", patterns, (None, None, None), ("positions", "ky", "kx"))
     if len(patterns) != count:
         raise ScanError(f"diff3d: got {len(patterns)} patterns for {count} positions; want one for each")
     if patterns.shape[1] != patterns.shape[2] or patterns.shape[1] == 0:
         raise ShapeError(f"diff3d: got patterns of {patterns.shape[1:]} pixels, want square ones")
-    for start in range(0, count, CHUNK):
-        chunk = patterns[start : start + CHUNK]
-        if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
-            first = start + int(np.argmin(np.isfinite(chunk).all(axis=(1, 2))))
-            raise ScanError(
-                f"diff3d: pattern {first} holds NaN or infinite values; mask or interpolate bad pixels first"
-            )
-        if chunk.dtype.kind != "u" and (chunk < 0).any():
-            first = start + int(np.argmax((chunk < 0).any(axis=(1, 2))))
-            raise ScanError(
-                f"diff3d: pattern {first} holds negative values, want counts or amplitudes >= 0; "
-                "clip what background subtraction left"
-            )
     return patterns
 
 
-def _resolved_measurement(measurement: str, patterns: NDArray) -> str:
+def _require_counts(chunk: NDArray, start: int) -> None:
+    """Raise `ScanError` if a pattern of `chunk`, the first of which is number `start`, cannot be one."""
+    if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
+        first = start + int(np.argmin(np.isfinite(chunk).all(axis=(1, 2))))
+        raise ScanError(
+            f"diff3d: pattern {first} holds NaN or infinite values; mask or interpolate bad pixels first"
+        )
+    if (chunk < 0).any():
+        first = start + int(np.argmax((chunk < 0).any(axis=(1, 2))))
+        raise ScanError(
+            f"diff3d: pattern {first} holds negative values, want counts or amplitudes >= 0; "
+            "clip what background subtraction left"
+        )
+
+
+def _as_slice(indices: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Ascending different numbers as a slice, if they follow one another: that copies nothing."""
+    first, last = int(indices[0]), int(indices[-1])
+    return slice(first, last + 1) if last - first + 1 == len(indices) else indices
+
+
+def _resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns) -> str:
     if measurement not in MEASUREMENTS:
         raise ScanError(f"measurement: got {measurement!r}, want one of {', '.join(map(repr, MEASUREMENTS))}")
     if measurement != "auto":
@@ -245,12 +305,19 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
     return checks.complex_image("probeGuess", modes[strongest], side)
 
 
-def without_negatives(patterns: NDArray, name: str) -> NDArray:
+def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
     """`patterns` with what is below zero set to zero, and told: filling bad pixels may undershoot."""
-    if patterns.dtype.kind not in "if" or not (negative := patterns < 0).any():
+    if patterns.dtype.kind not in "if" or patterns.ndim != 3:
         return patterns
-    log.warning("%s: %d negative counts are set to 0", name, np.count_nonzero(negative))
-    return np.where(negative, np.zeros((), patterns.dtype), patterns)
+    negative = 0
+    for part in chunks(len(patterns), patterns.shape[-1]):
+        negative += int(np.count_nonzero(patterns[part] < 0))
+        forget(patterns)
+    if negative == 0:
+        return patterns
+    log.warning("%s: %d negative counts are set to 0", name, negative)
+    clipped = ClippedPatterns(patterns)
+    return clipped if in_file(patterns) else np.asarray(clipped)
 
 
 def load_scan(
@@ -273,8 +340,9 @@ def load_scan(
         As in `Scan`; 'auto' first asks the file's own key `measurement`, and knows that files which
         Ptychodus wrote hold counts, in whatever dtype.
     mapped : bool
-        Leave the patterns in the file, which must hold them uncompressed; they are read as they are needed,
-        so the scan may be larger than the memory. The file must not change as long as the scan is used.
+        Leave the patterns in the file, and read them as they are needed, so that the scan may be larger than
+        the memory. NPZ must hold them uncompressed; HDF5 is quick where it does, too. The file must not
+        change as long as the scan is used.
     clip_negative : bool
         Set negative counts to 0 instead of refusing them; always so for files that Ptychodus wrote, where
         filling bad pixels may leave some.
@@ -286,13 +354,10 @@ def load_scan(
     """
     path = Path(path)
     if path.suffix.lower() in HDF5_SUFFIXES:
-        if mapped:
-            raise ScanError(
-                f"{path}: patterns in HDF5 are compressed, so they cannot be mapped; use an NPZ file"
-            )
         from ptycho_backends.training_data import load_training_hdf5
 
-        return load_training_hdf5(path, measurement="intensity" if measurement == "auto" else measurement)
+        measurement = "intensity" if measurement == "auto" else measurement
+        return load_training_hdf5(path, measurement=measurement, mapped=mapped)
     entries, names = _read_npz(path, mapped=mapped)
     patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
     missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]

@@ -12,7 +12,8 @@ from ptycho_backends.datasets_hdf5 import DatasetFile, write_datasets
 from ptycho_backends.errors import OutputError, ScanError, ShapeError
 from ptycho_backends.product import SQUARE
 from ptycho_backends.product_scan import object_canvas, product_from_scan
-from ptycho_backends.scan import CHUNK, Scan, known_object, save_scan
+from ptycho_backends.scan import Scan, known_object, save_scan
+from ptycho_backends.stored_patterns import chunks
 
 # Every data set of the file.
 NAMES = (
@@ -21,7 +22,9 @@ NAMES = (
 )  # fmt: skip
 
 
-def load_training_hdf5(path: str | os.PathLike[str], *, measurement: str = "intensity") -> Scan:
+def load_training_hdf5(
+    path: str | os.PathLike[str], *, measurement: str = "intensity", mapped: bool = False
+) -> Scan:
     """Read Ptychodus's training-data HDF5, safely whoever wrote it.
 
     Parameters
@@ -29,6 +32,8 @@ def load_training_hdf5(path: str | os.PathLike[str], *, measurement: str = "inte
     path : path
     measurement : {'intensity', 'amplitude', 'auto'}
         What the patterns hold; Ptychodus writes counts, of whatever dtype.
+    mapped : bool
+        Leave the patterns in the file; as `DatasetFile.patterns` reads them.
 
     Returns
     -------
@@ -48,12 +53,13 @@ def load_training_hdf5(path: str | os.PathLike[str], *, measurement: str = "inte
             raise ScanError(_what_it_is(path, file.names, missing))
         width, height = file.number("object_pixel_width_m"), file.number("object_pixel_height_m")
         energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
-        arrays = {name: file.array(name) for name in NAMES[:6] if name != "bad_pixels"}
+        arrays = {name: file.array(name) for name in NAMES[2:6]}
+        patterns = file.patterns("patterns") if mapped else file.array("patterns")
     try:
         return Scan(
             xcoords=arrays["probe_position_x_px"],
             ycoords=arrays["probe_position_y_px"],
-            patterns=arrays["patterns"],
+            patterns=patterns,
             probe_guess=arrays["probe"],
             object_guess=known_object(arrays["object"]),
             measurement=measurement,
@@ -133,10 +139,9 @@ def export_training_data(scan: Scan, path: str | os.PathLike[str]) -> Path:
 
 def _intensities(scan: Scan) -> NDArray:
     if scan.measurement == "intensity":
-        return scan.patterns
+        return np.asarray(scan.patterns)
     squared = np.empty(scan.patterns.shape, np.float32)
-    for start in range(0, len(scan), CHUNK):
-        part = slice(start, start + CHUNK)
+    for part in chunks(len(scan), scan.N):
         np.square(scan.patterns[part].astype(np.float32), out=squared[part])
     return squared
 

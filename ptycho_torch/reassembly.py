@@ -1,10 +1,11 @@
-"""Stitching that takes tensors; what it does is `ptycho_backends.reference.stitching`."""
+"""Stitching that takes tensors; what it does is `ptycho_backends.stitching`."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptycho_backends.reference import constants, stitching
+from ptycho_backends import stitching
+from ptycho_backends.reference import constants
 
 
 def reconstruct_image_barycentric(

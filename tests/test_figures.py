@@ -11,8 +11,8 @@ from ptycho_backends.errors import OutputError, ScanError
 from ptycho_backends.metrics import compare
 from ptycho_backends.protocol import EpochRecord, Reconstruction
 from ptycho_backends.reference.physics import extract_patches
-from ptycho_backends.reference.stitching import stitch
 from ptycho_backends.simulate import simulate_star
+from ptycho_backends.stitching import stitch
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from ptycho_backends.config import InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import GroupingError, ScanError
-from ptycho_backends.grouping import group_scan, groups_for_inference, groups_for_training
+from ptycho_backends.grouping import group_scan, groups_for_inference, groups_for_training, nearest
 from ptycho_backends.reference import physics
 from ptycho_backends.scan import Scan
 
@@ -260,3 +261,23 @@ def test_labels_lose_their_mean_phase():
     ):
         np.testing.assert_allclose(np.abs(got), np.abs(given_), rtol=1e-5)
         np.testing.assert_allclose(np.angle(got.mean(axis=(1, 2))), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["anywhere", "raster", "twice"])
+def test_the_neighbours_do_not_depend_on_the_order_in_which_they_are_looked_up(kind, monkeypatch):
+    """Equidistant ones least of all: one look-up after the other, in the order of the seeds, finds the same."""
+    generator = np.random.default_rng(0)
+    positions = generator.uniform(0, 60, (400, 2))
+    if kind == "raster":
+        positions = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), axis=-1).reshape(-1, 2)
+    if kind == "twice":
+        positions = np.repeat(positions[:200], 2, axis=0)
+    tree = cKDTree(positions)
+    for seeds in (generator.permutation(400), generator.permutation(400)[:31], np.array([7, 3, 7, 399])):
+        plain = np.array([tree.query(positions[seed], k=7)[1] for seed in seeds])
+        for chunk in (1 << 16, 10):
+            monkeypatch.setattr("ptycho_backends.grouping.CHUNK_SEEDS", chunk)
+            found = nearest(positions, seeds, 6)
+            for seed, row, want in zip(seeds, found, plain, strict=True):
+                kept = want[want != seed] if seed in want else want[:-1]
+                np.testing.assert_array_equal(row, kept)

@@ -1,5 +1,6 @@
 """Importing is cheap: no framework, no option set, no file written."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,25 @@ assert state() == before
 """
     assert run(code, tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
+
+
+HEAVY = ("numpy", "scipy", "h5py", "pyfive", "matplotlib", "skimage", *FRAMEWORKS)
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import ptycho_backends", set()),
+        ("from ptycho_backends.cli import app\napp(['--help'], standalone_mode=False)", set()),
+        ("import ptycho_backends.workflows", {"numpy", "scipy"}),
+        ("from ptycho_backends import load_scan, save_scan, open_patterns", {"numpy"}),
+        ("from ptycho_backends import save_archive, load_archive", {"numpy", "scipy"}),
+        ("from ptycho_backends import get_backend, ModelConfig, TrainingConfig", {"numpy"}),
+    ],
+    ids=["package", "help", "workflows", "scans", "archives", "backends"],
+)
+def test_what_takes_long_to_import_waits_until_it_is_used(
+    code: str, allowed: set[str], tmp_path: Path
+) -> None:
+    tell = f"{code}\nimport sys\nprint(sorted(set(sys.modules) & {set(HEAVY)!r}))"
+    assert set(ast.literal_eval(run(tell, tmp_path).splitlines()[-1])) <= allowed

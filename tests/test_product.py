@@ -20,9 +20,9 @@ from ptycho_backends.product_scan import (
     scan_from_product,
 )
 from ptycho_backends.protocol import EpochRecord, Reconstruction
-from ptycho_backends.reference.stitching import stitch
 from ptycho_backends.scan import Scan, load_scan, save_scan
 from ptycho_backends.simulate import simulate_star
+from ptycho_backends.stitching import stitch
 from ptycho_backends.testing.oracle import OracleBackend
 from ptycho_backends.training_data import export_training_data, load_training_hdf5, save_training_hdf5
 

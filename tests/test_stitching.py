@@ -1,10 +1,21 @@
+"""Stitching, as it is stated and as it is done; the two agree."""
+
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptycho_backends import stitching as quick
 from ptycho_backends.errors import ShapeError
-from ptycho_backends.reference import physics, stitching
+from ptycho_backends.reference import physics
+from ptycho_backends.reference import stitching as stated
+
+
+@pytest.fixture(scope="module", params=[stated, quick], ids=["stated", "quick"])
+def stitching(request):
+    return request.param
 
 
 def known_object(seed, side=90):
@@ -33,7 +44,7 @@ def literal(patches, centres, size):
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 12), size=st.sampled_from([2, 8, 16]))
-def test_stitching_is_the_literal_sum(seed, count, size):
+def test_stitching_is_the_literal_sum(stitching, seed, count, size):
     generator = np.random.default_rng(seed)
     centres = generator.uniform(0, 30, (count, 2))
     patches = known_object(seed, 16 * count).reshape(-1)[: count * 256].reshape(count, 16, 16, 1)
@@ -44,7 +55,7 @@ def test_stitching_is_the_literal_sum(seed, count, size):
 
 
 @given(seed=st.integers(0, 1000))
-def test_a_known_object_comes_back_where_it_was(seed):
+def test_a_known_object_comes_back_where_it_was(stitching, seed):
     """Whole-pixel centres: exact, and at the place that `origin_px` says."""
     generator = np.random.default_rng(seed)
     image = known_object(seed)
@@ -66,7 +77,7 @@ def test_a_known_object_comes_back_where_it_was(seed):
     np.testing.assert_array_equal(stitched[~lit], 0)
 
 
-def test_chunks_do_not_change_the_image(monkeypatch):
+def test_chunks_do_not_change_the_image(stitching, monkeypatch):
     generator = np.random.default_rng(0)
     centres = generator.uniform(0, 40, (50, 2))
     patches = known_object(0, 113)[:112, :112].reshape(-1)[: 50 * 250].reshape(50, -1)
@@ -79,7 +90,7 @@ def test_chunks_do_not_change_the_image(monkeypatch):
 
 
 @pytest.mark.parametrize("weighting", ["probe", "uniform"])
-def test_barycentric_stitching_of_consistent_patches_gives_the_object(weighting):
+def test_barycentric_stitching_of_consistent_patches_gives_the_object(stitching, weighting):
     image = known_object(3)
     centres = np.array([[40.0, 40.0], [44.0, 42.0], [38.0, 47.0], [46.0, 39.0]])
     patches = physics.extract_patches(image, centres, 32)[..., None]
@@ -94,7 +105,7 @@ def test_barycentric_stitching_of_consistent_patches_gives_the_object(weighting)
     np.testing.assert_allclose(stitched[lit], truth[lit], atol=1e-4)
 
 
-def test_probe_weighting_prefers_the_patch_that_is_lit():
+def test_probe_weighting_prefers_the_patch_that_is_lit(stitching):
     patches = np.stack([np.full((8, 8, 1), 1.0), np.full((8, 8, 1), 3.0)]).astype(np.complex64)
     probe = np.zeros((8, 8), np.complex64)
     probe[:, :4] = 1.0
@@ -115,12 +126,12 @@ def test_probe_weighting_prefers_the_patch_that_is_lit():
         ({"weighting": "uniform", "size": 64}, "stitching size: got 64"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_bad_arguments_are_refused(stitching, arguments, message):
     with pytest.raises(ValueError, match=message):
         stitching.reconstruct_image_barycentric(np.ones((2, 32, 32, 1)), np.zeros((2, 1, 2, 1)), **arguments)
 
 
-def test_shapes_are_checked():
+def test_shapes_are_checked(stitching):
     with pytest.raises(ShapeError, match="group_centres_px"):
         stitching.reassemble_position(np.ones((2, 32, 32, 1)), np.zeros((3, 1, 2, 1)))
     with pytest.raises(ShapeError, match="object_patches"):
@@ -128,7 +139,7 @@ def test_shapes_are_checked():
 
 
 @given(seed=st.integers(0, 1000), weighting=st.sampled_from(["probe", "uniform"]))
-def test_a_canvas_around_the_positions_is_centred_on_them(seed, weighting):
+def test_a_canvas_around_the_positions_is_centred_on_them(stitching, seed, weighting):
     """Ptychodus's rule: bounding box and a probe width, the middle of one in the middle of the other."""
     generator = np.random.default_rng(seed)
     positions = generator.uniform(20, 60, (30, 2))
@@ -153,8 +164,71 @@ def test_a_canvas_around_the_positions_is_centred_on_them(seed, weighting):
     assert abs((stitched[lit] - want).mean()) < 3e-3
 
 
-def test_patches_that_leave_the_canvas_are_cut():
+def test_patches_that_leave_the_canvas_are_cut(stitching):
     patches = np.ones((1, 8, 8, 1), np.complex64)
     canvas = stitching.Canvas(4, 5, np.array([0.0, 0.0]))
     _, coverage, _ = stitching.stitch(patches, np.zeros((1, 1, 2, 1)), 8, canvas=canvas)
     np.testing.assert_array_equal(coverage, np.ones((4, 5)) * ([[1, 1, 1, 1, 0]] * 4))
+
+
+def random_patches(seed, count, size, side=24):
+    generator = np.random.default_rng(seed)
+    patches = generator.normal(size=(count, size, size, 1)) + 1j * generator.normal(
+        size=(count, size, size, 1)
+    )
+    return patches.astype(np.complex64), as_groups(generator.uniform(-4, side + 4, (count, 2)))
+
+
+@given(
+    seed=st.integers(0, 1000),
+    count=st.integers(1, 90),
+    size=st.sampled_from([2, 6, 16]),
+    weighted=st.booleans(),
+    whole=st.booleans(),
+    placed=st.booleans(),
+)
+def test_what_is_done_is_what_is_stated(seed, count, size, weighted, whole, placed):
+    patches, centres = random_patches(seed, count, 16)
+    if whole:
+        centres = np.round(centres)
+    weights = np.random.default_rng(seed).random((size, size)) if weighted else None
+    canvas = stated.Canvas(20, 31, np.array([0.5, -0.25])) if placed else None
+    want = stated.stitch(patches, centres, size, weights, canvas)
+    got = quick.stitch(patches, centres, size, weights, canvas)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_the_image_is_the_same_on_every_run_and_in_batches():
+    patches, centres = random_patches(1, 300, 32, 200)
+    first, coverage, _ = quick.stitch(patches, centres)
+    again, _, _ = quick.stitch(patches, centres)
+    np.testing.assert_array_equal(first, again)
+    stitcher = quick.Stitcher(quick.suitable_canvas(patches, centres, 20), 20)
+    for start in range(0, 300, 32):
+        stitcher.add(patches[start : start + 32], centres[start : start + 32])
+    batched, batched_coverage = stitcher.result()
+    np.testing.assert_allclose(batched, first, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(batched_coverage, coverage, rtol=1e-6)
+    with pytest.raises(RuntimeError, match="its result has been taken"):
+        stitcher.add(patches, centres)
+    with pytest.raises(RuntimeError, match="its result has been taken"):
+        stitcher.result()
+
+
+def test_a_large_canvas_needs_no_more_than_its_sums():
+    """Three float64 images; neither adding nor dividing makes another one."""
+    patches, centres = random_patches(2, 40, 32, 1500)
+    canvas = quick.Canvas(1500, 1500, np.zeros(2))
+    tracemalloc.start()
+    stitcher = quick.Stitcher(canvas, 20)
+    stitcher.add(patches, centres)
+    image, coverage = stitcher.result()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 24 * 1500**2 + (8 << 20)
+    want = stated.stitch(patches, centres, 20, canvas=canvas)
+    np.testing.assert_allclose(image, want[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(coverage, want[1], atol=1e-6)
+    np.testing.assert_array_equal(image[coverage == 0], 0)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import GroupingError
 from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.legacy.reassembly import GroupCentres
-from ptycho_backends.reference.stitching import Canvas, canvas_around
 from ptycho_backends.scan import (
     PTYCHODUS_ANCHOR_PX,
     Scan,
@@ -21,6 +20,7 @@ from ptycho_backends.scan import (
     save_scan,
     without_negatives,
 )
+from ptycho_backends.stitching import Canvas, canvas_around
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class RawData:
         """
         if measurement == "auto" and probeGuess is not None and np.ndim(probeGuess) == 3:
             measurement = "intensity"
-            diff3d = without_negatives(np.asarray(diff3d), "diff3d")
+            diff3d = np.asarray(without_negatives(np.asarray(diff3d), "diff3d"))
             log.info("measurement: patterns that come with a stack of probe modes are taken for counts")
         return cls(
             xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess, measurement=measurement
@@ -150,7 +150,7 @@ class RawData:
     @property
     def diff3d(self) -> NDArray:
         """(M, N, N), as given: amplitudes or counts, which `measurement` tells."""
-        return self.scan.patterns
+        return self.scan.patterns  # type: ignore[return-value] # indexed alike, wherever they are kept
 
     @property
     def probeGuess(self) -> NDArray[np.complex64] | None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.reference import constants
-from ptycho_backends.reference.stitching import Canvas, stitch
+from ptycho_backends.stitching import Canvas, stitch
 
 
 class GroupCentres(np.ndarray):

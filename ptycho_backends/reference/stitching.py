@@ -111,6 +111,17 @@ def stitch(
     origin_px : (2,) float64 array, [x, y]
         Position of the pixel `image[0, 0]` in the coordinates of `group_centres_px`.
     """
+    canvas = suitable_canvas(object_patches, group_centres_px, size, canvas)
+    stitcher = Stitcher(canvas, size, patch_weights)
+    stitcher.add(object_patches, group_centres_px)
+    image, coverage = stitcher.result()
+    return image, coverage, canvas.origin_px
+
+
+def suitable_canvas(
+    object_patches: NDArray, group_centres_px: NDArray, size: int, canvas: Canvas | None = None
+) -> Canvas:
+    """`canvas`, or the square of `reassemble_position`; the arguments are those of `stitch`, and checked."""
     checks.require_shape("object_patches", object_patches, (None, None, None, 1), ("groups", "y", "x", "1"))
     count, height = object_patches.shape[:2]
     checks.require_shape("group_centres_px", group_centres_px, (count, 1, 2, 1), ("groups", "1", "xy", "1"))
@@ -121,11 +132,8 @@ def stitch(
         mean = centres.mean(axis=0)
         margin = 2 * math.ceil(np.abs(centres - mean).max() / 2)
         side = size + 2 * margin
-        canvas = Canvas(side, side, mean - size / 2 - margin)
-    stitcher = Stitcher(canvas, size, patch_weights)
-    stitcher.add(object_patches, group_centres_px)
-    image, coverage = stitcher.result()
-    return image, coverage, canvas.origin_px
+        return Canvas(side, side, mean - size / 2 - margin)
+    return canvas
 
 
 class Stitcher:
@@ -226,6 +234,17 @@ def probe_weights(probe: NDArray, size: int) -> NDArray[np.float64]:
     return intensity / brightest
 
 
+def chosen_weights(probe: NDArray | None, size: int, weighting: str) -> NDArray[np.float64] | None:
+    """The weights that `weighting` names, as in `reconstruct_image_barycentric`; None for all alike."""
+    if weighting not in ("probe", "uniform"):
+        raise ValueError(f"weighting: got {weighting!r}, want 'probe' or 'uniform'")
+    if weighting == "uniform":
+        return None
+    if probe is None:
+        raise ValueError("probe: got None, want the probe for weighting='probe'; or use weighting='uniform'")
+    return probe_weights(probe, size)
+
+
 def reconstruct_image_barycentric(
     object_patches: NDArray,
     group_centres_px: NDArray,
@@ -257,9 +276,4 @@ def reconstruct_image_barycentric(
     ----------
     docs/model.md, section 7.
     """
-    if weighting not in ("probe", "uniform"):
-        raise ValueError(f"weighting: got {weighting!r}, want 'probe' or 'uniform'")
-    if weighting == "probe" and probe is None:
-        raise ValueError("probe: got None, want the probe for weighting='probe'; or use weighting='uniform'")
-    weights = probe_weights(probe, size) if weighting == "probe" and probe is not None else None
-    return stitch(object_patches, group_centres_px, size, weights, canvas)
+    return stitch(object_patches, group_centres_px, size, chosen_weights(probe, size, weighting), canvas)

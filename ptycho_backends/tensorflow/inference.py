@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ptycho_backends import stitching
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
-from ptycho_backends.reference import stitching
 from ptycho_backends.tensorflow import network
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,

@@ -24,8 +24,8 @@ from ptycho_backends.legacy import bridge, params
 from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
 from ptycho_backends.protocol import Reconstruction, TrainedModel
-from ptycho_backends.reference.stitching import Stitcher, canvas_around, probe_weights
 from ptycho_backends.scan import PTYCHODUS_ANCHOR_PX, Scan
+from ptycho_backends.stitching import Stitcher, canvas_around, probe_weights
 from ptycho_torch import inference, training
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig

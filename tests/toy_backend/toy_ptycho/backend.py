@@ -15,8 +15,8 @@ from ptycho_backends.protocol import EpochRecord, Prediction, Reconstruction, Tr
 from ptycho_backends.reference import constants
 from ptycho_backends.reference import model as reference
 from ptycho_backends.reference.network import moved_running_values
-from ptycho_backends.reference.stitching import stitch
 from ptycho_backends.schedules import schedule_of
+from ptycho_backends.stitching import stitch
 from toy_ptycho.gradients import gradients
 
 UNSUPPORTED = ("accum_steps", "gradient_clip_val", "finetune_stages")

@@ -14,7 +14,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.reference import stitching
-from ptycho_torch import network
+from ptycho_torch import network, processes
 from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
 from ptycho_torch.model import PtychoModel, adam
 
@@ -162,15 +162,30 @@ def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
+    return _object_patches(model, groups, execution, range(len(groups)))
+
+
+def _object_patches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     runner = _Runner(model.config.model, model.weights, execution)
-    for part in _slices(len(groups), execution):
+    for within in _slices(len(which), execution):
+        part = slice(which.start + within.start, which.start + within.stop)
         yield part, runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
 
 
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """Object patches of every group, computed in batches, and the image stitched from them."""
+    """Object patches of every group, computed in batches, and the image stitched from them.
+
+    Several processes each stitch their share of the groups; the patches are then kept nowhere.
+    """
+    team = processes.team_of(execution)
+    if team.size > 1:
+        stitching.require_size(stitching_size, model.config.model.N)
+        with processes.working_together(team, _infer_together, model, groups, execution, stitching_size):
+            return _infer_together(team, model, groups, execution, stitching_size)
     started = time.perf_counter()
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
@@ -189,6 +204,44 @@ def infer(
         pixel_size_m=groups.scan.pixel_size_m,
         timings_s={"predict": predicted - started, "stitch": stitched - predicted},
     )
+
+
+def _infer_together(
+    team: processes.Team,
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    stitching_size: int,
+) -> Reconstruction:
+    """What every process of `team` does; each gets the whole image."""
+    started = time.perf_counter()
+    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
+    stitcher = stitching.Stitcher(canvas, stitching_size)
+    add_patches(stitcher, model, groups, execution, team)
+    image, coverage = stitcher.result()
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=canvas.origin_px,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        backend="torch",
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": time.perf_counter() - started},
+    )
+
+
+def add_patches(
+    stitcher: stitching.Stitcher,
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    team: processes.Team,
+) -> None:
+    """Predict the share that this process of `team` has, and stitch those of all."""
+    for part, patches in _object_patches(model, groups, execution, team.share(len(groups))):
+        stitcher.add(patches, groups.group_centres_px[part])
+    for sums in stitcher.sums:
+        team.add_up(sums)
 
 
 def _slices(count: int, execution: ExecutionConfig) -> list[slice]:

@@ -22,7 +22,7 @@ TENSORFLOW_ALONE = {
     "arrays": {"complex_dtype", "arrays_from_batch", "batch_signature", "in_precision", "channels_first"},
     "inference": {"network_dtype", "computing"},
 }
-TORCH_ALONE = {"arrays": {"as_tensor", "counts"}, "inference": {"load_and_predict", "add_patches"}}
+TORCH_ALONE = {"arrays": {"as_tensor", "counts"}, "inference": {"load_and_predict", "stitch_together"}}
 
 
 def public_signatures(path: Path) -> dict[str, str]:

@@ -181,11 +181,8 @@ def infer(
 
     Several processes each stitch their share of the groups; the patches are then kept nowhere.
     """
-    team = processes.team_of(execution)
-    if team.size > 1:
-        stitching.require_size(stitching_size, model.config.model.N)
-        with processes.working_together(team, _infer_together, model, groups, execution, stitching_size):
-            return _infer_together(team, model, groups, execution, stitching_size)
+    if processes.team_of(execution).size > 1:
+        return _infer_together(model, groups, execution, stitching_size)
     started = time.perf_counter()
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
@@ -207,17 +204,13 @@ def infer(
 
 
 def _infer_together(
-    team: processes.Team,
-    model: TrainedModel,
-    groups: GroupedData,
-    execution: ExecutionConfig,
-    stitching_size: int,
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """What every process of `team` does; each gets the whole image."""
+    stitching.require_size(stitching_size, model.config.model.N)
     started = time.perf_counter()
     canvas = stitching.square_around(groups.group_centres_px, stitching_size)
     stitcher = stitching.Stitcher(canvas, stitching_size)
-    add_patches(stitcher, model, groups, execution, team)
+    stitch_together(stitcher, model, groups, execution)
     image, coverage = stitcher.result()
     return Reconstruction(
         object=image,
@@ -230,14 +223,23 @@ def _infer_together(
     )
 
 
-def add_patches(
+def stitch_together(
+    stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> None:
+    """Predict and stitch every group; each process that `execution` asks for does its share of them."""
+    team = processes.team_of(execution)
+    with processes.working_together(team, _stitch_share, stitcher, model, groups, execution):
+        _stitch_share(team, stitcher, model, groups, execution)
+
+
+def _stitch_share(
+    team: processes.Team,
     stitcher: stitching.Stitcher,
     model: TrainedModel,
     groups: GroupedData,
     execution: ExecutionConfig,
-    team: processes.Team,
 ) -> None:
-    """Predict the share that this process of `team` has, and stitch those of all."""
+    """What every process does; each has the sums of all of them afterwards."""
     for part, patches in _object_patches(model, groups, execution, team.share(len(groups))):
         stitcher.add(patches, groups.group_centres_px[part])
     for sums in stitcher.sums:

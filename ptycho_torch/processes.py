@@ -379,6 +379,7 @@ def _pickle_with_buffers(value: object, folder: Path) -> None:
 def _unpickle_with_buffers(folder: Path) -> Any:
     places = json.loads((folder / "places").read_text())
     arrays = folder / "arrays"
-    content = np.memmap(arrays, np.uint8, "r") if arrays.stat().st_size else np.empty(0, np.uint8)
+    # what a process writes to its arrays stays its own
+    content = np.memmap(arrays, np.uint8, "c") if arrays.stat().st_size else np.empty(0, np.uint8)
     with (folder / "value").open("rb") as stream:
         return pickle.load(stream, buffers=[content[start : start + size] for start, size in places])

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.preparation import Share, TrainingPlan, shared_batches
 from ptycho_torch.arrays import COUNTS, TensorBatch, tensors_from_batch
-from ptycho_torch.processes import Team
+from ptycho_torch.teams import Team
 
 
 class GroupBatches(Dataset):

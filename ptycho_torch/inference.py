@@ -14,7 +14,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.reference import stitching
-from ptycho_torch import network, processes
+from ptycho_torch import network, teams
 from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
 from ptycho_torch.model import PtychoModel, adam
 
@@ -181,7 +181,7 @@ def infer(
 
     Several processes each stitch their share of the groups; the patches are then kept nowhere.
     """
-    if processes.team_of(execution).size > 1:
+    if teams.team_of(execution).size > 1:
         return _infer_together(model, groups, execution, stitching_size)
     started = time.perf_counter()
     N = model.config.model.N
@@ -227,13 +227,13 @@ def stitch_together(
     stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> None:
     """Predict and stitch every group; each process that `execution` asks for does its share of them."""
-    team = processes.team_of(execution)
-    with processes.working_together(team, _stitch_share, stitcher, model, groups, execution):
+    team = teams.team_of(execution)
+    with teams.working_together(team, _stitch_share, stitcher, model, groups, execution):
         _stitch_share(team, stitcher, model, groups, execution)
 
 
 def _stitch_share(
-    team: processes.Team,
+    team: teams.Team,
     stitcher: stitching.Stitcher,
     model: TrainedModel,
     groups: GroupedData,

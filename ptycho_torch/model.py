@@ -16,7 +16,7 @@ from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
 from ptycho_backends.schedules import parts_of_weights, schedule_of
-from ptycho_torch import losses, network, physics, processes
+from ptycho_torch import losses, network, physics, teams
 from ptycho_torch.arrays import TensorBatch, counts, tensors_from_weights, weights_from_tensors
 
 
@@ -191,7 +191,7 @@ class PtychoModule(lightning.LightningModule):
         """The mean loss over the groups of all processes, of which this one has `share`."""
         if self.trainer.world_size == 1:
             return loss
-        return processes.summed(loss * share)
+        return teams.summed(loss * share)
 
     def configure_optimizers(self) -> torch.optim.Adam:
         optimizer = adam(self.model, self.schedule.learning_rate, by_part=self._by_part)

@@ -16,7 +16,7 @@ from ptycho_backends.initial_weights import (
 )
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.network import border_mask
-from ptycho_torch import processes
+from ptycho_torch import teams
 
 Weights = Mapping[str, Tensor]
 Statistics = dict[str, Tensor]
@@ -87,7 +87,7 @@ def _mean_of_batch(image: Tensor, statistics: Statistics) -> Tensor:
     """Mean of each channel over the batch, where `statistics` are shared over all processes' parts of it."""
     mean = image.mean(dim=(0, 2, 3))
     if isinstance(statistics, SharedStatistics):
-        return processes.summed(mean * statistics.share)
+        return teams.summed(mean * statistics.share)
     return mean
 
 

@@ -28,7 +28,7 @@ from ptycho_backends.protocol import EpochCallback, TrainedModel
 from ptycho_backends.schedules import nothing_left, schedule_of
 from ptycho_torch.data import PtychoDataModule
 from ptycho_torch.model import PtychoModule
-from ptycho_torch.processes import SHARED, Team, team_of, working_together
+from ptycho_torch.teams import SHARED, Team, team_of, working_together
 
 log = logging.getLogger(__name__)
 

@@ -268,7 +268,7 @@ class _Helpers:
 
     def _start(self, rank: int, port: int) -> subprocess.Popen:
         search = os.pathsep.join(path for path in sys.path if path)
-        code = "from ptycho_torch.processes import help_first_process; help_first_process()"
+        code = "from ptycho_torch.teams import help_first_process; help_first_process()"
         with self._words(rank).open("wb") as said:
             return subprocess.Popen(
                 [sys.executable, "-c", code, os.fspath(self._folder), str(rank), str(port)],

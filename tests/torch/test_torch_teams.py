@@ -20,9 +20,9 @@ from ptycho_backends.grouping import group_scan
 from ptycho_backends.preparation import plan_training, shared_batches
 from ptycho_backends.simulate import simulate_star
 from ptycho_backends.testing.agreement import deviation
-from ptycho_torch import processes
+from ptycho_torch import teams
 from ptycho_torch.backend import TorchBackend
-from ptycho_torch.processes import Team, team_of
+from ptycho_torch.teams import Team, team_of
 
 ALONE = ExecutionConfig(
     accelerator="cpu", enable_progress_bar=False, logger_backend=None, precision="64-true"
@@ -193,7 +193,7 @@ def test_a_process_that_fails_is_told_of():
     team = Team(size=2, local_size=2)
     with (
         pytest.raises(RuntimeError) as caught,
-        processes.working_together(team, operator.getitem, "what a team does not have"),
+        teams.working_together(team, operator.getitem, "what a team does not have"),
     ):
         team.any(False)
     assert "process 1 ended with exit code 1" in caught.value.__notes__[0]
@@ -206,12 +206,10 @@ def test_mapped_patterns_are_sent_by_name(tmp_path):
     np.arange(24, dtype=np.uint16).tofile(file)
     mapped = np.asarray(np.memmap(file, np.uint16, "r", 8, (5, 4), "F"))[1:, ::2]
     large = np.arange(1000.0)
-    processes._pickle_with_buffers((mapped, large, large[::2]), tmp_path)
+    teams._pickle_with_buffers((mapped, large, large[::2]), tmp_path)
     assert (tmp_path / "arrays").stat().st_size < 20_000
     assert b"patterns" in (tmp_path / "value").read_bytes()
-    for got, want in zip(
-        processes._unpickle_with_buffers(tmp_path), (mapped, large, large[::2]), strict=True
-    ):
+    for got, want in zip(teams._unpickle_with_buffers(tmp_path), (mapped, large, large[::2]), strict=True):
         np.testing.assert_array_equal(got, want)
         assert got.dtype == want.dtype
 

@@ -26,11 +26,10 @@ from torch import distributed as dist
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.launch import ALONE, launched
 
 # Strategies that mean one thing here: a process for each device.
 SHARED = ("auto", "ddp", "ddp_spawn")
-# Asked for by name, this keeps a process that was launched with others to itself.
-ALONE = "single_device"
 
 SECONDS_TO_START = 300.0
 SECONDS_TO_END = 10.0
@@ -97,10 +96,10 @@ def team_of(execution: ExecutionConfig) -> Team:
                 f"strategy: got {ALONE!r} with devices={execution.devices}; use 'auto' or 'ddp'"
             )
         return Team()
-    team = _launched(execution)
-    if team is None:
-        team = Team(size=execution.devices, local_size=execution.devices)
-    elif execution.devices not in (1, team.local_size):
+    team = Team(size=execution.devices, local_size=execution.devices)
+    if launch := launched(execution):
+        team = Team(**vars(launch), launched=True)
+    if launch and execution.devices not in (1, team.local_size):
         raise ConfigError(
             f"devices: got {execution.devices}, but {team.local_size} processes were launched on this machine; "
             "leave it at 1, and their number decides"
@@ -111,30 +110,6 @@ def team_of(execution: ExecutionConfig) -> Team:
             + ", ".join(map(repr, SHARED))
         )
     return team
-
-
-def _launched(execution: ExecutionConfig) -> Team | None:
-    """The team that `torchrun` started; or `srun`, which also starts processes that are to stay apart."""
-    known = os.environ
-    if dist.is_torchelastic_launched():
-        return Team(
-            int(known["RANK"]),
-            int(known["WORLD_SIZE"]),
-            int(known["LOCAL_RANK"]),
-            int(known["LOCAL_WORLD_SIZE"]),
-            launched=True,
-        )
-    asked = execution.devices > 1 or execution.strategy != "auto"
-    size = int(known.get("SLURM_NTASKS", 1))
-    if not asked or size == 1 or "SLURM_PROCID" not in known:
-        return None
-    return Team(
-        int(known["SLURM_PROCID"]),
-        size,
-        int(known["SLURM_LOCALID"]),
-        size // int(known.get("SLURM_NNODES", 1)),
-        launched=True,
-    )
 
 
 class _Sum(torch.autograd.Function):

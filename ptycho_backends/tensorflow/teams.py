@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.launch import launched
 from ptycho_backends.tensorflow.arrays import TensorBatch
 
 # Strategies that mean one thing here: a replica on each device of this process.
@@ -42,6 +43,12 @@ def require_devices(execution: ExecutionConfig, kind: str) -> None:
             f"strategy: got {execution.strategy!r}, want one of "
             + ", ".join(map(repr, SHARED))
             + "; the TensorFlow backend computes on the devices of one process"
+        )
+    launch = launched(execution)
+    if launch is not None and launch.size > 1:
+        raise ConfigError(
+            "torchrun, srun: the TensorFlow backend computes on the devices of one process; start it as one, "
+            "with devices set to their number"
         )
     if wanted == 1:
         return

@@ -17,6 +17,7 @@ import torch
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, ShapeError
 from ptycho_backends.grouping import group_scan
+from ptycho_backends.launch import is_first_process
 from ptycho_backends.preparation import plan_training, shared_batches
 from ptycho_backends.simulate import simulate_star
 from ptycho_backends.testing.agreement import deviation
@@ -240,4 +241,7 @@ def test_who_takes_part(monkeypatch):
     for name, value in launch.items():
         monkeypatch.setenv(name, str(value))
     assert team_of(run) == Team(1, 2, 1, 2, launched=True)
-    assert team_of(dataclasses.replace(run, strategy="single_device")) == Team()
+    assert not is_first_process(run)
+    apart = dataclasses.replace(run, strategy="single_device")
+    assert team_of(apart) == Team()
+    assert is_first_process(apart)

@@ -5,12 +5,11 @@ import subprocess
 import sys
 
 PROGRAM = """
-import dataclasses, signal, os
+import dataclasses
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.grouping import group_scan
 from ptycho_backends.simulate import simulate_star
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
-from ptycho_backends.tensorflow.model import PtychoModule
 from ptycho_backends.testing.agreement import deviation
 
 groups = group_scan(simulate_star(64, 11, n_photons=1e5, seed=3), n_groups=11, seed=0)
@@ -22,7 +21,7 @@ together = dataclasses.replace(alone, devices=2)
 backend = TensorFlowBackend()
 
 # 9 groups in batches of 4, 4 and 1: the last leaves one device with nothing
-def trained(batch_size, execution, **more):
+def trained(batch_size, execution):
     network = ModelConfig(
         N=64, n_filters_scale=1, model_type="supervised", architecture="attention", batch_norm=True
     )
@@ -30,7 +29,7 @@ def trained(batch_size, execution, **more):
         model=network, batch_size=batch_size, nepochs=1, nphotons=1e5, validation_share=0.2, seed=5,
         probe_trainable=True,
     )
-    return backend.train(groups, config, execution=execution, **more)
+    return backend.train(groups, config, execution=execution)
 
 got, want = trained(2, together), trained(4, alone)
 for kind in ("first_moments", "second_moments"):
@@ -48,16 +47,6 @@ image, expected = (backend.infer(got, groups, execution=run) for run in (togethe
 assert deviation(image.object, expected.object) < 1e-6
 assert image.object_patches.shape == (11, 64, 64, 1)
 
-original = PtychoModule.training_step
-
-def training_step(self, batch, **kwargs):
-    os.kill(os.getpid(), signal.SIGINT)
-    return original(self, batch, **kwargs)
-
-PtychoModule.training_step = training_step
-stopped = trained(2, dataclasses.replace(together, accum_steps=1))
-PtychoModule.training_step = original
-assert stopped.interrupted and stopped.training_state.batches_done == 2
 print("all the same")
 """
 
@@ -69,7 +58,7 @@ def test_two_devices_train_as_one():
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
     )
     assert run.returncode == 0, run.stderr
     assert "all the same" in run.stdout

@@ -20,9 +20,9 @@ NUMPY_ALONE = {
 # What only one framework needs.
 TENSORFLOW_ALONE = {
     "arrays": {"complex_dtype", "arrays_from_batch", "batch_signature", "in_precision", "channels_first"},
-    "inference": {"network_dtype", "computing"},
+    "inference": {"network_dtype", "computing", "strategy"},
 }
-TORCH_ALONE = {"arrays": {"as_tensor"}, "inference": {"load_and_predict"}}
+TORCH_ALONE = {"arrays": {"as_tensor", "counts"}, "inference": {"load_and_predict", "stitch_together"}}
 
 
 def public_signatures(path: Path) -> dict[str, str]:

@@ -463,7 +463,7 @@ class ExecutionConfig(_CheckedConfig):
     """How to run, never what to compute; nothing of this enters `params.cfg` or an archive."""
 
     accelerator: str = setting("auto", choice("auto", "cpu", "gpu", "cuda", "mps"), "kind of device")
-    devices: int = setting(1, integer(1), "number of devices")
+    devices: int = setting(1, integer(1), "number of devices, each with batches of batch_size")
     strategy: str = setting("auto", name_of("strategy"), "how devices share the work")
     precision: str = setting(
         "32-true",

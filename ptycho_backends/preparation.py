@@ -120,6 +120,38 @@ class TrainingPlan:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of a batch.
+
+    Attributes
+    ----------
+    indices : integer array
+        Group numbers; never empty, because every process takes part in every step.
+    groups : int
+        How many of them count: all; or none, where there were fewer groups than processes.
+    batch_groups : int
+        Groups of the whole batch.
+    """
+
+    indices: NDArray[np.integer]
+    groups: int
+    batch_groups: int
+
+
+def shared_batches(batches: list[NDArray[np.integer]], rank: int, size: int) -> list[Share]:
+    """What process `rank` of `size` takes when they work on `size` of `batches` at a time.
+
+    What the last of them lack is lacking in equal parts.
+    """
+    shares = []
+    for first in range(0, len(batches), size):
+        together = np.concatenate(batches[first : first + size])
+        own = np.array_split(together, size)[rank]
+        shares.append(Share(own if len(own) else together[:1], len(own), len(together)))
+    return shares
+
+
 def _chunks(indices: NDArray[np.integer], size: int) -> list[NDArray[np.integer]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 

@@ -16,12 +16,14 @@ from ptycho_backends.reference.stitching import (
     canvas_around,
     chosen_weights,
     probe_weights,
+    require_size,
+    square_around,
     suitable_canvas,
 )
 
 __all__ = [
     "Canvas", "Stitcher", "canvas_around", "probe_weights", "reassemble_position",
-    "reconstruct_image_barycentric", "stitch",
+    "reconstruct_image_barycentric", "require_size", "square_around", "stitch",
 ]  # fmt: skip
 
 # Pixels of patches that are shifted at once; what is needed for them stays in a processor's cache.
@@ -150,6 +152,13 @@ class Stitcher:
         inside = np.flatnonzero(lit)
         pixels = row[:, :, None] * width + column[:, None, :]
         return pixels.reshape(-1)[inside], inside
+
+    @property
+    def sums(self) -> tuple[NDArray[np.float64], ...]:
+        """What `add` adds to, for the sums of several stitchers of one canvas to be added up in place."""
+        if self._sums is None:
+            raise RuntimeError("Stitcher: its result has been taken; there are no sums any more")
+        return tuple(self._sums)
 
     def result(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """The (H, W) image, zero where nothing lies, and the sum of the translated weights.

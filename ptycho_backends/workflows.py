@@ -22,6 +22,7 @@ from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
 from ptycho_backends.grouping import GroupedData
+from ptycho_backends.launch import is_first_process
 from ptycho_backends.metrics import Metrics, compare
 from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import inference_groups, plan_training
@@ -75,11 +76,11 @@ class RunResult:
         Which backend computed.
     output_dir : Path
     files : mapping of str to Path
-        What was written, under the names of `FILES`.
+        What was written, under the names of `FILES`; by a process that is not the first of several, nothing.
     model : TrainedModel
     reconstruction : Reconstruction, optional
     metrics : Metrics, optional
-        None where nothing was reconstructed or the object is not known.
+        None where nothing was reconstructed or written, or the object is not known.
     """
 
     backend: str
@@ -171,10 +172,11 @@ def train(
     folder = output_directory(completed.output_dir if output_dir is None else output_dir)
     completed = dataclasses.replace(plan.config, output_dir=folder)
 
-    files = {
-        "config": save_config(completed, folder / FILES["config"]),
-        "execution": save_config(execution, folder / FILES["execution"]),
-    }
+    files = {}
+    writes = is_first_process(execution)
+    if writes:
+        files["config"] = save_config(completed, folder / FILES["config"])
+        files["execution"] = save_config(execution, folder / FILES["execution"])
     model = chosen.train(
         plan.groups,
         completed,
@@ -183,6 +185,8 @@ def train(
         resume_from=resumed,
         on_epoch=on_epoch,
     )
+    if not writes:
+        return RunResult(chosen.name, folder, files, model)
     files["archive"] = chosen.save(model, folder / FILES["archive"])
     files["history"] = results.save_history(model.history, folder / FILES["history"])
     if model.history:
@@ -246,8 +250,13 @@ def infer(
     folder = output_directory(config.output_dir if output_dir is None else output_dir)
     config = dataclasses.replace(config, output_dir=folder)
 
-    files = {"inference_config": save_config(config, folder / FILES["inference_config"])}
+    files: dict[str, Path] = {}
+    writes = is_first_process(ExecutionConfig() if execution is None else execution)
+    if writes:
+        files["inference_config"] = save_config(config, folder / FILES["inference_config"])
     reconstruction = chosen.infer(trained, groups, execution=execution, stitching_size=stitching_size)
+    if not writes:
+        return RunResult(chosen.name, folder, files, trained, reconstruction)
     metrics = _write_reconstruction(reconstruction, scan, folder, files)
     if product is not None:
         result = product_from_reconstruction(reconstruction, scan, history=trained.history)

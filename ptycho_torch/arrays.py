@@ -14,6 +14,9 @@ from ptycho_backends.protocol import Batch
 TensorBatch = dict[str, Tensor]
 """`diffraction` (B, C, N, N), `offsets` (B, C, 2), and if asked for `patches_truth`, `object_truth`."""
 
+COUNTS = "counts"
+"""In a `TensorBatch` that is one process's share: how many of its groups count, and those of the whole batch."""
+
 
 def as_tensor(array: NDArray) -> Tensor:
     """`array` without a copy where that is possible; read-only memory is copied."""
@@ -55,6 +58,12 @@ def tensors_from_batch(batch: Batch) -> TensorBatch:
     if batch.object_at_centre is not None:
         tensors["object_truth"] = as_tensor(batch.object_at_centre[..., 0])
     return tensors
+
+
+def counts(batch: TensorBatch) -> tuple[int, int]:
+    """How many groups of `batch` count, and how many all processes have together."""
+    own, everywhere = batch.get(COUNTS, (len(batch["diffraction"]),) * 2)
+    return own, everywhere
 
 
 def channels_last(tensor: Tensor) -> NDArray:

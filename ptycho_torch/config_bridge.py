@@ -193,7 +193,7 @@ def to_execution_config(
     """
     check([training] if inference is None else [training, inference])
     values: dict[str, Any] = {
-        "accelerator": _accelerator(training.device),
+        **_devices(training),
         "num_workers": min(training.num_workers, os.cpu_count() or 1),
         "persistent_workers": training.num_workers > 0,
         "enable_progress_bar": False,
@@ -206,8 +206,15 @@ def to_execution_config(
     return _made(neutral.ExecutionConfig, values, overrides)
 
 
+def _devices(training: TrainingConfig) -> dict[str, Any]:
+    """What is asked for where it is there, else one processor; Ptychodus asks for CUDA unless told otherwise."""
+    accelerator = _accelerator(training.device)
+    if training.n_devices == 1 or accelerator != training.device:
+        return {"accelerator": accelerator}
+    return {"accelerator": accelerator, "devices": training.n_devices, "strategy": training.strategy}
+
+
 def _accelerator(device: str) -> str:
-    """`device` where it is there, else the processor; Ptychodus asks for CUDA unless told otherwise."""
     import torch
 
     there: dict[str, Callable[[], bool]] = {

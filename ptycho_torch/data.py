@@ -1,34 +1,41 @@
 """Groups to tensors, batch by batch: patterns are gathered from the scan when a step needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import lightning
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.preparation import TrainingPlan
-from ptycho_torch.arrays import TensorBatch, tensors_from_batch
+from ptycho_backends.preparation import Share, TrainingPlan, shared_batches
+from ptycho_torch.arrays import COUNTS, TensorBatch, tensors_from_batch
+from ptycho_torch.teams import Team
 
 
 class GroupBatches(Dataset):
-    """Maps an array of group numbers to the tensors of that batch."""
+    """Maps an array of group numbers to the tensors of that batch; a `Share`, also to its `counts`."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan = plan
 
-    def __getitem__(self, indices: NDArray) -> TensorBatch:
-        return tensors_from_batch(self._plan.gather(indices))
+    def __getitem__(self, part: NDArray | Share) -> TensorBatch:
+        if isinstance(part, Share):
+            tensors = tensors_from_batch(self._plan.gather(part.indices))
+            # plain numbers, which stay on the host
+            return {**tensors, COUNTS: (part.groups, part.batch_groups)}  # type: ignore[dict-item]
+        return tensors_from_batch(self._plan.gather(part))
 
 
 class EpochBatches(Sampler):
     """The batches of each epoch, in the order that the seed gives them on every backend.
 
-    Of the epoch in which training was interrupted, only the batches that were not yet seen.
+    Of the epoch in which training was interrupted, only the batches that were not yet seen. Several
+    processes take one batch each at a time.
     """
 
-    def __init__(self, plan: TrainingPlan) -> None:
+    def __init__(self, plan: TrainingPlan, team: Team | None = None) -> None:
         self._plan = plan
+        self._team = team or Team()
         self._epoch = plan.epochs_done + 1
         state = plan.start.training_state
         self._skipped = 0 if state is None else state.batches_done
@@ -37,22 +44,29 @@ class EpochBatches(Sampler):
         """Called by Lightning with the number of epochs this run has finished."""
         self._epoch = self._plan.epochs_done + 1 + epoch
 
-    def _batches(self) -> list[NDArray]:
+    def _batches(self) -> Sequence[NDArray | Share]:
         batches = self._plan.epoch_batches(self._epoch)
-        return batches[self._skipped :] if self._epoch == self._plan.epochs_done + 1 else batches
+        if self._epoch == self._plan.epochs_done + 1:
+            batches = batches[self._skipped :]
+        return _shares(batches, self._team)
 
     def __len__(self) -> int:
         return len(self._batches())
 
-    def __iter__(self) -> Iterator[NDArray]:
+    def __iter__(self) -> Iterator[NDArray | Share]:
         return iter(self._batches())
 
 
-class PtychoDataModule(lightning.LightningDataModule):
-    """Training and validation batches of a `TrainingPlan`."""
+def _shares(batches: list[NDArray], team: Team) -> Sequence[NDArray | Share]:
+    return batches if team.size == 1 else shared_batches(batches, team.rank, team.size)
 
-    def __init__(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
+
+class PtychoDataModule(lightning.LightningDataModule):
+    """Training and validation batches of a `TrainingPlan`; of several processes, the share of one."""
+
+    def __init__(self, plan: TrainingPlan, execution: ExecutionConfig, team: Team | None = None) -> None:
         super().__init__()
+        self._team = team or Team()
         self.plan = plan
         self.execution = execution
 
@@ -69,11 +83,11 @@ class PtychoDataModule(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        sampler = EpochBatches(self.plan)
+        sampler = EpochBatches(self.plan, self._team)
         if self.trainer is not None:
             sampler.set_epoch(self.trainer.current_epoch)
         return self._loader(sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         batches = self.plan.validation_batches()
-        return self._loader(batches) if batches else []
+        return self._loader(_shares(batches, self._team)) if batches else []

@@ -14,7 +14,7 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
-from ptycho_torch import network
+from ptycho_torch import network, teams
 from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
 from ptycho_torch.model import PtychoModel, adam
 
@@ -162,15 +162,27 @@ def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
+    return _object_patches(model, groups, execution, range(len(groups)))
+
+
+def _object_patches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     runner = _Runner(model.config.model, model.weights, execution)
-    for part in _slices(len(groups), execution):
+    for within in _slices(len(which), execution):
+        part = slice(which.start + within.start, which.start + within.stop)
         yield part, runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
 
 
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """Object patches of every group, computed in batches, and the image stitched from them."""
+    """Object patches of every group, computed in batches, and the image stitched from them.
+
+    Several processes each stitch their share of the groups; the patches are then kept nowhere.
+    """
+    if teams.team_of(execution).size > 1:
+        return _infer_together(model, groups, execution, stitching_size)
     started = time.perf_counter()
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
@@ -189,6 +201,49 @@ def infer(
         pixel_size_m=groups.scan.pixel_size_m,
         timings_s={"predict": predicted - started, "stitch": stitched - predicted},
     )
+
+
+def _infer_together(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+) -> Reconstruction:
+    stitching.require_size(stitching_size, model.config.model.N)
+    started = time.perf_counter()
+    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
+    stitcher = stitching.Stitcher(canvas, stitching_size)
+    stitch_together(stitcher, model, groups, execution)
+    image, coverage = stitcher.result()
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=canvas.origin_px,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        backend="torch",
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": time.perf_counter() - started},
+    )
+
+
+def stitch_together(
+    stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> None:
+    """Predict and stitch every group; each process that `execution` asks for does its share of them."""
+    team = teams.team_of(execution)
+    with teams.working_together(team, _stitch_share, stitcher, model, groups, execution):
+        _stitch_share(team, stitcher, model, groups, execution)
+
+
+def _stitch_share(
+    team: teams.Team,
+    stitcher: stitching.Stitcher,
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+) -> None:
+    """What every process does; each has the sums of all of them afterwards."""
+    for part, patches in _object_patches(model, groups, execution, team.share(len(groups))):
+        stitcher.add(patches, groups.group_centres_px[part])
+    for sums in stitcher.sums:
+        team.add_up(sums)
 
 
 def _slices(count: int, execution: ExecutionConfig) -> list[slice]:

@@ -16,8 +16,8 @@ from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
 from ptycho_backends.schedules import parts_of_weights, schedule_of
-from ptycho_torch import losses, network, physics
-from ptycho_torch.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
+from ptycho_torch import losses, network, physics, teams
+from ptycho_torch.arrays import TensorBatch, counts, tensors_from_weights, weights_from_tensors
 
 
 class PtychoModel(torch.nn.Module):
@@ -166,26 +166,32 @@ class PtychoModule(lightning.LightningModule):
     # --- steps
 
     def training_step(self, batch: TensorBatch, batch_idx: int) -> Tensor:
-        statistics: network.Statistics = {}
-        terms = self.model.loss_terms(self.config, batch, self.intensity_scale, statistics)
+        own, groups = counts(batch)
+        size = self.trainer.world_size
+        statistics: network.Statistics = network.SharedStatistics(own / groups) if size > 1 else {}
+        total = self.model.loss_terms(self.config, batch, self.intensity_scale, statistics)["total"]
         self.model.follow(statistics)
-        groups = len(batch["diffraction"])
+        loss = self._mean_of_all(total.detach().double(), own / groups)
         # summed where it is, so that no step waits for the device
-        self._loss_sum = self._loss_sum + terms["total"].detach().double() * groups
+        self._loss_sum = self._loss_sum + loss * groups
         self._groups += groups
-        self.batches_done += 1
-        self.log(
-            "loss", terms["total"].detach().double(), on_step=True, on_epoch=True, prog_bar=True,
-            logger=False, batch_size=groups,
-        )  # fmt: skip
-        return terms["total"]
+        # a batch for each process
+        self.batches_done += size
+        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, logger=False, batch_size=groups)
+        # the gradients of the processes are averaged as if all had as many groups
+        return total if size == 1 else total * (size * own / groups)
 
     def validation_step(self, batch: TensorBatch, batch_idx: int) -> None:
-        terms = self.model.loss_terms(self.config, batch, self.intensity_scale)
-        self.log(
-            "val_loss", terms["total"].double(), on_epoch=True, prog_bar=True,
-            batch_size=len(batch["diffraction"]),
-        )  # fmt: skip
+        own, groups = counts(batch)
+        total = self.model.loss_terms(self.config, batch, self.intensity_scale)["total"]
+        loss = self._mean_of_all(total.double(), own / groups)
+        self.log("val_loss", loss, on_epoch=True, prog_bar=True, batch_size=groups)
+
+    def _mean_of_all(self, loss: Tensor, share: float) -> Tensor:
+        """The mean loss over the groups of all processes, of which this one has `share`."""
+        if self.trainer.world_size == 1:
+            return loss
+        return teams.summed(loss * share)
 
     def configure_optimizers(self) -> torch.optim.Adam:
         optimizer = adam(self.model, self.schedule.learning_rate, by_part=self._by_part)
@@ -225,7 +231,7 @@ class PtychoModule(lightning.LightningModule):
         self.epochs_done, self.batches_done = record.epoch, 0
         self.schedule.finish_epoch(train_loss if val_loss is None else val_loss)
         self.log_dict({"train_loss": train_loss, "learning_rate": record.learning_rate}, prog_bar=False)
-        if self._on_epoch is not None:
+        if self._on_epoch is not None and self.trainer.is_global_zero:
             self._on_epoch(record)
         if self.schedule.should_stop:
             self.trainer.should_stop = True

@@ -16,9 +16,19 @@ from ptycho_backends.initial_weights import (
 )
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.network import border_mask
+from ptycho_torch import teams
 
 Weights = Mapping[str, Tensor]
 Statistics = dict[str, Tensor]
+
+
+class SharedStatistics(dict[str, Tensor]):
+    """`Statistics` of a batch of which this process has `share` of the groups."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
 
 # Beyond this, softplus(x) and x are the same number even in float64.
 SOFTPLUS_THRESHOLD = 50.0
@@ -66,11 +76,19 @@ def batch_norm(image: Tensor, weights: Weights, layer: str, statistics: Statisti
     used = weights
     if statistics is not None:
         # not F.batch_norm: its float32 gradient is off by more than the order of its sums explains
-        centre = image.mean(dim=(0, 2, 3))
-        used = {mean: centre, variance: (image - _by_channel(centre)).square().mean(dim=(0, 2, 3))}
+        centre = _mean_of_batch(image, statistics)
+        used = {mean: centre, variance: _mean_of_batch((image - _by_channel(centre)).square(), statistics)}
         statistics.update({name: value.detach() for name, value in used.items()})
     root = torch.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
     return (image - _by_channel(used[mean])) * _by_channel(gamma / root) + _by_channel(beta)
+
+
+def _mean_of_batch(image: Tensor, statistics: Statistics) -> Tensor:
+    """Mean of each channel over the batch, where `statistics` are shared over all processes' parts of it."""
+    mean = image.mean(dim=(0, 2, 3))
+    if isinstance(statistics, SharedStatistics):
+        return teams.summed(mean * statistics.share)
+    return mean
 
 
 def _by_channel(values: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from ptycho_backends.checkpoints import Checkpoints
-from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, ConfigError
 from ptycho_backends.output import output_directory
 from ptycho_backends.preparation import TrainingPlan
@@ -26,6 +28,7 @@ from ptycho_backends.protocol import EpochCallback, TrainedModel
 from ptycho_backends.schedules import nothing_left, schedule_of
 from ptycho_torch.data import PtychoDataModule
 from ptycho_torch.model import PtychoModule
+from ptycho_torch.teams import SHARED, Team, team_of, working_together
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,12 @@ def train(
     return TrainingRun(plan, module, execution=execution, output_dir=output_dir).fit()
 
 
+def _help(team: Team, plan: TrainingPlan, execution: ExecutionConfig, folder: Path | None) -> None:
+    """What the processes do that the first one starts."""
+    module = PtychoModule(plan.start, execution)
+    TrainingRun(plan, module, execution=execution, output_dir=folder, team=team).fit()
+
+
 class TrainingRun:
     """A trainer that is set up, and what it will train; callbacks may be added to it before `fit`.
 
@@ -82,6 +91,8 @@ class TrainingRun:
         Made from `plan.start`.
     execution, output_dir
         As in `train`.
+    team : Team, optional
+        Connected already, this process among them. Default: what `execution` asks for, from `fit` on.
 
     Attributes
     ----------
@@ -95,14 +106,19 @@ class TrainingRun:
         *,
         execution: ExecutionConfig,
         output_dir: str | os.PathLike[str] | None = None,
+        team: Team | None = None,
     ) -> None:
         folder = None if output_dir is None else output_directory(output_dir)
-        checkpointing = execution.enable_checkpointing and folder is not None
-        checkpoints = Checkpoints(folder, execution) if checkpointing and folder is not None else None
         self._plan = plan
         self._module = module
         self._execution = execution
-        self._interrupts = _Interrupts(checkpoints, execution.accum_steps)
+        self._folder = folder
+        self._team = team_of(execution) if team is None else team
+        self._connected = team is not None
+        checkpoints = None
+        if execution.enable_checkpointing and folder is not None and self._team.is_first:
+            checkpoints = Checkpoints(folder, execution)
+        self._interrupts = _Interrupts(checkpoints, execution.accum_steps, self._team)
         with _quiet(), _deterministic_settings_restored():
             self.trainer = _trainer(
                 execution,
@@ -111,23 +127,31 @@ class TrainingRun:
                 self._interrupts,
                 plan,
                 module.batches_done > 0,
+                self._team,
             )
 
     def fit(self) -> TrainedModel:
         """Train; see `train` for what comes back."""
         module, interrupts = self._module, self._interrupts
-        with _quiet(), _deterministic_settings_restored():
+        data = PtychoDataModule(self._plan, self._execution, self._team)
+        with _quiet(), _deterministic_settings_restored(), interrupts.listening():
             if self._execution.deterministic:
                 # as Lightning set it when the trainer was made
                 torch.use_deterministic_algorithms(True)
                 torch.backends.cudnn.benchmark = False
-            with interrupts.listening():
-                try:
-                    self.trainer.fit(module, datamodule=PtychoDataModule(self._plan, self._execution))
-                except TrainingInterrupted:
+            try:
+                with self._together():
+                    self.trainer.fit(module, datamodule=data)
+            except TrainingInterrupted:
+                if self._team.is_first:
                     log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
-                    return interrupts.interrupted_model(module)
+                return interrupts.interrupted_model(module)
         return module.trained_model()
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        if self._connected:
+            return contextlib.nullcontext()
+        return working_together(self._team, _help, self._plan, self._execution, self._folder)
 
 
 def _trainer(
@@ -137,27 +161,30 @@ def _trainer(
     interrupts: "_Interrupts",
     plan: TrainingPlan,
     reload_batches: bool,
+    team: Team,
 ) -> lightning.Trainer:
     callbacks: list[Callback] = [interrupts]
+    shows = execution.enable_progress_bar and team.is_first
     checkpointing = execution.enable_checkpointing and folder is not None
     if checkpointing and folder is not None:
         callbacks.append(_checkpoints(execution, folder, has_validation=len(plan.validation_indices) > 0))
-    if execution.enable_progress_bar:
+    if shows:
         callbacks.append(TQDMProgressBar())
     try:
         return lightning.Trainer(
             accelerator=execution.accelerator,
-            devices=execution.devices,
-            strategy=execution.strategy,
+            devices=team.local_size,
+            num_nodes=team.size // team.local_size,
+            strategy=_strategy(execution, plan.config, team),
             precision=execution.precision,  # type: ignore[arg-type]
             deterministic=execution.deterministic,
             gradient_clip_val=execution.gradient_clip_val,
             accumulate_grad_batches=execution.accum_steps,
             max_epochs=epochs,
-            logger=_logger(execution, folder),
+            logger=_logger(execution, folder) if team.is_first else False,
             callbacks=callbacks,
             enable_checkpointing=checkpointing,
-            enable_progress_bar=execution.enable_progress_bar,
+            enable_progress_bar=shows,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
@@ -171,6 +198,17 @@ def _trainer(
             f"execution: accelerator={execution.accelerator!r}, devices={execution.devices}, "
             f"strategy={execution.strategy!r}, precision={execution.precision!r} cannot be had here: {error}"
         ) from error
+
+
+def _strategy(execution: ExecutionConfig, config: TrainingConfig, team: Team) -> str | DDPStrategy:
+    if team.size == 1:
+        return "auto" if execution.strategy in SHARED else execution.strategy
+    sees_diffraction = config.model.model_type == "pinn" and config.nll_weight + config.mae_weight > 0
+    return DDPStrategy(
+        cluster_environment=_TeamEnvironment(team),
+        # a probe that no loss sees has no gradient, for which the processes would wait
+        find_unused_parameters=config.probe_trainable and not sees_diffraction,
+    )
 
 
 def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bool) -> ModelCheckpoint:
@@ -209,15 +247,56 @@ def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
     return MLFlowLogger(experiment_name="ptycho-backends", save_dir=str(folder / "mlruns"))
 
 
+class _TeamEnvironment(ClusterEnvironment):
+    """What Lightning asks about a `Team` whose processes are there already."""
+
+    def __init__(self, team: Team) -> None:
+        super().__init__()
+        self._team = team
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        raise NotImplementedError("the processes are connected before Lightning starts")
+
+    main_port = main_address  # type: ignore[assignment]
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._team.size
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self._team.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return self._team.local_rank
+
+    def node_rank(self) -> int:
+        return self._team.rank // self._team.local_size
+
+
 class _Interrupts(Callback):
     """Turns Ctrl-C into an end after the current optimiser step, and keeps the last checkpoint current.
 
-    A second Ctrl-C ends at once.
+    A second Ctrl-C ends at once. Processes that train together end after the same step.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, accum_steps: int) -> None:
+    def __init__(self, checkpoints: Checkpoints | None, accum_steps: int, team: Team) -> None:
         self._checkpoints = checkpoints
         self._accum_steps = accum_steps
+        self._team = team
         self._asked = False
         self._within_step = False
 
@@ -243,15 +322,21 @@ class _Interrupts(Callback):
             self._within_step = True
             raise TrainingInterrupted
         self._asked = True
-        log.warning("Ctrl-C: ending after this step; press it again to end at once")
+        if self._team.is_first:
+            log.warning("Ctrl-C: ending after this step; press it again to end at once")
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         module = _as_module(pl_module)
-        stepped = module.batches_done % self._accum_steps == 0
+        stepped = (batch_idx + 1) % self._accum_steps == 0
         # at the last batch of an epoch the epoch is finished first
-        if self._asked and stepped and not trainer.is_last_batch:
+        if stepped and not trainer.is_last_batch and self._team.any(self._asked):
             self._save(module)
             raise TrainingInterrupted
 
@@ -260,7 +345,7 @@ class _Interrupts(Callback):
         module = _as_module(pl_module)
         if module.batches_done == 0 and module.epochs_done:
             self._save(module)
-        if self._asked:
+        if self._team.any(self._asked):
             raise TrainingInterrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -284,6 +369,10 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
+        # what is logged is the mean over all processes already
+        warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
+        # without validation
+        warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
         # how Lightning calls torch is not the user's to change
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)

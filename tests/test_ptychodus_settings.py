@@ -42,7 +42,7 @@ def test_the_table_has_every_field_and_no_other(cls):
         (ModelConfig(decoder_spatial_kernel=4), "decoder_spatial_kernel: got 4, want an odd integer"),
         (ModelConfig(probe_reference_coeff=0.1), r"probe_reference_coeff .*: got 0.1, want one of 0.0"),
         (TrainingConfig(batch_size=24), "batch_size: got 24, want a power of two"),
-        (TrainingConfig(n_devices=2), "n_devices: got 2, want 1; training uses one device"),
+        (TrainingConfig(n_devices=0), "n_devices: got 0, want an integer >= 1"),
         (TrainingConfig(device="tpu"), "device: got 'tpu', want one of 'auto', 'cpu', 'cuda'"),
         (TrainingConfig(scheduler="Cyclic"), r"scheduler \(learning_rate_scheduler\): got 'Cyclic'"),
         (TrainingConfig(framework="Keras"), "framework: got 'Keras'"),

@@ -52,6 +52,15 @@ def canvas_around(positions_px: NDArray, N: int) -> Canvas:
     return Canvas(height, width, middle - (np.array([width, height]) - 1) / 2)
 
 
+def square_around(group_centres_px: NDArray, size: int) -> Canvas:
+    """The square of `reassemble_position`: its middle is the mean of the (B, 1, 2, 1) centres `[x, y]`."""
+    centres = group_centres_px[:, 0, :, 0].astype(np.float64)
+    mean = centres.mean(axis=0)
+    margin = 2 * math.ceil(np.abs(centres - mean).max() / 2)
+    side = size + 2 * margin
+    return Canvas(side, side, mean - size / 2 - margin)
+
+
 def reassemble_position(
     object_patches: NDArray, group_centres_px: NDArray, size: int = constants.DEFAULT_STITCHING_SIZE
 ) -> NDArray[np.complex64]:
@@ -125,15 +134,16 @@ def suitable_canvas(
     checks.require_shape("object_patches", object_patches, (None, None, None, 1), ("groups", "y", "x", "1"))
     count, height = object_patches.shape[:2]
     checks.require_shape("group_centres_px", group_centres_px, (count, 1, 2, 1), ("groups", "1", "xy", "1"))
-    if not 0 < size <= height or (height - size) % 2:
-        raise ShapeError(f"stitching size: got {size}, want an even number in 2 .. {height}")
-    centres = group_centres_px[:, 0, :, 0].astype(np.float64)
+    require_size(size, height)
     if canvas is None:
-        mean = centres.mean(axis=0)
-        margin = 2 * math.ceil(np.abs(centres - mean).max() / 2)
-        side = size + 2 * margin
-        return Canvas(side, side, mean - size / 2 - margin)
+        return square_around(group_centres_px, size)
     return canvas
+
+
+def require_size(size: int, N: int) -> None:
+    """Raise `ShapeError` unless patches of N pixels have a central square of `size`."""
+    if not 0 < size <= N or (N - size) % 2:
+        raise ShapeError(f"stitching size: got {size}, want an even number in 2 .. {N}")
 
 
 class Stitcher:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
@@ -22,6 +23,7 @@ class PtychoData:
 
     def __init__(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
         self.plan = plan
+        self._devices = execution.devices
         self._ahead = execution.prefetch_factor or DEFAULT_PREFETCH
 
     def training_batches(self, epoch: int, skipped: int = 0) -> tf.data.Dataset:
@@ -36,10 +38,16 @@ class PtychoData:
         return self._dataset(self.plan.validation_batches())
 
     def _dataset(self, batches: list[NDArray]) -> tf.data.Dataset:
+        # a batch for each device at a time
+        steps = [
+            np.concatenate(batches[first : first + self._devices])
+            for first in range(0, len(batches), self._devices)
+        ]
+
         def gathered() -> Iterator[dict[str, NDArray]]:
-            for indices in batches:
+            for indices in steps:
                 yield arrays_from_batch(self.plan.gather(indices))
 
         signature = batch_signature(self.plan.config.model, with_truth=needs_truth(self.plan.config))
         dataset = tf.data.Dataset.from_generator(gathered, output_signature=signature)
-        return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(self._ahead)
+        return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(self._ahead)

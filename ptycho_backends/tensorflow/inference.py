@@ -13,7 +13,7 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
-from ptycho_backends.tensorflow import network
+from ptycho_backends.tensorflow import network, teams
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     batch_signature,
@@ -50,17 +50,23 @@ def device(execution: ExecutionConfig) -> str:
         raise ConfigError(
             "precision: got '16-mixed', which the TensorFlow backend lacks; use 'bf16-mixed' or '32-true'"
         )
-    if execution.strategy != "auto" or execution.devices != 1:
-        raise ConfigError(
-            f"strategy: got {execution.strategy!r} with devices={execution.devices}, "
-            "but the TensorFlow backend computes on one device; use strategy='auto', devices=1"
-        )
+    kind = _kind(execution)
+    teams.require_devices(execution, kind)
+    return f"/{kind}:0"
+
+
+def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
+    """The devices of `execution` together; the first of them is `device`."""
+    return teams.strategy_of(execution, _kind(execution))
+
+
+def _kind(execution: ExecutionConfig) -> str:
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     wanted = execution.accelerator
     if wanted == "cpu" or (wanted == "auto" and not has_gpu):
-        return "/CPU:0"
+        return "CPU"
     if wanted in ("auto", "gpu", "cuda") and has_gpu:
-        return "/GPU:0"
+        return "GPU"
     raise ConfigError(f"accelerator: got {wanted!r}, but TensorFlow has none here; use 'cpu' or 'auto'")
 
 
@@ -73,13 +79,15 @@ def computing(execution: ExecutionConfig) -> Iterator[None]:
     process, which nothing can turn off again.
     """
     where = device(execution)
+    # several devices are told apart by their strategy
+    place = tf.device(where) if execution.devices == 1 else contextlib.nullcontext()
     if execution.deterministic and where == "/GPU:0":
         tf.config.experimental.enable_op_determinism()
     # TF32 has ten bits; a translation by a fraction of a pixel would be off by 1e-3
     allowed = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
-        with tf.device(where):
+        with place:
             yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(allowed)
@@ -100,7 +108,7 @@ class _Runner:
         if compiled:
             signature = [batch_signature(config, with_truth=False), tf.TensorSpec((), self.dtype)]
             self._outputs = tf.function(self._outputs_of, input_signature=signature)
-            self._object = tf.function(self._object_of, input_signature=signature)
+            self._object = tf.function(teams.everywhere(self._object_of), input_signature=signature)
 
     def _outputs_of(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = in_precision(batch, self.dtype)
@@ -108,7 +116,8 @@ class _Runner:
         return image, amplitude
 
     def _object_of(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
-        tensors = in_precision(batch, self.dtype)
+        part, _ = teams.own_part(batch)
+        tensors = in_precision(part, self.dtype)
         return self.model.object(scale * tensors["diffraction"], tensors["offsets"])
 
     def _inputs(self, batch: Batch) -> tuple[TensorBatch, tf.Tensor]:
@@ -124,7 +133,12 @@ class _Runner:
         )
 
     def object(self, batch: Batch) -> NDArray:
-        return self._object(*self._inputs(batch)).numpy()[..., None]
+        results = self._object(*self._inputs(batch))
+        if isinstance(results, tuple):
+            # of those that had no group of their own, nothing
+            counts = [last - first for first, last in teams.all_bounds(len(batch), len(results))]
+            results = tf.concat([one[:count] for one, count in zip(results, counts, strict=True)], axis=0)
+        return results.numpy()[..., None]
 
     def gradients(
         self, config: TrainingConfig, batch: Batch, names: list[str], statistics: network.Statistics
@@ -193,9 +207,9 @@ def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
-    with computing(execution):
+    with computing(execution), strategy(execution).scope():
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-    for part in _slices(len(groups), execution):
+    for part in _slices(len(groups), execution, execution.devices):
         with computing(execution):
             patches = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
         # not while computing: what the caller does meanwhile is its own
@@ -226,6 +240,6 @@ def infer(
     )
 
 
-def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
-    size = execution.inference_batch_size or DEFAULT_BATCH
+def _slices(count: int, execution: ExecutionConfig, devices: int = 1) -> list[slice]:
+    size = devices * (execution.inference_batch_size or DEFAULT_BATCH)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,7 +1,8 @@
 """The model over its variables, Adam, and the module that trains the one with the other."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from ptycho_backends.preparation import TrainingPlan, needs_truth
 from ptycho_backends.protocol import EpochRecord, TrainedModel, TrainingState
 from ptycho_backends.reference import constants
 from ptycho_backends.schedules import parts_of_weights, schedule_of
-from ptycho_backends.tensorflow import losses, network, physics
+from ptycho_backends.tensorflow import losses, network, physics, teams
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     batch_signature,
@@ -59,7 +60,10 @@ class PtychoModel(tf.Module):
         self.dtype = dtype
         self.network_dtype = dtype if network_dtype is None else network_dtype
         values = tensors_from_weights(weights, dtype)
-        self.variables_by_name = {name: tf.Variable(value, name=name) for name, value in values.items()}
+        self.variables_by_name = {
+            name: tf.Variable(value, name=name, aggregation=teams.SAME_EVERYWHERE)
+            for name, value in values.items()
+        }
         self._convolved = {
             f"{layer}/{kind}" for layer in layer_channels(config) for kind in ("kernel", "bias")
         }
@@ -126,12 +130,19 @@ class PtychoModel(tf.Module):
         names: list[str],
         statistics: network.Statistics,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Total loss, and its gradient for each variable of `names`; zero where that does not enter."""
+        """Total loss, and its gradient for each variable of `names`; zero where that does not enter.
+
+        With `SharedStatistics`, `batch` is one replica's part, and these are the whole batch's.
+        """
         variables = {name: self.variables_by_name[name] for name in names}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(variables.values()))
             total = self.loss_terms(config, batch, intensity_scale, statistics)["total"]
+            if isinstance(statistics, network.SharedStatistics):
+                total = total * tf.cast(statistics.share, total.dtype)
         found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        if isinstance(statistics, network.SharedStatistics):
+            total, found = teams.summed((total, found))
         return total, found
 
     def follow(self, statistics: network.Statistics) -> None:
@@ -153,6 +164,11 @@ class PtychoModel(tf.Module):
         return weights_from_tensors(self.variables_by_name)
 
 
+def _counter(value: object, dtype: tf.DType | None = None) -> tf.Variable:
+    """A variable that is not trained."""
+    return tf.Variable(value, dtype=dtype, trainable=False, aggregation=teams.SAME_EVERYWHERE)
+
+
 class Adam(tf.Module):
     """Adam over some of a model's variables, with the constants that every backend shares.
 
@@ -169,7 +185,7 @@ class Adam(tf.Module):
     def __init__(self, variables: Mapping[str, tf.Variable], state: TrainingState | None = None) -> None:
         super().__init__()
         self._trained = dict(variables)
-        self._step = tf.Variable(0 if state is None else state.step, dtype=tf.int64, trainable=False)
+        self._step = _counter(0 if state is None else state.step, tf.int64)
         self._first = self._moments({} if state is None else state.first_moments)
         self._second = self._moments({} if state is None else state.second_moments)
 
@@ -178,7 +194,7 @@ class Adam(tf.Module):
         moments = {name: tf.zeros_like(variable) for name, variable in self._trained.items()}
         for name, value in known.items():
             moments |= tensors_from_weights({name: value}, moments[name].dtype)
-        return {name: tf.Variable(value, trainable=False) for name, value in moments.items()}
+        return {name: _counter(value) for name, value in moments.items()}
 
     def apply(self, gradients: Mapping[str, tf.Tensor], rates: Mapping[str, tf.Tensor | float]) -> None:
         """One step along `gradients`, each variable at its own rate.
@@ -212,7 +228,10 @@ class Adam(tf.Module):
 
 
 class PtychoModule:
-    """Trains a `PtychoModel` as a `TrainingPlan` says; keeps the history and the schedule."""
+    """Trains a `PtychoModel` as a `TrainingPlan` says; keeps the history and the schedule.
+
+    Made within the scope of a distribution strategy it trains on all of its replicas.
+    """
 
     def __init__(
         self,
@@ -222,6 +241,7 @@ class PtychoModule:
         network_dtype: tf.DType | None = None,
     ) -> None:
         config, start = plan.config, plan.start
+        self._strategy = tf.distribute.get_strategy()
         state = start.training_state
         self.model = PtychoModel(config.model, start.weights, dtype, network_dtype)
         self.config = config
@@ -238,18 +258,17 @@ class PtychoModule:
         self._optimizer = Adam(trained, state)
         self._gathered: dict[str, tf.Variable] = {}
         if self._accum_steps > 1:
-            self._gathered = {
-                name: tf.Variable(tf.zeros_like(value), trainable=False) for name, value in trained.items()
-            }
+            self._gathered = {name: _counter(tf.zeros_like(value)) for name, value in trained.items()}
+        self._batches_gathered = 0
         # summed where it is, so that no step waits for the device
-        self._loss_sum = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self._loss_sum = _counter(0.0, tf.float64)
         self._groups = 0
         self._epoch_started = time.perf_counter()
         if state is not None:
             self.batches_done = state.batches_done
             self._loss_sum.assign(state.loss_sum)
         self._signature = batch_signature(config.model, with_truth=needs_truth(config))
-        self._compiled_loss = tf.function(self._loss, input_signature=[self._signature])
+        self._compiled_loss = self._compiled(self._loss, self._signature)
         self._rates: dict[str, tf.Tensor] = {}
         self._moving: list[str] = []
         self._set_rates()
@@ -264,9 +283,20 @@ class PtychoModule:
         self._moving = moving
         specs = dict.fromkeys(rates, tf.TensorSpec((), tf.float64))
         # compiled once each, when first used
-        self._compiled_step = tf.function(self._step, input_signature=[self._signature, specs])
-        self._compiled_gather = tf.function(self._gather, input_signature=[self._signature])
-        self._compiled_apply = tf.function(self._apply_gathered, input_signature=[specs])
+        self._compiled_step = self._compiled(self._step, self._signature, specs)
+        self._compiled_gather = self._compiled(self._gather, self._signature)
+        self._compiled_apply = self._compiled(self._apply_gathered, specs)
+
+    def _compiled(self, function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
+        """`function` on every replica; their results are the same."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return tf.function(function, input_signature=signature)
+
+        def first(*arguments: Any) -> Any:
+            results = self._strategy.run(function, arguments)
+            return None if results is None else self._strategy.experimental_local_results(results)[0]
+
+        return tf.function(first, input_signature=signature)
 
     # --- steps
 
@@ -276,28 +306,34 @@ class PtychoModule:
             total = self._compiled_step(batch, self._rates)
         else:
             total = self._compiled_gather(batch)
-            if last_of_epoch or (self.batches_done + 1) % self._accum_steps == 0:
+            self._batches_gathered += 1
+            if last_of_epoch or self._batches_gathered == self._accum_steps:
                 self._compiled_apply(self._rates)
+                self._batches_gathered = 0
         self._groups += batch["diffraction"].shape[0]
-        self.batches_done += 1
+        # a batch for each replica
+        self.batches_done += self._strategy.num_replicas_in_sync
         return total
 
     @property
     def between_steps(self) -> bool:
         """Whether no gradient waits for the optimiser, so that training can be resumed from here."""
-        return self.batches_done % self._accum_steps == 0
+        return self._batches_gathered == 0
 
     def validation_loss(self, batch: TensorBatch) -> tf.Tensor:
         """Total loss of `batch`, float64."""
         return self._compiled_loss(batch)
 
     def _loss(self, batch: TensorBatch) -> tf.Tensor:
-        return tf.cast(self.model.loss_terms(self.config, batch, self.intensity_scale)["total"], tf.float64)
+        part, share = teams.own_part(batch)
+        loss = tf.cast(self.model.loss_terms(self.config, part, self.intensity_scale)["total"], tf.float64)
+        return loss if share is None else teams.summed(loss * share)
 
     def _gradients(self, batch: TensorBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        statistics: network.Statistics = {}
+        part, share = teams.own_part(batch)
+        statistics: network.Statistics = {} if share is None else network.SharedStatistics(share)
         total, gradients = self.model.loss_and_gradients(
-            self.config, batch, self.intensity_scale, self._moving, statistics
+            self.config, part, self.intensity_scale, self._moving, statistics
         )
         self.model.follow(statistics)
         groups = tf.cast(tf.shape(batch["diffraction"])[0], tf.float64)

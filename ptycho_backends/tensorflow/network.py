@@ -15,9 +15,18 @@ from ptycho_backends.initial_weights import (
 )
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.network import border_mask
+from ptycho_backends.tensorflow import teams
 
 Weights = Mapping[str, tf.Tensor]
 Statistics = dict[str, tf.Tensor]
+
+
+class SharedStatistics(dict[str, tf.Tensor]):
+    """`Statistics` of a batch of which this replica has `share` of the groups."""
+
+    def __init__(self, share: tf.Tensor) -> None:
+        super().__init__()
+        self.share = share
 
 
 def conv(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
@@ -67,10 +76,19 @@ def batch_norm(
     image = tf.cast(image, gamma.dtype)
     used = weights
     if statistics is not None:
-        used = dict(zip((mean, variance), tf.nn.moments(image, axes=(0, 1, 2)), strict=True))
+        used = dict(zip((mean, variance), _moments_of_batch(image, statistics), strict=True))
         statistics.update(used)
     root = tf.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
     return (image - used[mean]) / root * gamma + beta
+
+
+def _moments_of_batch(image: tf.Tensor, statistics: Statistics) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and variance of each channel over the batch, where `statistics` are shared over all parts of it."""
+    if not isinstance(statistics, SharedStatistics):
+        return tf.nn.moments(image, axes=(0, 1, 2))
+    share = tf.cast(statistics.share, image.dtype)
+    mean = teams.summed(tf.reduce_mean(image, axis=(0, 1, 2)) * share)
+    return mean, teams.summed(tf.reduce_mean(tf.square(image - mean), axis=(0, 1, 2)) * share)
 
 
 def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:

@@ -25,7 +25,7 @@ from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel
 from ptycho_backends.schedules import nothing_left, schedule_of
 from ptycho_backends.tensorflow.data import PtychoData
-from ptycho_backends.tensorflow.inference import compute_dtype, computing, network_dtype
+from ptycho_backends.tensorflow.inference import compute_dtype, computing, network_dtype, strategy
 from ptycho_backends.tensorflow.model import PtychoModule
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(computing(execution))
         record = _recorder(execution, folder, stack)
-        module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))
+        with strategy(execution).scope():
+            module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))
         run = _Run(module, PtychoData(plan, execution), execution, folder, record, on_epoch)
         interrupts = stack.enter_context(_Interrupts().listening())
         try:
@@ -126,12 +127,12 @@ class _Run:
     def _train_epoch(self, interrupts: "_Interrupts") -> None:
         module, epoch = self._module, self._module.epochs_done + 1
         batches = self._data.training_batches(epoch, module.batches_done)
-        count = module.batches_done + int(batches.cardinality())
-        for batch in batches:
-            last = module.batches_done + 1 == count
+        steps = int(batches.cardinality())
+        for step, batch in enumerate(batches, start=1):
+            last = step == steps
             loss = module.training_step(batch, last_of_epoch=last)
             if self._progress is not None:
-                self._progress.show(epoch, module.batches_done, count, loss)
+                self._progress.show(epoch, step, steps, loss)
             # at the last batch of an epoch the epoch is finished first
             if interrupts.asked and module.between_steps and not last:
                 raise TrainingInterrupted

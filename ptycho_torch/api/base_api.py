@@ -414,8 +414,7 @@ class InferenceEngine:
             weights = probe_weights(model.probe if scan.probe_guess is None else scan.probe_guess, size)
         execution = to_execution_config(self._run, self._settings, self._data)
         stitcher = Stitcher(canvas, size, weights)
-        for part, patches in inference.object_patches(model, groups, execution):
-            stitcher.add(patches, groups.group_centres_px[part])
+        inference.stitch_together(stitcher, model, groups, execution)
         image, coverage = stitcher.result()
         inner = np.s_[window : canvas.height - window, window : canvas.width - window]
         unknown = np.ones(image.shape, bool)

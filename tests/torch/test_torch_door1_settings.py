@@ -105,6 +105,8 @@ MAPPED = {
     "gradient_clip_val": ({"gradient_clip_val": 1.5}, field(EXECUTION, "gradient_clip_val"), 1.5),
     "nll": ({"nll": False}, lambda t: (t[1].nll_weight, t[1].mae_weight), (0, 1)),
     "device": ({"device": "auto"}, field(EXECUTION, "accelerator"), "auto"),
+    "n_devices": ({"n_devices": 2}, field(EXECUTION, "devices"), 2),
+    "strategy": ({"n_devices": 2, "strategy": "ddp"}, field(EXECUTION, "strategy"), "ddp"),
     "scheduler": ({"scheduler": "Cosine"}, field(EXECUTION, "scheduler"), "Cosine"),
     "warmup_epochs": ({"warmup_epochs": 2}, field(EXECUTION, "warmup_epochs"), 2),
     "min_lr_ratio": ({"min_lr_ratio": 0.2}, field(EXECUTION, "min_lr_ratio"), 0.2),
@@ -148,6 +150,7 @@ def test_mapped_settings(name):
     others = {
         "fine_tune_gamma": {"epochs_fine_tune": 3},
         "finetune_skip_stage3": {"enable_staged_finetuning": True},
+        "strategy": {"n_devices": 2},
     }
     before = STAGES_ON if name.startswith("finetune_stage") else others.get(name, {})
     assert seen(translated(**before)) != want
@@ -249,8 +252,8 @@ def test_data_and_image_settings_all_have_their_test():
     refused = {s.field for settings in SETTINGS.values() for s in settings if s.use == "refused"}
     data = {s.field for settings in SETTINGS.values() for s in settings if s.use == "data"}
     image = {s.field for settings in SETTINGS.values() for s in settings if s.use == "image"}
-    assert told == {"strategy", "notes", "model_name"}
-    assert refused == {"probe_reference_coeff", "n_devices", "framework", "orchestrator", "experiment_number"}
+    assert told == {"notes", "model_name"}
+    assert refused == {"probe_reference_coeff", "framework", "orchestrator", "experiment_number"}
     assert data == {
         "neighbor_function", "scan_pattern", "probe_normalize", "x_bounds", "y_bounds", "min_neighbor_distance",
         "max_neighbor_distance", "K_quadrant", "n_subsample", "K", "probe_ramp_removal", "num_datasets",
@@ -296,6 +299,15 @@ def test_overrides_are_fields():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
 def test_a_missing_device_is_replaced_and_told(caplog):
-    execution = config_bridge.to_execution_config(TrainingConfig(strategy="ddp_spawn"))
+    execution = config_bridge.to_execution_config(TrainingConfig(strategy="ddp_spawn", n_devices=2))
     assert (execution.accelerator, execution.strategy, execution.devices) == ("cpu", "auto", 1)
     assert "device: 'cuda' is not available here" in caplog.text
+
+
+def test_several_devices_are_asked_for_together():
+    run = TrainingConfig(device="cpu", strategy="ddp_spawn", n_devices=2)
+    execution = config_bridge.to_execution_config(run)
+    assert (execution.accelerator, execution.strategy, execution.devices) == ("cpu", "ddp_spawn", 2)
+    # one device needs no strategy, whatever it is called
+    execution = config_bridge.to_execution_config(dataclasses.replace(run, n_devices=1, strategy="fsdp"))
+    assert (execution.strategy, execution.devices) == ("auto", 1)

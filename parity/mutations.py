@@ -100,14 +100,13 @@ TORCH = (
     # --- batch normalisation
     Mutant("running values in training", "network.py", "if statistics is not None:", "if False:"),
     Mutant("variance is the mean square", "network.py",
-           "(image - _by_channel(centre)).square().mean", "image.square().mean"),
+           "_mean_of_batch((image - _by_channel(centre)).square()", "_mean_of_batch(image.square()"),
     Mutant("running values move too fast", "network.py", "constants.BATCH_NORM_MOMENTUM *", "0.2 *"),
     Mutant("epsilon of the normalisation", "network.py",
            "+ constants.BATCH_NORM_EPSILON", "+ 2 * constants.BATCH_NORM_EPSILON"),
     Mutant("running values do not move while training", "model.py", "        self.model.follow(statistics)\n", ""),
     Mutant("validation with the batch's statistics", "model.py",
-           "batch: TensorBatch, batch_idx: int) -> None:\n        terms = self.model.loss_terms(self.config, batch, self.intensity_scale)",
-           "batch: TensorBatch, batch_idx: int) -> None:\n        terms = self.model.loss_terms(self.config, batch, self.intensity_scale, {})"),
+           'batch, self.intensity_scale)["total"]', 'batch, self.intensity_scale, {})["total"]'),
     # --- losses
     Mutant("sum for mean", "losses.py", "torch.mean(intensity - ", "torch.sum(intensity - "),
     Mutant("intensity floor of 1e-2", "losses.py", "min=constants.INTENSITY_FLOOR", "min=1e-2"),
@@ -134,7 +133,7 @@ TORCH = (
     Mutant("probe never trained", "model.py", "requires_grad_(config.probe_trainable)", "requires_grad_(False)"),
     Mutant("gradient of the scale cut off", "model.py",
            "weights[LOG_SCALE], self.config", "weights[LOG_SCALE].detach(), self.config"),
-    Mutant("epoch's loss not weighted by groups", "model.py", ".double() * groups", ".double()"),
+    Mutant("epoch's loss not weighted by groups", "model.py", "self._loss_sum + loss * groups", "self._loss_sum + loss"),
     # --- auxiliary losses
     Mutant("variation of the amplitude along one axis", "losses.py",
            "torch.mean(down.square()) + torch.mean(right.square())\n\n\ndef phase_variation", "torch.mean(down.square())\n\n\ndef phase_variation"),
@@ -241,8 +240,8 @@ TENSORFLOW = (
            "+ constants.BATCH_NORM_EPSILON", "+ 2 * constants.BATCH_NORM_EPSILON"),
     Mutant("running values do not move while training", "model.py", "        self.model.follow(statistics)\n", ""),
     Mutant("validation with the batch's statistics", "model.py",
-           'loss_terms(self.config, batch, self.intensity_scale)["total"]',
-           'loss_terms(self.config, batch, self.intensity_scale, {})["total"]'),
+           'loss_terms(self.config, part, self.intensity_scale)["total"]',
+           'loss_terms(self.config, part, self.intensity_scale, {})["total"]'),
     # --- losses
     Mutant("sum for mean", "losses.py", "tf.reduce_mean(intensity - ", "tf.reduce_sum(intensity - "),
     Mutant("intensity floor of 1e-2", "losses.py", "constants.INTENSITY_FLOOR", "1e-2"),

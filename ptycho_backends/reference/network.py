@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.initial_weights import (
@@ -59,7 +60,7 @@ def dense(vectors: NDArray, weights: Weights, layer: str) -> NDArray:
 def activation(name: str, x: NDArray) -> NDArray:
     """Sigmoid, swish (`x sigmoid(x)`, also spelt silu), softplus (`ln(1 + e^x)`) or relu of `x`."""
     if name == "sigmoid":
-        return 0.5 * (1.0 + np.tanh(0.5 * x))  # no overflow for large negative x
+        return expit(x)
     if name in ("swish", "silu"):
         return x * activation("sigmoid", x)
     if name == "softplus":

@@ -16,7 +16,7 @@ from ptycho_backends.grouping import GroupedData, group_scan
 from ptycho_backends.protocol import Batch
 from ptycho_backends.scan import Scan
 from ptycho_backends.simulate import simulate_star
-from ptycho_backends.testing.cases import ATTENTION_VALUES, FIELD_VALUES, Case
+from ptycho_backends.testing.cases import ATTENTION_VALUES, FIELD_VALUES, Case, within_reason
 
 # Multiples of 1/16 up to 4: short when printed, and exact in float32.
 SIXTEENTHS = st.integers(-64, 64).map(lambda k: k / 16)
@@ -33,10 +33,9 @@ def cases(draw: st.DrawFn, **fixed: Any) -> Case:
     fields = {name: draw(_field(name, fixed), label=name) for name in FIELD_VALUES}
     if fields["architecture"] == "attention":
         fields |= {name: draw(_field(name, fixed), label=name) for name in ATTENTION_VALUES}
-    if fields["N"] != 64 and "n_filters_scale" not in fixed:
-        fields["n_filters_scale"] = 1
+    fields = {**within_reason(fields), **fixed}
     seed = fixed["seed"] if "seed" in fixed else draw(st.integers(0, 9999), label="seed")
-    return Case(**fields, seed=seed)
+    return Case(**{**fields, "seed": seed})
 
 
 def training_configs(**fixed: Any) -> st.SearchStrategy[TrainingConfig]:

@@ -103,10 +103,16 @@ def batch_norm(image: NDArray, weights: Weights, layer: str, statistics: Statist
     mean, variance = f"{layer}/mean", f"{layer}/variance"
     used: Weights = weights
     if statistics is not None:
-        used = {mean: image.mean(axis=(0, 1, 2)), variance: image.var(axis=(0, 1, 2))}
+        centre = _mean_of_batch(image)
+        used = {mean: centre, variance: _mean_of_batch((image - centre) ** 2)}
         statistics.update(used)
     root = np.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
     return (image - used[mean]) / root * weights[f"{layer}/gamma"] + weights[f"{layer}/beta"]
+
+
+def _mean_of_batch(image: NDArray) -> NDArray:
+    """Mean of each channel; axis by axis, for a sum of all pixels in a row would lose four digits."""
+    return image.mean(axis=2).mean(axis=1).mean(axis=0)
 
 
 def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:

@@ -84,11 +84,16 @@ def batch_norm(
 
 def _moments_of_batch(image: tf.Tensor, statistics: Statistics) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and variance of each channel over the batch, where `statistics` are shared over all parts of it."""
-    if not isinstance(statistics, SharedStatistics):
-        return tf.nn.moments(image, axes=(0, 1, 2))
-    share = tf.cast(statistics.share, image.dtype)
-    mean = teams.summed(tf.reduce_mean(image, axis=(0, 1, 2)) * share)
-    return mean, teams.summed(tf.reduce_mean(tf.square(image - mean), axis=(0, 1, 2)) * share)
+    mean = _mean_of_batch(image, statistics)
+    return mean, _mean_of_batch(tf.square(image - mean), statistics)
+
+
+def _mean_of_batch(image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
+    # axis by axis: a sum of all pixels in a row would lose two digits
+    mean = tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(image, axis=2), axis=1), axis=0)
+    if isinstance(statistics, SharedStatistics):
+        return teams.summed(mean * tf.cast(statistics.share, image.dtype))
+    return mean
 
 
 def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:

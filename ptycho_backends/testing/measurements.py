@@ -19,6 +19,7 @@ from ptycho_backends.testing.agreement import (
     assert_within,
     deviation,
     step_deviation,
+    walk_deviation,
     worst_deviation,
 )
 from ptycho_backends.testing.cases import Case
@@ -145,7 +146,7 @@ def measure(
     if len(backends) == 1:
         for name in walks:
             again = replayed_steps(backends[name], case.config, case.weights, batches, DOUBLE)
-            error, where = step_deviation(walks[name], again, case.weights)
+            error, where = walk_deviation(walks[name], again, case.weights)
             yield Measurement("five steps against NumPy's Adam", "five steps, float64", name, error, where)
 
 
@@ -248,7 +249,7 @@ def between(
     error, where = step_deviation(settled[0], settled[1], case.weights)
     yield Measurement("one step, float64", "one step, float64", subject, error, where)
     if walks[0] is not None and walks[1] is not None:
-        error, where = step_deviation(walks[0], walks[1], case.weights)
+        error, where = walk_deviation(walks[0], walks[1], case.weights)
         yield Measurement("five steps, float64", "five steps, float64", subject, error, where)
 
 

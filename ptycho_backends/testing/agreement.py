@@ -114,29 +114,6 @@ def step_deviation(
     )
 
 
-def walk_deviation(
-    got: Mapping[str, NDArray], want: Mapping[str, NDArray], start: Mapping[str, NDArray]
-) -> tuple[float, str]:
-    """As `step_deviation`, after several steps: worst layer, its kernel and bias together.
-
-    A single number may come back to where it started; over the length of that way its rounding is anything.
-    """
-    if set(got) != set(want):
-        return math.inf, "names: " + ", ".join(sorted(set(got) ^ set(want)))
-    layers: dict[str, list[str]] = {}
-    for name in want:
-        layers.setdefault(name.rpartition("/")[0] or name, []).append(name)
-    moved = [
-        {
-            layer: np.concatenate([(np.asarray(weights[n]) - start[n].astype(_wide(start[n]))).ravel()
-                                   for n in names])
-            for layer, names in layers.items()
-        }
-        for weights in (got, want)
-    ]  # fmt: skip
-    return worst_deviation(*moved)
-
-
 def assert_agrees(quantity: str, got: ArrayLike, want: ArrayLike, allowance: str | Allowance) -> None:
     """Raise `Disagreement` unless `got` is within `allowance` of `want`.
 

@@ -410,6 +410,6 @@ print("came back")
 """
     here = os.path.dirname(__file__)
     done = subprocess.run(
-        [sys.executable, "-c", program.format(path=[here])], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program.format(path=[here])], capture_output=True, text=True, timeout=600
     )
     assert "came back" in done.stdout, done.stderr

@@ -96,7 +96,7 @@ TORCH = (
            'spatial_attention(image, weights, f"{block}/cbam/spatial")\n            image = channel_attention(image, weights, f"{block}/cbam")'),
     Mutant("no attention to the encoding", "network.py", "attend(image, weights, BOTTLENECK, config)", "image"),
     Mutant("rim of a patch not left out", "network.py",
-           "torch.as_tensor(border_mask(config)", "torch.as_tensor(border_mask(ModelConfig(N=config.N))"),
+           "lambda: border_mask(config)", "lambda: border_mask(ModelConfig(N=config.N))"),
     # --- batch normalisation
     Mutant("running values in training", "network.py", "if statistics is not None:", "if False:"),
     Mutant("variance is the mean square", "network.py",

@@ -22,7 +22,7 @@ TENSORFLOW_ALONE = {
     "arrays": {"complex_dtype", "arrays_from_batch", "batch_signature", "in_precision", "channels_first"},
     "inference": {"network_dtype", "computing"},
 }
-TORCH_ALONE = {"arrays": {"as_tensor"}, "inference": {"load_and_predict"}}
+TORCH_ALONE = {"arrays": {"as_tensor", "constant"}, "inference": {"load_and_predict"}}
 
 
 def public_signatures(path: Path) -> dict[str, str]:

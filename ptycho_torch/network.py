@@ -16,6 +16,7 @@ from ptycho_backends.initial_weights import (
 )
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.network import border_mask
+from ptycho_torch.arrays import constant
 
 Weights = Mapping[str, Tensor]
 Statistics = dict[str, Tensor]
@@ -130,7 +131,8 @@ def block_features(
         image = conv(image, weights, layer)
         if config.batch_norm:
             image = batch_norm(image, weights, f"{layer}/norm", statistics)
-        image = activation("relu", image)
+        # in place: nothing else, no gradient either, needs what it was
+        image = F.relu(image, inplace=True)
     return attend(image, weights, block, config)
 
 
@@ -189,7 +191,8 @@ def heads(seen: Mapping[str, Tensor], weights: Weights, config: ModelConfig, dec
 
 
 def _mask(config: ModelConfig, like: Tensor) -> Tensor:
-    return torch.as_tensor(border_mask(config), dtype=like.dtype, device=like.device)
+    key = ("border_mask", config.N, config.pad_object, config.edge_pad)
+    return constant(lambda: border_mask(config), key, like)
 
 
 def decode(
@@ -219,6 +222,6 @@ def object_patches(
     amplitude, phase = decode(encoded, weights, config, statistics)
     # complex numbers have no half precision: autocast ends here
     wide = weights["log_scale"].dtype
-    amplitude, phase = amplitude.to(wide), phase.to(wide)
+    amplitude, phase = amplitude.to(wide).contiguous(), phase.to(wide).contiguous()
     # not torch.polar: its gradient takes the amplitude for positive, and swish is not
     return torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))

@@ -67,6 +67,7 @@ TORCH = (
     Mutant("softplus turns linear too soon", "network.py", "threshold=SOFTPLUS_THRESHOLD", "threshold=10.0"),
     Mutant("mean for maximum in pooling", "network.py", "F.max_pool2d", "F.avg_pool2d"),
     Mutant("bilinear for nearest in up-sampling", "network.py", 'mode="nearest"', 'mode="bilinear"'),
+    Mutant("even pixels of the heads look ahead", "network.py", "[before, here + after, none]", "[none, before + here, after]"),
     Mutant("no ReLU after an encoder's first convolution", "network.py",
            '        image = activation("relu", image)\n',
            '        image = image if layer == "encoder/block0/conv0" else activation("relu", image)\n'),

@@ -20,7 +20,7 @@ NUMPY_ALONE = {
 # What only one framework needs.
 TENSORFLOW_ALONE = {
     "arrays": {"complex_dtype", "arrays_from_batch", "batch_signature", "in_precision", "channels_first"},
-    "inference": {"network_dtype", "computing"},
+    "inference": {"network_dtype"},
 }
 TORCH_ALONE = {"arrays": {"as_tensor", "constant"}, "inference": {"load_and_predict"}}
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
+from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.reference import stitching
 from ptycho_torch import network
@@ -47,6 +48,21 @@ def device(execution: ExecutionConfig) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     raise ConfigError(f"accelerator: got {wanted!r}, but this machine has none; use 'cpu' or 'auto'")
+
+
+@contextlib.contextmanager
+def computing(execution: ExecutionConfig) -> Iterator[None]:
+    """Round to TF32's ten bits nowhere, or only in convolutions if `execution` allows it; then as before.
+
+    Never in the physics, where a translation by a fraction of a pixel would be off by 1e-3.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32, products.allow_tf32 = execution.allow_tf32, False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 @contextlib.contextmanager
@@ -102,14 +118,15 @@ class _Runner:
 
 def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
     """The three outputs for one batch."""
-    return _Runner(config, weights, execution).predict(batch)
+    with computing(execution):
+        return _Runner(config, weights, execution).predict(batch)
 
 
 def loss(
     config: TrainingConfig, weights: Weights, batch: Batch, execution: ExecutionConfig
 ) -> dict[str, float]:
     """Every term of the loss, and `total`."""
-    with torch.no_grad():
+    with computing(execution), torch.no_grad():
         terms = _Runner(config.model, weights, execution).loss(config, batch, {})
     return {name: float(value) for name, value in terms.items()}
 
@@ -119,7 +136,8 @@ def gradients(
 ) -> dict[str, NDArray]:
     """Gradient of the total loss with respect to every weight; zero where it does not enter."""
     runner = _Runner(config.model, weights, execution)
-    runner.loss(config, batch, {})["total"].backward()
+    with computing(execution):
+        runner.loss(config, batch, {})["total"].backward()
     return weights_from_tensors(
         {
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -135,22 +153,21 @@ def train_step(
     runner = _Runner(config.model, weights, execution)
     runner.model.freeze(config)
     optimizer = adam(runner.model, execution.learning_rate)
-    for batch in batches:
-        statistics: network.Statistics = {}
-        optimizer.zero_grad()
-        runner.loss(config, batch, statistics)["total"].backward()
-        optimizer.step()
-        runner.model.follow(statistics)
+    with computing(execution):
+        for batch in batches:
+            statistics: network.Statistics = {}
+            optimizer.zero_grad()
+            runner.loss(config, batch, statistics)["total"].backward()
+            optimizer.step()
+            runner.model.follow(statistics)
     return runner.model.weights()
 
 
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     runner = _Runner(model.config.model, model.weights, execution)
-    parts = [
-        runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
-        for part in _slices(len(groups), execution)
-    ]
+    with computing(execution):
+        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution)]
     return Prediction(
         object=np.concatenate([part.object for part in parts]),
         amplitude=np.concatenate([part.amplitude for part in parts]),
@@ -163,8 +180,11 @@ def object_patches(
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
     runner = _Runner(model.config.model, model.weights, execution)
-    for part in _slices(len(groups), execution):
-        yield part, runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+    for part, batch in _batches(model, groups, execution):
+        with computing(execution):
+            patches = runner.object(batch)
+        # not while computing: what the caller does meanwhile is its own
+        yield part, patches
 
 
 def infer(
@@ -191,9 +211,14 @@ def infer(
     )
 
 
-def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
-    size = execution.inference_batch_size or DEFAULT_BATCH
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def _batches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> Iterator[tuple[slice, Batch]]:
+    """All groups in batches; the next ones are gathered while one is computed."""
+    size, count = execution.inference_batch_size or DEFAULT_BATCH, len(groups)
+    slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
+    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)
 
 
 def load_and_predict(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
+from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.reference import stitching
 from ptycho_backends.tensorflow import network
@@ -49,6 +50,11 @@ def device(execution: ExecutionConfig) -> str:
     if execution.precision == "16-mixed":
         raise ConfigError(
             "precision: got '16-mixed', which the TensorFlow backend lacks; use 'bf16-mixed' or '32-true'"
+        )
+    if execution.allow_tf32:
+        raise ConfigError(
+            "allow_tf32: got True, but TensorFlow cannot allow it to the network alone, and the physics "
+            "needs more than ten bits; use allow_tf32=False or the torch backend"
         )
     if execution.strategy != "auto" or execution.devices != 1:
         raise ConfigError(
@@ -178,10 +184,7 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     """The three outputs for every group, computed in batches."""
     with computing(execution):
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-        parts = [
-            runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
-            for part in _slices(len(groups), execution)
-        ]
+        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution)]
     return Prediction(
         object=np.concatenate([part.object for part in parts]),
         amplitude=np.concatenate([part.amplitude for part in parts]),
@@ -195,9 +198,9 @@ def object_patches(
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
     with computing(execution):
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-    for part in _slices(len(groups), execution):
+    for part, batch in _batches(model, groups, execution):
         with computing(execution):
-            patches = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+            patches = runner.object(batch)
         # not while computing: what the caller does meanwhile is its own
         yield part, patches
 
@@ -226,6 +229,11 @@ def infer(
     )
 
 
-def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
-    size = execution.inference_batch_size or DEFAULT_BATCH
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def _batches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> Iterator[tuple[slice, Batch]]:
+    """All groups in batches; the next ones are gathered while one is computed."""
+    size, count = execution.inference_batch_size or DEFAULT_BATCH, len(groups)
+    slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
+    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

@@ -1,6 +1,9 @@
 """A scan and a model to measure with. Each benchmark asserts its result too; without `--benchmark-enable`
 it runs once, as a test."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,8 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.preparation import TrainingPlan, plan_training
 from ptycho_backends.registry import get_backend, installed_backends
 from ptycho_backends.scan import Scan
+
+sys.path.insert(0, str(Path(__file__).parent))  # where floor.py is
 
 
 def random_scan(count: int, N: int = 64) -> Scan:

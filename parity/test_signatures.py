@@ -20,9 +20,12 @@ NUMPY_ALONE = {
 # What only one framework needs.
 TENSORFLOW_ALONE = {
     "arrays": {"complex_dtype", "arrays_from_batch", "batch_signature", "in_precision", "channels_first"},
-    "inference": {"network_dtype", "computing", "strategy"},
+    "inference": {"network_dtype", "strategy"},
 }
-TORCH_ALONE = {"arrays": {"as_tensor", "counts"}, "inference": {"load_and_predict", "stitch_together"}}
+TORCH_ALONE = {
+    "arrays": {"as_tensor", "constant", "counts"},
+    "inference": {"load_and_predict", "stitch_together"},
+}
 
 
 def public_signatures(path: Path) -> dict[str, str]:

@@ -470,6 +470,9 @@ class ExecutionConfig(_CheckedConfig):
         choice("32-true", "64-true", "16-mixed", "bf16-mixed"),
         "'64-true' computes everything in float64 and complex128, for checking",
     )
+    allow_tf32: bool = setting(
+        False, boolean(), "PyTorch on NVIDIA GPUs: the network's convolutions may round to ten bits"
+    )
     deterministic: bool = setting(True, boolean(), "the same numbers on every run")
     gradient_clip_val: float | None = setting(
         None, optional(number(0, exclusive=True)), "largest norm of a step's gradient"
@@ -478,7 +481,9 @@ class ExecutionConfig(_CheckedConfig):
     num_workers: int = setting(0, integer(0), "processes that gather batches")
     pin_memory: bool = setting(False, boolean(), "page-locked host memory")
     persistent_workers: bool = setting(False, boolean(), "keep the gathering processes between epochs")
-    prefetch_factor: int | None = setting(None, optional(integer(1)), "batches gathered ahead per process")
+    prefetch_factor: int | None = setting(
+        None, optional(integer(1)), "batches gathered ahead, per process if there are some; None: 2"
+    )
     learning_rate: float = setting(1e-3, number(0, exclusive=True), "of the first epoch")
     scheduler: str = setting("Default", choice(*SCHEDULERS), "how the learning rate changes")
     warmup_epochs: int = setting(0, integer(0), "first epochs over which the rate rises to learning_rate")

@@ -1,6 +1,6 @@
 """NumPy channels-last to tensors and back: the only file here that moves axes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 import torch
@@ -18,13 +18,30 @@ COUNTS = "counts"
 """In a `TensorBatch` that is one process's share: how many of its groups count, and those of the whole batch."""
 
 
+_constants: dict[Hashable, Tensor] = {}
+
+
+def constant(array: Callable[[], NDArray], key: tuple[Hashable, ...], like: Tensor) -> Tensor:
+    """`array()` in the precision and on the device of `like`, made once for each `key`; not to be changed.
+
+    So no step builds what never changes, or waits until a device has it.
+    """
+    key = (*key, like.dtype, like.device)
+    if key not in _constants:
+        # also of use in training if inference asks for it first
+        with torch.inference_mode(False):
+            _constants[key] = torch.as_tensor(array(), dtype=like.dtype, device=like.device)
+    return _constants[key]
+
+
 def as_tensor(array: NDArray) -> Tensor:
     """`array` without a copy where that is possible; read-only memory is copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Canonical weights as tensors of `dtype`: kernels (out, in, 3, 3), the probe (N, N, 2) real."""
+    """Canonical weights as tensors of `dtype`: kernels (out, in, 3, 3), channels last in memory; the probe
+    (N, N, 2) real."""
     tensors = {}
     for name, value in weights.items():
         array = np.asarray(value)
@@ -33,9 +50,12 @@ def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> 
         elif array.ndim == 4:
             array = array.transpose(3, 2, 0, 1)
         # a copy, because training changes it in place
-        tensors[name] = torch.tensor(np.ascontiguousarray(array)).to(dtype)
-        if array.ndim == 0:
-            tensors[name] = tensors[name].reshape(())
+        tensor = torch.tensor(np.ascontiguousarray(array)).to(dtype).reshape(array.shape)
+        if array.ndim == 4:
+            # convolutions keep all that passes between them in the layout of their kernels
+            # (a clone, because strides of a single channel would leave the layout open)
+            tensor = tensor.clone(memory_format=torch.channels_last)
+        tensors[name] = tensor
     return tensors
 
 

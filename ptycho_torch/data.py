@@ -1,11 +1,13 @@
 """Groups to tensors, batch by batch: patterns are gathered from the scan when a step needs them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import lightning
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ptycho_backends import prefetch
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.preparation import Share, TrainingPlan, shared_batches
 from ptycho_torch.arrays import COUNTS, TensorBatch, tensors_from_batch
@@ -61,6 +63,17 @@ def _shares(batches: list[NDArray], team: Team) -> Sequence[NDArray | Share]:
     return batches if team.size == 1 else shared_batches(batches, team.rank, team.size)
 
 
+class PrefetchingLoader(DataLoader):
+    """A DataLoader without processes, whose next `ahead` batches a thread gathers during a step."""
+
+    def __init__(self, dataset: Dataset, *, ahead: int, **settings: Any) -> None:
+        super().__init__(dataset, **settings)
+        self._ahead = ahead
+
+    def __iter__(self) -> Iterator[TensorBatch]:  # type: ignore[override]
+        return prefetch.ahead(super().__iter__(), self._ahead)
+
+
 class PtychoDataModule(lightning.LightningDataModule):
     """Training and validation batches of a `TrainingPlan`; of several processes, the share of one."""
 
@@ -72,14 +85,18 @@ class PtychoDataModule(lightning.LightningDataModule):
 
     def _loader(self, sampler: object) -> DataLoader:
         run = self.execution
+        dataset = GroupBatches(self.plan)
+        settings: dict[str, Any] = {"sampler": sampler, "batch_size": None, "pin_memory": run.pin_memory}
+        if run.num_workers == 0:
+            return PrefetchingLoader(
+                dataset, ahead=run.prefetch_factor or prefetch.DEFAULT_PREFETCH, **settings
+            )
         return DataLoader(
-            GroupBatches(self.plan),
-            sampler=sampler,  # type: ignore[arg-type]
-            batch_size=None,
+            dataset,
             num_workers=run.num_workers,
-            pin_memory=run.pin_memory,
-            persistent_workers=run.persistent_workers and run.num_workers > 0,
-            prefetch_factor=run.prefetch_factor if run.num_workers > 0 else None,
+            persistent_workers=run.persistent_workers,
+            prefetch_factor=run.prefetch_factor,
+            **settings,
         )
 
     def train_dataloader(self) -> DataLoader:

@@ -13,6 +13,7 @@ from ptycho_backends import stitching
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
+from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_torch import network, teams
 from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
@@ -47,6 +48,21 @@ def device(execution: ExecutionConfig) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     raise ConfigError(f"accelerator: got {wanted!r}, but this machine has none; use 'cpu' or 'auto'")
+
+
+@contextlib.contextmanager
+def computing(execution: ExecutionConfig) -> Iterator[None]:
+    """Round to TF32's ten bits nowhere, or only in convolutions if `execution` allows it; then as before.
+
+    Never in the physics, where a translation by a fraction of a pixel would be off by 1e-3.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32, products.allow_tf32 = execution.allow_tf32, False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 @contextlib.contextmanager
@@ -102,14 +118,15 @@ class _Runner:
 
 def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
     """The three outputs for one batch."""
-    return _Runner(config, weights, execution).predict(batch)
+    with computing(execution):
+        return _Runner(config, weights, execution).predict(batch)
 
 
 def loss(
     config: TrainingConfig, weights: Weights, batch: Batch, execution: ExecutionConfig
 ) -> dict[str, float]:
     """Every term of the loss, and `total`."""
-    with torch.no_grad():
+    with computing(execution), torch.no_grad():
         terms = _Runner(config.model, weights, execution).loss(config, batch, {})
     return {name: float(value) for name, value in terms.items()}
 
@@ -119,7 +136,8 @@ def gradients(
 ) -> dict[str, NDArray]:
     """Gradient of the total loss with respect to every weight; zero where it does not enter."""
     runner = _Runner(config.model, weights, execution)
-    runner.loss(config, batch, {})["total"].backward()
+    with computing(execution):
+        runner.loss(config, batch, {})["total"].backward()
     return weights_from_tensors(
         {
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -135,22 +153,21 @@ def train_step(
     runner = _Runner(config.model, weights, execution)
     runner.model.freeze(config)
     optimizer = adam(runner.model, execution.learning_rate)
-    for batch in batches:
-        statistics: network.Statistics = {}
-        optimizer.zero_grad()
-        runner.loss(config, batch, statistics)["total"].backward()
-        optimizer.step()
-        runner.model.follow(statistics)
+    with computing(execution):
+        for batch in batches:
+            statistics: network.Statistics = {}
+            optimizer.zero_grad()
+            runner.loss(config, batch, statistics)["total"].backward()
+            optimizer.step()
+            runner.model.follow(statistics)
     return runner.model.weights()
 
 
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     runner = _Runner(model.config.model, model.weights, execution)
-    parts = [
-        runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
-        for part in _slices(len(groups), execution)
-    ]
+    with computing(execution):
+        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution, range(len(groups)))]
     return Prediction(
         object=np.concatenate([part.object for part in parts]),
         amplitude=np.concatenate([part.amplitude for part in parts]),
@@ -169,9 +186,11 @@ def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     runner = _Runner(model.config.model, model.weights, execution)
-    for within in _slices(len(which), execution):
-        part = slice(which.start + within.start, which.start + within.stop)
-        yield part, runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+    for part, batch in _batches(model, groups, execution, which):
+        with computing(execution):
+            patches = runner.object(batch)
+        # not while computing: what the caller does meanwhile is its own
+        yield part, patches
 
 
 def infer(
@@ -246,9 +265,14 @@ def _stitch_share(
         team.add_up(sums)
 
 
-def _slices(count: int, execution: ExecutionConfig) -> list[slice]:
+def _batches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+) -> Iterator[tuple[slice, Batch]]:
+    """The groups `which` in batches; the next ones are gathered while one is computed."""
     size = execution.inference_batch_size or DEFAULT_BATCH
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    slices = [slice(start, min(start + size, which.stop)) for start in range(which.start, which.stop, size)]
+    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
+    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)
 
 
 def load_and_predict(

@@ -114,10 +114,13 @@ class PtychoModel(torch.nn.Module):
         return weights_from_tensors(dict(self.parameters_by_name.items()))
 
 
-def adam(model: PtychoModel, learning_rate: float, *, by_part: bool = False) -> torch.optim.Adam:
+def adam(
+    model: PtychoModel, learning_rate: float, *, by_part: bool = False, fused: bool = True
+) -> torch.optim.Adam:
     """Adam over what is trainable, with the constants that every backend shares.
 
-    All in one group; or `by_part`, each group's `part` being one of `config.PARTS`.
+    All in one group; or `by_part`, each group's `part` being one of `config.PARTS`. `fused` takes each step
+    in one pass over the weights.
     """
     trainable = {name: p for name, p in model.parameters_by_name.items() if p.requires_grad}
     groups: dict[str, list[torch.nn.Parameter]] = {}
@@ -128,6 +131,7 @@ def adam(model: PtychoModel, learning_rate: float, *, by_part: bool = False) -> 
         lr=learning_rate,
         betas=(constants.ADAM_BETA1, constants.ADAM_BETA2),
         eps=constants.ADAM_EPSILON,
+        fused=fused,
     )
 
 
@@ -154,6 +158,8 @@ class PtychoModule(lightning.LightningModule):
         self._start = start
         self._on_epoch = on_epoch
         self._by_part = bool(execution.finetune_stages)
+        # where losses are scaled, Lightning cannot clip gradients that the optimiser itself scales back
+        self._fused = execution.gradient_clip_val is None or not execution.precision.endswith("-mixed")
         self._frozen: list[torch.nn.Parameter] = []
         self._loss_sum: Tensor | float = 0.0
         self._groups = 0
@@ -194,7 +200,7 @@ class PtychoModule(lightning.LightningModule):
         return teams.summed(loss * share)
 
     def configure_optimizers(self) -> torch.optim.Adam:
-        optimizer = adam(self.model, self.schedule.learning_rate, by_part=self._by_part)
+        optimizer = adam(self.model, self.schedule.learning_rate, by_part=self._by_part, fused=self._fused)
         state = self._start.training_state
         if state is not None:
             self._restore_moments(optimizer, state)
@@ -255,7 +261,8 @@ class PtychoModule(lightning.LightningModule):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state[parameter]
-                state["step"] = torch.tensor(float(step))
+                where = parameter.device if self._fused else None
+                state["step"] = torch.tensor(float(step), dtype=torch.float32, device=where)
                 for key in ("exp_avg", "exp_avg_sq"):
                     state.setdefault(key, torch.zeros_like(parameter))
 

@@ -17,6 +17,7 @@ from ptycho_backends.initial_weights import (
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.network import border_mask
 from ptycho_torch import teams
+from ptycho_torch.arrays import constant
 
 Weights = Mapping[str, Tensor]
 Statistics = dict[str, Tensor]
@@ -38,6 +39,27 @@ def conv(image: Tensor, weights: Weights, layer: str) -> Tensor:
     """Mirror of `reference.network.conv`; kernels are (out, in, k, k)."""
     kernel = weights[f"{layer}/kernel"]
     return F.conv2d(image, kernel, weights.get(f"{layer}/bias"), padding=kernel.shape[-1] // 2)
+
+
+def _conv_upsampled(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    """`conv(upsample(image), weights, layer)`, four pixels of the result at once.
+
+    Of an up-sampled image two of the three rows below a kernel are the same: of an even row that one and the
+    next, of an odd row that one and the one before; columns alike. With as many results for each pixel of
+    `image`, a kernel of few results is not only a matter of memory.
+    """
+    kernel, bias = weights[f"{layer}/kernel"], weights[f"{layer}/bias"]
+    four = [column for row in _even_and_odd(kernel, -2) for column in _even_and_odd(row, -1)]
+    result = F.conv2d(image, torch.stack(four, dim=1).flatten(0, 1), bias.repeat_interleave(4), padding=1)
+    return F.pixel_shuffle(result, 2)
+
+
+def _even_and_odd(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """What a kernel is to an image, on the even and on the odd pixels of its up-sampled twin."""
+    before, here, after = kernel.unbind(axis)
+    none = torch.zeros_like(here)
+    even = torch.stack([before, here + after, none], dim=axis)
+    return even, torch.stack([none, before + here, after], dim=axis)
 
 
 def dense(vectors: Tensor, weights: Weights, layer: str) -> Tensor:
@@ -148,7 +170,8 @@ def block_features(
         image = conv(image, weights, layer)
         if config.batch_norm:
             image = batch_norm(image, weights, f"{layer}/norm", statistics)
-        image = activation("relu", image)
+        # in place: nothing else, no gradient either, needs what it was
+        image = F.relu(image, inplace=True)
     return attend(image, weights, block, config)
 
 
@@ -179,21 +202,36 @@ def trunk(
     encoded: Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None = None
 ) -> dict[str, Tensor]:
     """Mirror of `reference.network.trunk`."""
+    small = _small_trunk(encoded, weights, config, name, statistics)
+    return {head: upsample(features) for head, features in small.items()}
+
+
+def _small_trunk(
+    encoded: Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None
+) -> dict[str, Tensor]:
+    """What `trunk` gives, before its last up-sampling."""
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
-        features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
+        image = upsample(features) if i else features
+        features = block_features(image, weights, f"{name}/block{i}", config, statistics)
     seen, outer = {}, features
     if config.pad_object:
         aside = border_channels(config)
         seen["inner_head"], outer = features[:, :-aside], features[:, -aside:]
     if config.probe_big or not config.pad_object:
-        seen["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+        image = upsample(outer)
+        seen["border_head"] = block_features(image, weights, f"{name}/border", config, statistics)
     return seen
 
 
 def heads(seen: Mapping[str, Tensor], weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
     """Mirror of `reference.network.heads`."""
     said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
+    return _patches(said, config, decoder)
+
+
+def _patches(said: Mapping[str, Tensor], config: ModelConfig, decoder: str) -> Tensor:
+    """What the convolutions of the heads say, put together."""
     if not config.pad_object:
         patches = head_activation(said["border_head"], config, decoder)
         return patches * _mask(config, patches) if config.edge_pad else patches
@@ -207,7 +245,8 @@ def heads(seen: Mapping[str, Tensor], weights: Weights, config: ModelConfig, dec
 
 
 def _mask(config: ModelConfig, like: Tensor) -> Tensor:
-    return torch.as_tensor(border_mask(config), dtype=like.dtype, device=like.device)
+    key = ("border_mask", config.N, config.pad_object, config.edge_pad)
+    return constant(lambda: border_mask(config), key, like)
 
 
 def decode(
@@ -215,11 +254,16 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Mirror of `reference.network.decode`."""
     if config.use_shared_decoder:
-        seen = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+        seen = [_small_trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
     else:
-        seen = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+        seen = [_small_trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
     amplitude, phase = (
-        heads(one, weights, config, decoder) for one, decoder in zip(seen, DECODERS, strict=True)
+        _patches(
+            {head: _conv_upsampled(image, weights, f"{decoder}/{head}") for head, image in small.items()},
+            config,
+            decoder,
+        )
+        for small, decoder in zip(seen, DECODERS, strict=True)
     )
     return amplitude, phase
 
@@ -237,6 +281,6 @@ def object_patches(
     amplitude, phase = decode(encoded, weights, config, statistics)
     # complex numbers have no half precision: autocast ends here
     wide = weights["log_scale"].dtype
-    amplitude, phase = amplitude.to(wide), phase.to(wide)
+    amplitude, phase = amplitude.to(wide).contiguous(), phase.to(wide).contiguous()
     # not torch.polar: its gradient takes the amplitude for positive, and swish is not
     return torch.complex(amplitude * torch.cos(phase), amplitude * torch.sin(phase))

@@ -12,6 +12,7 @@ from ptycho_backends.config import ModelConfig
 from ptycho_backends.probe import circular_mask
 from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import smoothing_weights
+from ptycho_torch.arrays import constant
 
 
 def translate(image: Tensor, offset_px: Tensor) -> Tensor:
@@ -41,10 +42,30 @@ def _shift_matrix(length_out: int, length_in: int, shift_px: Tensor, dtype: torc
 
 def _resample(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """`rows @ image @ columns^T`, real and imaginary part each."""
-    turned = columns.transpose(-2, -1)
-    if not image.is_complex():
-        return rows @ image @ turned
-    return torch.complex(rows @ image.real @ turned, rows @ image.imag @ turned)
+    return _whole(_along_rows(_across_rows(rows, _parts(image)), columns))
+
+
+def _parts(image: Tensor) -> Tensor:
+    """(..., height, parts, width): of each row the real part and the imaginary part, if there is one.
+
+    So laid out, both parts take part in one real product, along rows as well as across them.
+    """
+    return torch.stack([image.real, image.imag], dim=-2) if image.is_complex() else image[..., None, :]
+
+
+def _whole(parts: Tensor) -> Tensor:
+    """Inverse of `_parts`."""
+    return torch.complex(parts[..., 0, :], parts[..., 1, :]) if parts.shape[-2] == 2 else parts[..., 0, :]
+
+
+def _across_rows(rows: Tensor, parts: Tensor) -> Tensor:
+    """`rows @ part` for each part of an image."""
+    return (rows @ parts.flatten(-2)).unflatten(-1, parts.shape[-2:])
+
+
+def _along_rows(parts: Tensor, columns: Tensor) -> Tensor:
+    """`part @ columns^T` for each part of an image."""
+    return (parts.flatten(-3, -2) @ columns.mT).unflatten(-2, parts.shape[-3:-1])
 
 
 def pad_centre(image: Tensor, size: int) -> Tensor:
@@ -68,7 +89,9 @@ def merge_patches(object_patches: Tensor, relative_offsets_px: Tensor, canvas_si
     towards = before - (offsets - offsets.mean(dim=1, keepdim=True))
     rows = _shift_matrix(canvas_size, N, towards[..., 1], dtype)
     columns = _shift_matrix(canvas_size, N, towards[..., 0], dtype)
-    total = _resample(object_patches, rows, columns).sum(dim=1)
+    # the patches of a group below one another: the product across their rows adds them up, too
+    moved = _along_rows(_parts(object_patches), columns).flatten(1, 2)
+    total = _whole(_across_rows(rows.transpose(1, 2).flatten(2), moved))
     box = slice((N - N // 2) // 2, (N - N // 2) // 2 + N // 2)
     overlap = torch.einsum("bki,bkj->bij", rows[..., box].sum(dim=-1), columns[..., box].sum(dim=-1))
     return total / (overlap + constants.OVERLAP_FLOOR)
@@ -80,7 +103,9 @@ def canvas_views(object_canvas: Tensor, relative_offsets_px: Tensor, N: int) -> 
     towards, dtype = _in_double(relative_offsets_px) - (size - N) // 2, object_canvas.real.dtype
     rows = _shift_matrix(N, size, towards[..., 1], dtype)
     columns = _shift_matrix(N, size, towards[..., 0], dtype)
-    return _resample(object_canvas[:, None], rows, columns)
+    # the rows of all views in one product, instead of a copy of the canvas for each
+    moved = _across_rows(rows.flatten(1, 2), _parts(object_canvas))
+    return _whole(_along_rows(moved.unflatten(1, rows.shape[1:3]), columns))
 
 
 def smooth_exit_wave(exit_wave: Tensor, sigma_px: float) -> Tensor:
@@ -104,8 +129,8 @@ def exit_waves(views: Tensor, probe: Tensor, config: ModelConfig) -> Tensor:
     if config.gaussian_smoothing_sigma > 0:
         waves = smooth_exit_wave(waves, config.gaussian_smoothing_sigma)
     if config.probe_mask:
-        mask = torch.from_numpy(circular_mask(config.N))
-        waves = waves * mask.to(waves.device, waves.real.dtype)
+        key = ("circular_mask", config.N)
+        waves = waves * constant(lambda: circular_mask(config.N), key, waves.real)
     return waves
 
 

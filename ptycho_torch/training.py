@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -27,10 +28,13 @@ from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, TrainedModel
 from ptycho_backends.schedules import nothing_left, schedule_of
 from ptycho_torch.data import PtychoDataModule
+from ptycho_torch.inference import computing
 from ptycho_torch.model import PtychoModule
 from ptycho_torch.teams import SHARED, Team, team_of, working_together
 
 log = logging.getLogger(__name__)
+
+_MEMORY: Any = torch.utils.deterministic  # its switch is a property that type checkers do not see
 
 
 class TrainingInterrupted(Exception):
@@ -134,11 +138,18 @@ class TrainingRun:
         """Train; see `train` for what comes back."""
         module, interrupts = self._module, self._interrupts
         data = PtychoDataModule(self._plan, self._execution, self._team)
-        with _quiet(), _deterministic_settings_restored(), interrupts.listening():
+        with (
+            _quiet(),
+            _deterministic_settings_restored(),
+            computing(self._execution),
+            interrupts.listening(),
+        ):
             if self._execution.deterministic:
                 # as Lightning set it when the trainer was made
                 torch.use_deterministic_algorithms(True)
                 torch.backends.cudnn.benchmark = False
+                # nothing here reads memory that nobody has written; to fill it all takes a twentieth of a step
+                _MEMORY.fill_uninitialized_memory = False
             try:
                 with self._together():
                     self.trainer.fit(module, datamodule=data)
@@ -169,7 +180,7 @@ def _trainer(
     if checkpointing and folder is not None:
         callbacks.append(_checkpoints(execution, folder, has_validation=len(plan.validation_indices) > 0))
     if shows:
-        callbacks.append(TQDMProgressBar())
+        callbacks.append(_ProgressBar())
     try:
         return lightning.Trainer(
             accelerator=execution.accelerator,
@@ -187,7 +198,8 @@ def _trainer(
             enable_progress_bar=shows,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,
+            # losses are logged by epochs
+            log_every_n_steps=0,
             # the order of the batches is the plan's, the same on every backend
             use_distributed_sampler=False,
             reload_dataloaders_every_n_epochs=int(reload_batches),
@@ -287,6 +299,22 @@ class _TeamEnvironment(ClusterEnvironment):
         return self._team.rank // self._team.local_size
 
 
+class _ProgressBar(TQDMProgressBar):
+    """Looks at the loss now and then: each look waits until a device has come so far."""
+
+    SECONDS_BETWEEN = 0.2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = 0.0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
+        now = time.monotonic()
+        if trainer.is_last_batch or now - self._shown > self.SECONDS_BETWEEN:
+            self._shown = now
+            super().on_train_batch_end(trainer, *rest)
+
+
 class _Interrupts(Callback):
     """Turns Ctrl-C into an end after the current optimiser step, and keeps the last checkpoint current.
 
@@ -368,6 +396,8 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        # no validation set, where validation_share is 0
+        warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
         # what is logged is the mean over all processes already
         warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
@@ -391,8 +421,10 @@ def _deterministic_settings_restored() -> Iterator[None]:
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
+    filled = _MEMORY.fill_uninitialized_memory
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
+        _MEMORY.fill_uninitialized_memory = filled

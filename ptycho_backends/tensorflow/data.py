@@ -7,11 +7,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.prefetch import DEFAULT_PREFETCH
 from ptycho_backends.preparation import TrainingPlan, needs_truth
 from ptycho_backends.tensorflow.arrays import arrays_from_batch, batch_signature
-
-# Batches gathered while the current one is computed, unless the configuration says how many.
-DEFAULT_PREFETCH = 2
 
 
 class PtychoData:

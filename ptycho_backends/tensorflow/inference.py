@@ -12,6 +12,7 @@ from ptycho_backends import stitching
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
+from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_backends.tensorflow import network, teams
 from ptycho_backends.tensorflow.arrays import (
@@ -49,6 +50,11 @@ def device(execution: ExecutionConfig) -> str:
     if execution.precision == "16-mixed":
         raise ConfigError(
             "precision: got '16-mixed', which the TensorFlow backend lacks; use 'bf16-mixed' or '32-true'"
+        )
+    if execution.allow_tf32:
+        raise ConfigError(
+            "allow_tf32: got True, but TensorFlow cannot allow it to the network alone, and the physics "
+            "needs more than ten bits; use allow_tf32=False or the torch backend"
         )
     kind = _kind(execution)
     teams.require_devices(execution, kind)
@@ -192,10 +198,7 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     """The three outputs for every group, computed in batches."""
     with computing(execution):
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-        parts = [
-            runner.predict(groups.batch(part, intensity_scale=model.intensity_scale))
-            for part in _slices(len(groups), execution)
-        ]
+        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution)]
     return Prediction(
         object=np.concatenate([part.object for part in parts]),
         amplitude=np.concatenate([part.amplitude for part in parts]),
@@ -209,9 +212,9 @@ def object_patches(
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
     with computing(execution), strategy(execution).scope():
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-    for part in _slices(len(groups), execution, execution.devices):
+    for part, batch in _batches(model, groups, execution):
         with computing(execution):
-            patches = runner.object(groups.batch(part, intensity_scale=model.intensity_scale))
+            patches = runner.object(batch)
         # not while computing: what the caller does meanwhile is its own
         yield part, patches
 
@@ -240,6 +243,12 @@ def infer(
     )
 
 
-def _slices(count: int, execution: ExecutionConfig, devices: int = 1) -> list[slice]:
-    size = devices * (execution.inference_batch_size or DEFAULT_BATCH)
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def _batches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> Iterator[tuple[slice, Batch]]:
+    """All groups in batches; the next ones are gathered while one is computed."""
+    size = execution.devices * (execution.inference_batch_size or DEFAULT_BATCH)
+    count = len(groups)
+    slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
+    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

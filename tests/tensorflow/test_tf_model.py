@@ -205,6 +205,7 @@ def test_bfloat16_is_confined_to_the_network(backend):
     ("changes", "message"),
     [
         ({"precision": "16-mixed"}, "use 'bf16-mixed' or '32-true'"),
+        ({"allow_tf32": True}, "use allow_tf32=False or the torch backend"),
         ({"devices": 1000}, "devices: got 1000, but TensorFlow has "),
         ({"strategy": "ddp"}, "strategy: got 'ddp', want one of 'auto', 'mirrored'"),
         ({"accelerator": "mps"}, "accelerator: got 'mps'"),

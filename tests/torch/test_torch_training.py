@@ -26,6 +26,7 @@ from ptycho_backends.reference import physics
 from ptycho_backends.scan import Scan
 from ptycho_backends.schedules import parts_of_weights
 from ptycho_torch.backend import TorchBackend
+from ptycho_torch.inference import computing
 
 QUIET = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=None)
 
@@ -398,6 +399,7 @@ import os, signal, sys
 sys.path[:0] = {path!r}
 from test_torch_training import QUIET, config, small_scan
 from ptycho_torch.backend import TorchBackend
+from ptycho_torch.inference import computing
 from ptycho_torch.model import PtychoModule
 original = PtychoModule.training_step
 def step(self, batch, batch_idx):
@@ -413,3 +415,25 @@ print("came back")
         [sys.executable, "-c", program.format(path=[here])], capture_output=True, text=True, timeout=600
     )
     assert "came back" in done.stdout, done.stderr
+
+
+# --- speed
+
+
+def test_tf32_is_for_convolutions_alone_and_put_back(monkeypatch):
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    for before in (False, True):
+        monkeypatch.setattr(convolutions, "allow_tf32", before)
+        for allowed in (False, True):
+            with computing(dataclasses.replace(QUIET, allow_tf32=allowed)):
+                assert (convolutions.allow_tf32, products.allow_tf32) == (allowed, False)
+            assert convolutions.allow_tf32 == before
+
+
+def test_mixed_precision_may_clip_gradients(backend, scan):
+    execution = dataclasses.replace(QUIET, precision="bf16-mixed", gradient_clip_val=1.0)
+    assert np.isfinite(backend.train(scan, config(1), execution=execution).history[0].train_loss)
+
+
+def test_no_validation_set_is_no_warning(backend, scan):
+    assert backend.train(scan, config(1, validation_share=0.0), execution=QUIET).history[0].val_loss is None

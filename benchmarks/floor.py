@@ -1,0 +1,300 @@
+"""The floor of a step: what the network's convolutions alone take, one by one, in the same library, precision,
+layout and number of threads. A step cannot be faster, and whatever it takes beyond is overhead."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.preparation import TrainingPlan
+from ptycho_backends.protocol import Batch
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One layer of the network: forward alone, and forward with its gradients; floating-point operations."""
+
+    forward: Callable[[], Any]
+    both: Callable[[], Any]
+    forward_flop: float
+    both_flop: float
+
+
+class Case:
+    """A model with its batch, ready to train and to infer; a subclass for each backend.
+
+    Attributes
+    ----------
+    step, infer : callables
+        One training step; one inference, network and merging.
+    convolutions : list of Convolution
+    """
+
+    step: Callable[[], float]
+    infer: Callable[[], Any]
+    convolutions: list[Convolution]
+
+    def timed(self, work: Callable[[], Any]) -> float:
+        """Seconds that `work` takes, on the device if it is one."""
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    def forget_peak(self) -> None:
+        """Count the memory's peak from now on."""
+        with contextlib.suppress(OSError):  # only Linux can
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_mib(self) -> float | None:
+        """Most memory used since: of the device, or of this whole process; None where nobody knows."""
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+        return None
+
+
+def make_case(backend: str, plan: TrainingPlan, execution: ExecutionConfig) -> Case:
+    """The first batch of `plan` on `backend`."""
+    batch = plan.gather(plan.epoch_batches(1)[0])
+    return {"torch": torch_case, "tensorflow": tensorflow_case}[backend](plan, batch, execution)
+
+
+def measured(benchmark: Any, case: Case, *, training: bool, groups: int) -> dict[str, float] | None:
+    """Run a step, or an inference, and its floor in turn, so that both see the same machine.
+
+    The medians go to `extra_info`: groups/s, the ratio to the floor, FLOP/s of the convolutions in it, and the
+    peak of the memory. None if benchmarks are not enabled.
+    """
+    work = case.step if training else case.infer
+    layers = [layer.both if training else layer.forward for layer in case.convolutions]
+    flop = sum(layer.both_flop if training else layer.forward_flop for layer in case.convolutions)
+    seconds: list[float] = []
+    floors: list[list[float]] = [[] for _ in layers]
+
+    def measure_floor() -> None:
+        for layer, times in zip(layers, floors, strict=True):
+            times.append(case.timed(layer))
+
+    work()
+    case.forget_peak()
+    work()
+    peak = case.peak_mib()
+    measure_floor()
+    for times in floors:
+        times.clear()
+    benchmark.pedantic(lambda: seconds.append(case.timed(work)), setup=measure_floor, rounds=7)
+    if benchmark.stats is None:
+        return None
+    median = statistics.median(seconds)
+    floor = sum(map(statistics.median, floors))
+    figures = {
+        "groups_per_second": groups / median,
+        "milliseconds": 1e3 * median,
+        "floor_milliseconds": 1e3 * floor,
+        "ratio_to_floor": median / floor,
+        "gflop_per_second": flop / median / 1e9,
+    }
+    if peak is not None:
+        figures["peak_mib"] = peak
+    benchmark.extra_info.update(figures)
+    return figures
+
+
+def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> Case:
+    import torch
+    import torch.nn.functional as F
+
+    from ptycho_torch import inference, network
+    from ptycho_torch.arrays import tensors_from_batch
+    from ptycho_torch.model import PtychoModel, adam
+
+    where = inference.device(execution)
+    config, scale = plan.config, plan.start.intensity_scale
+    model = PtychoModel(config.model, plan.start.weights, inference.compute_dtype(execution)).to(where)
+    model.freeze(config)
+    optimizer = adam(model, execution.learning_rate)
+    tensors = {name: tensor.to(where) for name, tensor in tensors_from_batch(batch).items()}
+    kinds = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+    kind = kinds.get(execution.precision)
+
+    @contextlib.contextmanager
+    def computing() -> Iterator[None]:
+        with inference.computing(execution), torch.autocast(where.type, kind, enabled=kind is not None):
+            yield
+
+    class TorchCase(Case):
+        def step(self) -> float:
+            with computing():
+                total = model.loss_terms(config, tensors, scale, {})["total"]
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            return total.detach()
+
+        def infer(self) -> Any:
+            with computing(), torch.inference_mode():
+                return model.object(scale * tensors["diffraction"], tensors["offsets"])
+
+        def timed(self, work: Callable[[], Any]) -> float:
+            if where.type != "cuda":
+                return super().timed(work)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
+
+        def forget_peak(self) -> None:
+            torch.cuda.reset_peak_memory_stats() if where.type == "cuda" else super().forget_peak()
+
+        def peak_mib(self) -> float | None:
+            return torch.cuda.max_memory_allocated() / MIB if where.type == "cuda" else super().peak_mib()
+
+    seen: list[tuple] = []
+    convolve = F.conv2d
+
+    def recorded(image: Any, kernel: Any, bias: Any = None, **settings: Any) -> Any:
+        seen.append((image, kernel, bias, settings))
+        return convolve(image, kernel, bias, **settings)
+
+    F.conv2d = recorded
+    try:
+        with computing():
+            network.object_patches(scale * tensors["diffraction"], model.tensors, config.model)
+    finally:
+        F.conv2d = convolve
+
+    def layer(image: Any, kernel: Any, bias: Any, settings: dict) -> Convolution:
+        image, kernel, bias = (
+            given.detach().to(kind or given.dtype).clone().requires_grad_(given.requires_grad)
+            for given in (image, kernel, bias)
+        )
+        # as it is in a step
+        image, kernel = (
+            given.detach().clone(memory_format=torch.channels_last).requires_grad_(given.requires_grad)
+            for given in (image, kernel)
+        )
+        with torch.no_grad():
+            result = convolve(image, kernel, bias, **settings)
+        gradient = torch.ones_like(result)
+        wanted = [given for given in (image, kernel, bias) if given.requires_grad]
+
+        def forward() -> Any:
+            with torch.inference_mode():
+                return convolve(image, kernel, bias, **settings)
+
+        def both() -> Any:
+            return torch.autograd.grad(convolve(image, kernel, bias, **settings), wanted, gradient)
+
+        flop = 2.0 * result.numel() * kernel[0].numel()
+        return Convolution(forward, both, flop, flop * (3 if image.requires_grad else 2))
+
+    case = TorchCase()
+    case.convolutions = [layer(*one) for one in seen]
+    return case
+
+
+def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> Case:
+    import tensorflow as tf
+
+    from ptycho_backends.tensorflow import inference, network
+    from ptycho_backends.tensorflow.arrays import batch_signature, tensors_from_batch
+    from ptycho_backends.tensorflow.model import PtychoModule
+
+    config, where = plan.config, inference.device(execution)
+    dtype, kind = inference.compute_dtype(execution), inference.network_dtype(execution)
+    with inference.computing(execution):
+        module = PtychoModule(plan, execution, dtype, kind)
+        tensors = tensors_from_batch(batch)
+
+    @tf.function(input_signature=[batch_signature(config.model, with_truth=False)])
+    def image_of(given: dict) -> tf.Tensor:
+        fed = tf.cast(module.intensity_scale * given["diffraction"], dtype)
+        return module.model.object(fed, given["offsets"])
+
+    class TensorFlowCase(Case):
+        def step(self) -> float:
+            with inference.computing(execution):
+                # waits for the device
+                return module.training_step(tensors, last_of_epoch=False).numpy()
+
+        def infer(self) -> Any:
+            with inference.computing(execution):
+                return image_of(tensors).numpy()
+
+        def forget_peak(self) -> None:
+            if where == "/GPU:0":
+                tf.config.experimental.reset_memory_stats("GPU:0")
+            else:
+                super().forget_peak()
+
+        def peak_mib(self) -> float | None:
+            if where == "/GPU:0":
+                return tf.config.experimental.get_memory_info("GPU:0")["peak"] / MIB
+            return super().peak_mib()
+
+    seen: list[tuple] = []
+    convolve = tf.nn.conv2d
+
+    def recorded(image: Any, kernel: Any, **settings: Any) -> Any:
+        seen.append((tf.cast(image, kernel.dtype), tf.identity(kernel), settings))
+        return convolve(image, kernel, **settings)
+
+    tf.nn.conv2d = recorded
+    try:
+        with inference.computing(execution):
+            fed = tf.cast(module.intensity_scale * tensors["diffraction"], dtype)
+            weights = {name: tf.cast(value, kind) for name, value in module.model.variables_by_name.items()}
+            weights["log_scale"] = tf.cast(weights["log_scale"], dtype)
+            network.object_patches(fed, weights, config.model)
+    finally:
+        tf.nn.conv2d = convolve
+    assert network.tf.nn.conv2d is convolve
+
+    def layer(image: tf.Tensor, kernel: tf.Tensor, settings: dict) -> Convolution:
+        bias = tf.zeros(kernel.shape[-1], kernel.dtype)
+
+        def convolved(image: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+            return tf.nn.bias_add(convolve(image, kernel, **settings), bias)
+
+        @tf.function
+        def forward(image: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+            return convolved(image, kernel, bias)
+
+        @tf.function
+        def both(image: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, gradient: tf.Tensor) -> list:
+            given = [image, kernel, bias]
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(given)
+                result = convolved(*given)
+            # the result, too: what nobody wants is not computed
+            return [result, *tape.gradient(result, given, gradient)]
+
+        def waiting(work: Callable, *given: tf.Tensor) -> Callable[[], Any]:
+            def done() -> None:
+                with inference.computing(execution):
+                    results = work(*given)
+                    # a number, so that the device is waited for without a copy of all
+                    tf.nest.map_structure(lambda result: tf.reshape(result, [-1])[0].numpy(), results)
+
+            return done
+
+        result = forward(image, kernel, bias)
+        flop = 2.0 * float(tf.size(result)) * float(tf.size(kernel[..., 0]))
+        return Convolution(
+            waiting(forward, image, kernel, bias),
+            waiting(both, image, kernel, bias, tf.ones_like(result)),
+            flop,
+            3 * flop,
+        )
+
+    case = TensorFlowCase()
+    case.convolutions = [layer(*one) for one in seen]
+    return case

@@ -42,7 +42,7 @@ ONE = {"C": 1, "grid_size": (1, 1), "C_model": 1, "C_forward": 1, "decoder_last_
 # as small as can be: groups of one, few filters, no attention
 SMALL = {
     **ONE, "n_filters_scale": 1, "cbam_encoder": False, "epochs": 2, "batch_size": 8, "num_workers": 0,
-    "x_bounds": (0.0, 1.0), "y_bounds": (0.0, 1.0), "notes": "beamtime 7",
+    "learning_rate": 1e-4, "x_bounds": (0.0, 1.0), "y_bounds": (0.0, 1.0), "notes": "beamtime 7",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from ptycho_backends.testing.agreement import deviation
 
 groups = group_scan(simulate_star(64, 11, n_photons=1e5, seed=3), n_groups=11, seed=0)
 alone = ExecutionConfig(
-    accelerator="cpu", enable_progress_bar=False, logger_backend=None, precision="64-true", accum_steps=2,
+    accelerator="cpu", enable_progress_bar=False, logger_backend=None, precision="64-true",
     gradient_clip_val=0.5,
 )
 together = dataclasses.replace(alone, devices=2)
@@ -23,7 +23,8 @@ backend = TensorFlowBackend()
 # 9 groups in batches of 4, 4 and 1: the last leaves one device with nothing
 def trained(batch_size, execution):
     network = ModelConfig(
-        N=64, n_filters_scale=1, model_type="supervised", architecture="attention", batch_norm=True
+        N=64, n_filters_scale=1, model_type="supervised", architecture="attention", batch_norm=True,
+        cbam_encoder=False, use_shared_decoder=True,
     )
     config = TrainingConfig(
         model=network, batch_size=batch_size, nepochs=1, nphotons=1e5, validation_share=0.2, seed=5,
@@ -38,7 +39,7 @@ for kind in ("first_moments", "second_moments"):
     assert worst[0] < 1e-9, (kind, worst)
 for name in want.weights:
     assert deviation(got.weights[name], want.weights[name]) < 1e-6, name
-assert got.training_state.step == want.training_state.step == 2
+assert got.training_state.step == want.training_state.step == 3
 for name in ("train_loss", "val_loss"):
     one, other = (getattr(model.history[0], name) for model in (got, want))
     assert abs(one / other - 1) < 1e-9, (name, one, other)

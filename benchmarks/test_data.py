@@ -24,7 +24,7 @@ SMALL = 20_000
 @pytest.fixture
 def count(request):
     """A size of the scan; the large ones are for measuring, not for testing."""
-    if request.param > SMALL and request.config.getoption("benchmark_disable"):
+    if request.param > SMALL and not request.config.getoption("benchmark_enable"):
         pytest.skip("large: only with --benchmark-enable")
     return request.param
 

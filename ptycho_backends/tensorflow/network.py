@@ -79,7 +79,13 @@ def batch_norm(
         used = dict(zip((mean, variance), _moments_of_batch(image, statistics), strict=True))
         statistics.update(used)
     root = tf.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
-    return (image - used[mean]) / root * gamma + beta
+    centre, scale, shift = (_for_columns(values, image) for values in (used[mean], gamma / root, beta))
+    return (image - centre) * scale + shift
+
+
+def _for_columns(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """(channels,) to (W, channels): so that gradients, too, are summed axis by axis."""
+    return tf.broadcast_to(values, (tf.shape(image)[2], values.shape[0]))
 
 
 def _moments_of_batch(image: tf.Tensor, statistics: Statistics) -> tuple[tf.Tensor, tf.Tensor]:
@@ -104,13 +110,24 @@ def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics
     }
 
 
+def _mean_of_pixels(image: tf.Tensor) -> tf.Tensor:
+    """(B, channels), axis by axis."""
+    return tf.reduce_mean(tf.reduce_mean(image, axis=2), axis=1)
+
+
+def _gated(image: tf.Tensor, gate: tf.Tensor) -> tf.Tensor:
+    """`image` times a (B, channels) gate, whose gradient, too, is summed axis by axis."""
+    batch, channels = tf.shape(gate)[0], gate.shape[1]
+    return image * tf.broadcast_to(gate[:, None, None], (batch, 1, tf.shape(image)[2], channels))
+
+
 def channel_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
     """Mirror of `reference.network.channel_attention`, in the precision of the weights."""
     image = tf.cast(image, weights[f"{layer}/mlp0/kernel"].dtype)
-    pooled = (tf.reduce_mean(image, axis=(1, 2)), tf.reduce_max(image, axis=(1, 2)))
+    pooled = (_mean_of_pixels(image), tf.reduce_max(image, axis=(1, 2)))
     hidden = [activation("relu", dense(vectors, weights, f"{layer}/mlp0")) for vectors in pooled]
     of_mean, of_maximum = (dense(vectors, weights, f"{layer}/mlp1") for vectors in hidden)
-    return image * activation("sigmoid", of_mean + of_maximum)[:, None, None]
+    return _gated(image, activation("sigmoid", of_mean + of_maximum))
 
 
 def spatial_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
@@ -125,9 +142,9 @@ def efficient_channel_attention(image: tf.Tensor, weights: Weights, layer: str) 
     kernel, channels = weights[f"{layer}/kernel"], image.shape[-1]
     image = tf.cast(image, kernel.dtype)
     side = kernel.shape[0]
-    padded = tf.pad(tf.reduce_mean(image, axis=(1, 2)), [(0, 0), (side // 2, side // 2)])
+    padded = tf.pad(_mean_of_pixels(image), [(0, 0), (side // 2, side // 2)])
     taps = [kernel[i] * padded[:, i : i + channels] for i in range(side)]
-    return image * activation("sigmoid", tf.add_n(taps))[:, None, None]
+    return _gated(image, activation("sigmoid", tf.add_n(taps)))
 
 
 def attend(image: tf.Tensor, weights: Weights, block: str, config: ModelConfig) -> tf.Tensor:

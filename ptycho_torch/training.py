@@ -401,8 +401,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
         # what is logged is the mean over all processes already
         warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
-        # without validation
-        warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
         # how Lightning calls torch is not the user's to change
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -29,13 +29,13 @@ def total_variation(object_image: Tensor) -> Tensor:
 
 def object_mae(object_image: Tensor, truth: Tensor) -> Tensor:
     """Mirror of `reference.losses.object_mae`."""
-    amplitude = torch.mean((object_image.abs() - truth.abs()).abs())
+    amplitude = torch.mean((_amplitude(object_image) - truth.abs()).abs())
     return amplitude + torch.mean((_phase(object_image) - _phase(truth)).abs())
 
 
 def amplitude_variation(object_image: Tensor) -> Tensor:
     """Mirror of `reference.losses.amplitude_variation`."""
-    amplitude = object_image.abs()
+    amplitude = _amplitude(object_image)
     down = amplitude[..., 1:, :] - amplitude[..., :-1, :]
     right = amplitude[..., 1:] - amplitude[..., :-1]
     return torch.mean(down.square()) + torch.mean(right.square())
@@ -50,7 +50,7 @@ def phase_variation(object_image: Tensor) -> Tensor:
 
 def amplitude_deviation(object_image: Tensor) -> Tensor:
     """Mirror of `reference.losses.amplitude_deviation`."""
-    amplitude = object_image.abs()
+    amplitude = _amplitude(object_image)
     return torch.mean((amplitude - amplitude.mean(dim=(-2, -1), keepdim=True)).abs())
 
 
@@ -65,7 +65,7 @@ def phase_deviation(object_image: Tensor) -> Tensor:
 
 def amplitude_variance(object_image: Tensor) -> Tensor:
     """Mirror of `reference.losses.amplitude_variance`."""
-    amplitude = object_image.abs()
+    amplitude = _amplitude(object_image)
     return torch.mean((amplitude - amplitude.mean(dim=(-2, -1), keepdim=True)).square())
 
 
@@ -86,7 +86,16 @@ def auxiliary_terms(config: TrainingConfig, object_image: Tensor) -> dict[str, t
     return terms
 
 
+def _amplitude(image: Tensor) -> Tensor:
+    # the gradient divides by the modulus: where that is not a normal number it would be NaN, and is zero
+    modulus = image.detach().abs()
+    return torch.where(modulus >= torch.finfo(modulus.dtype).tiny, image, image.detach()).abs()
+
+
 def _phase(image: Tensor) -> Tensor:
+    # the gradient divides by the square of the modulus: where that underflows it would be NaN, and is zero
+    square = image.detach().abs().square()
+    image = torch.where(square >= torch.finfo(square.dtype).tiny, image, image.detach())
     # the angle of -0 - 0i is minus pi: which zero it is must not matter
     return torch.where(image == 0, 0.0, image.angle())
 

@@ -70,7 +70,8 @@ def dense(vectors: Tensor, weights: Weights, layer: str) -> Tensor:
 def activation(name: str, x: Tensor) -> Tensor:
     """Mirror of `reference.network.activation`."""
     if name == "sigmoid":
-        return torch.sigmoid(x)
+        # its own derivative, y (1 - y), loses every digit where y is all but 1, as gates are
+        return F.logsigmoid(x).exp()
     if name in ("swish", "silu"):
         return F.silu(x)
     if name == "softplus":

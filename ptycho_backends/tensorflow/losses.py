@@ -1,5 +1,6 @@
 """Mirror of `ptycho_backends.reference.losses`."""
 
+import numpy as np
 import tensorflow as tf
 
 from ptycho_backends.config import TrainingConfig
@@ -87,10 +88,11 @@ def auxiliary_terms(config: TrainingConfig, object_image: tf.Tensor) -> dict[str
 
 
 def _phase(image: tf.Tensor) -> tf.Tensor:
-    # the angle of -0 - 0i is minus pi: which zero it is must not matter; nor may the gradient be NaN there
-    real, imag = tf.math.real(image), tf.math.imag(image)
-    empty = (real == 0) & (imag == 0)
-    return tf.atan2(tf.where(empty, tf.zeros_like(imag), imag), tf.where(empty, tf.ones_like(real), real))
+    # the gradient divides by the square of the modulus: where that underflows it would be NaN, and is zero
+    square = tf.square(tf.math.real(image)) + tf.square(tf.math.imag(image))
+    image = tf.where(square >= np.finfo(square.dtype.as_numpy_dtype).tiny, image, tf.stop_gradient(image))
+    # the angle of -0 - 0i is minus pi: which zero it is must not matter
+    return tf.where(image == 0, tf.zeros_like(square), tf.math.angle(image))
 
 
 def required(truth: tf.Tensor | None) -> tf.Tensor:

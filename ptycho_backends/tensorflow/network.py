@@ -44,7 +44,8 @@ def dense(vectors: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
 def activation(name: str, x: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.network.activation`."""
     if name == "sigmoid":
-        return tf.sigmoid(x)
+        # its own derivative, y (1 - y), loses every digit where y is all but 1, as gates are
+        return tf.exp(tf.math.log_sigmoid(x))
     if name in ("swish", "silu"):
         return tf.nn.silu(x)
     if name == "softplus":

@@ -87,6 +87,10 @@ def changed(config: TrainingConfig, changes: dict[str, Any]) -> TrainingConfig:
     return copy
 
 
+def _is_bias_of_amplitude(name: str) -> bool:
+    return name in ("amplitude/inner_head/bias", "amplitude/border_head/bias")
+
+
 def _of_case(test: Any) -> Any:
     return pytest.mark.parametrize("case", CASES, ids=repr)(test)
 
@@ -212,6 +216,22 @@ class BackendContract:
             assert np.isfinite(backend.loss(case.config, case.weights, dark, execution=execution)["total"])
             gradients = backend.gradients(case.config, case.weights, dark, execution=execution)
             assert all(np.isfinite(value).all() for value in gradients.values())
+
+    @pytest.mark.parametrize("loss", ["mae+object", "supervised", "supervised+deviation"])
+    def test_faint_objects_give_finite_numbers(self, backend: Backend, loss: str) -> None:
+        """The phase's gradient divides by the square of the amplitude, which underflows."""
+        case = Case(loss=loss, gridsize=2)
+        # amplitudes of 1e-18, 1e-20, 1e-30, and below the smallest normal number of float32
+        for bias in (-41.4, -46.0, -69.0, -90.0):
+            faint = {
+                name: np.full_like(value, bias) if _is_bias_of_amplitude(name) else value
+                for name, value in case.weights.items()
+            }
+            for execution in (DOUBLE, SINGLE):
+                terms = backend.loss(case.config, faint, case.batch, execution=execution)
+                gradients = backend.gradients(case.config, faint, case.batch, execution=execution)
+                for name, value in {**terms, **gradients}.items():
+                    assert np.isfinite(np.asarray(value)).all(), f"{name}, {execution.precision}, bias {bias}"
 
     # --- errors
 

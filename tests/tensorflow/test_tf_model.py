@@ -216,3 +216,15 @@ def test_what_it_cannot_do_is_refused(backend, changes, message):
     execution = ExecutionConfig(**changes)
     with pytest.raises(ConfigError, match=message):
         backend.forward(case.config.model, case.weights, case.batch, execution=execution)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_a_gate_that_is_all_but_open_has_an_exact_gradient(dtype):
+    """Adam makes a step of any gradient, however small; y (1 - y) has lost all its digits here."""
+    x = tf.constant([-30.0, 0.0, 15.0, 30.0, 80.0], dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        opened = network.activation("sigmoid", x)
+    exact = 1 / (np.exp(x.numpy()) + 2 + np.exp(-x.numpy()))
+    slope = tape.gradient(opened, x).numpy()
+    np.testing.assert_allclose(slope, exact, rtol=50 * np.finfo(slope.dtype).eps)

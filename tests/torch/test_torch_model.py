@@ -8,6 +8,7 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.initial_weights import initial_weights, weight_shapes
 from ptycho_backends.protocol import Backend, Batch
 from ptycho_backends.reference import model as reference
+from ptycho_torch import network
 from ptycho_torch.arrays import tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend import TorchBackend
 
@@ -193,3 +194,12 @@ def test_weights_survive_the_way_through_tensors_bit_for_bit():
     for name, value in weights.items():
         assert back[name].dtype == value.dtype
         np.testing.assert_array_equal(back[name], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gate_that_is_all_but_open_has_an_exact_gradient(dtype):
+    """Adam makes a step of any gradient, however small; y (1 - y) has lost all its digits here."""
+    x = torch.tensor([-30.0, 0.0, 15.0, 30.0, 80.0], dtype=dtype, requires_grad=True)
+    network.activation("sigmoid", x).sum().backward()
+    exact = 1 / (np.exp(x.detach().numpy()) + 2 + np.exp(-x.detach().numpy()))
+    np.testing.assert_allclose(x.grad.numpy(), exact, rtol=50 * torch.finfo(dtype).eps)

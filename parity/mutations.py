@@ -253,7 +253,7 @@ TENSORFLOW = (
     Mutant("phase error left out", "losses.py",
            "return amplitude + tf.reduce_mean(tf.abs(_phase(object_image) - _phase(truth)))", "return amplitude"),
     Mutant("phase of zero depends on its sign", "losses.py",
-           "empty = (real == 0) & (imag == 0)", "empty = tf.zeros_like(real == 0)"),
+           "tf.where(image == 0, tf.zeros_like(square), tf.math.angle(image))", "tf.math.angle(image)"),
     # --- model and optimiser
     Mutant("measurement not scaled", "model.py",
            'measured = intensity_scale * batch["diffraction"]', 'measured = batch["diffraction"]'),

@@ -91,16 +91,21 @@ class Stitcher:
         self._sums: list[NDArray[np.float64]] | None = [np.zeros(area) for _ in range(3)]
         # Patches with one pixel of nothing around three of their sides, as one row of numbers each: a shift
         # by a pixel down or to the right is then one by `size + 1` numbers or by one. The last column, which
-        # holds nothing, stands for the one before the first as well.
+        # holds nothing, stands for the one before the first as well. Patch beside patch, so that such a shift
+        # leaves the memory aligned. Weights of 1 need no shift (`_shifted_ones`).
         self._chunk = max(1, CHUNK_PIXELS // size**2)
-        self._padded = np.zeros((3, self._chunk, (size + 2) * (size + 1) + 1))
-        self._inner(2)[...] = weights
+        planes, side = 2 if self._plain else 3, size + 1
+        self._padded = np.zeros((planes, side * (side + 1) + 1, self._chunk))
+        self._down = np.empty((planes, side * side + 1, self._chunk))
+        self._right = np.empty((3, side * side, self._chunk))
+        if not self._plain:
+            self._inner(2)[...] = weights[..., None]
 
     def _inner(self, plane: int) -> NDArray[np.float64]:
-        """(chunk, M, M) view of the patches in the padded rows."""
+        """(M, M, chunk) view of the patches in the padded rows."""
         side = self._size + 1
-        rows = self._padded[plane, :, 1 + side : 1 + side * side]
-        return rows.reshape(self._chunk, self._size, side)[..., : self._size]
+        rows = self._padded[plane, 1 + side : 1 + side * side]
+        return rows.reshape(self._size, side, self._chunk)[:, : self._size]
 
     def add(self, object_patches: NDArray, group_centres_px: NDArray) -> None:
         """Add (B, N, N, 1) patches at their (B, 1, 2, 1) centres `[x, y]`."""
@@ -119,7 +124,8 @@ class Stitcher:
             if not self._plain:
                 patches = patches * self._weights
             count = len(part)
-            real[:count], imaginary[:count] = patches.real, patches.imag
+            patches = np.moveaxis(patches, 0, -1)
+            real[..., :count], imaginary[..., :count] = patches.real, patches.imag
             shifted = self._shifted(fraction[part])
             pixels, inside = self._pixels(whole[part])
             for sums, values in zip(self._sums, shifted, strict=True):
@@ -128,30 +134,42 @@ class Stitcher:
                 np.add.at(sums, pixels, flat if inside is None else flat[inside])
 
     def _shifted(self, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(3, B, (M + 1)^2) patches and weights, moved down and to the right by parts of a pixel."""
-        side, padded = self._size + 1, self._padded[:, : len(fraction)]
-        x, y = fraction[:, 0, None], fraction[:, 1, None]
-        down = padded[..., :-side] - padded[..., side:]
+        """(3, (M + 1)^2, B) patches and weights, moved down and to the right by parts of a pixel."""
+        count, side = len(fraction), self._size + 1
+        x, y = fraction.T
+        padded, down, right = (
+            array[..., :count] for array in (self._padded, self._down, self._right[: len(self._padded)])
+        )
+        np.subtract(padded[:, :-side], padded[:, side:], out=down)
         down *= y
-        down += padded[..., side:]
-        right = down[..., :-1] - down[..., 1:]
+        down += padded[:, side:]
+        np.subtract(down[:, :-1], down[:, 1:], out=right)
         right *= x
-        right += down[..., 1:]
-        return right
+        right += down[:, 1:]
+        if self._plain:
+            self._shifted_ones(self._right[2, :, :count].reshape(side, side, count), x, y)
+        return self._right[..., :count]
+
+    @staticmethod
+    def _shifted_ones(result: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        """What weights of 1 become: less at their border only."""
+        result[...] = 1
+        result[0] *= 1 - y
+        result[-1] *= y
+        result[:, 0] *= 1 - x
+        result[:, -1] *= x
 
     def _pixels(self, corner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
         """Numbers of the canvas's pixels that the shifted patches lie on; and which ones do, if not all."""
-        steps = np.arange(self._size + 1)
+        steps = np.arange(self._size + 1)[:, None]
         height, width = self._canvas.height, self._canvas.width
+        column, row = steps + corner[:, 0], steps + corner[:, 1]
+        pixels = (row[:, None] * width + column).reshape(-1)
         first, last = corner.min(axis=0), corner.max(axis=0) + self._size
         if (first >= 0).all() and last[0] < width and last[1] < height:
-            box = (steps[:, None] * width + steps).reshape(-1)
-            return ((corner[:, 1] * width + corner[:, 0])[:, None] + box).reshape(-1), None
-        row, column = corner[:, 1, None] + steps, corner[:, 0, None] + steps
-        lit = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
-        inside = np.flatnonzero(lit)
-        pixels = row[:, :, None] * width + column[:, None, :]
-        return pixels.reshape(-1)[inside], inside
+            return pixels, None
+        inside = np.flatnonzero(((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width)))
+        return pixels[inside], inside
 
     @property
     def sums(self) -> tuple[NDArray[np.float64], ...]:

@@ -166,8 +166,8 @@ TORCH = (
     Mutant("kernels come back transposed", "../ptycho_backends/lightning_checkpoint.py",
            "value.transpose(2, 3, 1, 0)", "value.transpose(3, 2, 1, 0)"),
     Mutant("batches of another epoch", "data.py", "self._plan.epochs_done + 1 + epoch", "self._plan.epochs_done + 2 + epoch"),
-    Mutant("image mirrored when stitched", "inference.py",
-           "stitching.stitch(patches, groups.group_centres_px", "stitching.stitch(patches, -groups.group_centres_px"),
+    Mutant("patches of a batch stitched in each other's place", "inference.py",
+           "yield part, patches", "yield part, patches[::-1]"),
     Mutant("float64 asked for, float32 computed", "inference.py",
            'torch.float64 if execution.precision == "64-true" else torch.float32', "torch.float32"),
 )  # fmt: skip
@@ -293,8 +293,8 @@ TENSORFLOW = (
            "np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1)",
            "np.moveaxis(batch.relative_offsets_px[:, 0, ::-1], -1, 1).copy()"),
     Mutant("batches of another epoch", "data.py", "self.plan.epoch_batches(epoch)", "self.plan.epoch_batches(epoch + 1)"),
-    Mutant("image mirrored when stitched", "inference.py",
-           "stitching.stitch(patches, groups.group_centres_px", "stitching.stitch(patches, -groups.group_centres_px"),
+    Mutant("patches of a batch stitched in each other's place", "inference.py",
+           "yield part, patches", "yield part, patches[::-1]"),
 )  # fmt: skip
 
 PACKAGES = {"torch": "ptycho_torch", "tensorflow": "ptycho_backends/tensorflow"}

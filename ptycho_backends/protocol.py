@@ -161,7 +161,8 @@ class Reconstruction:
     group_centres_px : (B, 2) float64
         `[x, y]` of each patch.
     object_patches : (B, N, N, 1) complex64, optional
-        The network's `object` output of each group; None where several processes made the image.
+        The network's `object` output of each group; None where several processes made the image, or where
+        they would take more than 2 GiB.
     backend : str
     pixel_size_m : float, optional
     timings_s : mapping

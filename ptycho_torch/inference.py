@@ -15,6 +15,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
+from ptycho_backends.reconstructing import reconstruct
 from ptycho_torch import network, teams
 from ptycho_torch.arrays import channels_last, tensors_from_batch, weights_from_tensors
 from ptycho_torch.model import PtychoModel, adam
@@ -196,30 +197,14 @@ def _object_patches(
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """Object patches of every group, computed in batches, and the image stitched from them.
+    """The image, stitched from object patches that are computed in batches.
 
     Several processes each stitch their share of the groups; the patches are then kept nowhere.
     """
     if teams.team_of(execution).size > 1:
         return _infer_together(model, groups, execution, stitching_size)
-    started = time.perf_counter()
-    N = model.config.model.N
-    patches = np.empty((len(groups), N, N, 1), np.complex64)
-    for part, predicted_patches in object_patches(model, groups, execution):
-        patches[part] = predicted_patches
-    predicted = time.perf_counter()
-    image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
-    stitched = time.perf_counter()
-    return Reconstruction(
-        object=image,
-        coverage=coverage,
-        origin_px=origin,
-        group_centres_px=groups.group_centres_px[:, 0, :, 0],
-        object_patches=patches,
-        backend="torch",
-        pixel_size_m=groups.scan.pixel_size_m,
-        timings_s={"predict": predicted - started, "stitch": stitched - predicted},
-    )
+    patches = object_patches(model, groups, execution)
+    return reconstruct(patches, groups, model.config.model.N, stitching_size, "torch")
 
 
 def _infer_together(

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptycho_backends import reconstructing
 from ptycho_backends import stitching as quick
 from ptycho_backends.errors import ShapeError
+from ptycho_backends.grouping import group_scan
 from ptycho_backends.reference import physics
 from ptycho_backends.reference import stitching as stated
+from ptycho_backends.simulate import simulate_star
 
 
 @pytest.fixture(scope="module", params=[stated, quick], ids=["stated", "quick"])
@@ -232,3 +235,20 @@ def test_a_large_canvas_needs_no_more_than_its_sums():
     np.testing.assert_allclose(image, want[0], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(coverage, want[1], atol=1e-6)
     np.testing.assert_array_equal(image[coverage == 0], 0)
+
+
+def test_patches_of_a_large_scan_are_stitched_but_not_kept(monkeypatch):
+    """They would take more memory than the scan; the image is the same as from all of them at once."""
+    groups = group_scan(simulate_star(64, 21, seed=0), gridsize=1)
+    patches = np.stack([known_object(number, 64) for number in range(21)])[..., None]
+    batches = [(slice(start, start + 8), patches[start : start + 8]) for start in range(0, 21, 8)]
+    image = reconstructing.reconstruct(batches, groups, 64, 20, "a backend")
+    np.testing.assert_array_equal(image.object_patches, patches)
+    want, coverage, origin = stated.stitch(patches, groups.group_centres_px)
+    np.testing.assert_allclose(image.object, want, atol=1e-6)
+    np.testing.assert_allclose(image.coverage, coverage, atol=1e-6)
+    np.testing.assert_array_equal(image.origin_px, origin)
+    monkeypatch.setattr(reconstructing, "KEPT_PATCHES_BYTES", patches.nbytes - 1)
+    without = reconstructing.reconstruct(batches, groups, 64, 20, "a backend")
+    assert without.object_patches is None
+    np.testing.assert_array_equal(without.object, image.object)

@@ -1,19 +1,18 @@
 """Predictions in batches, and the small operations that parity compares."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ptycho_backends import stitching
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.grouping import GroupedData
 from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
+from ptycho_backends.reconstructing import reconstruct
 from ptycho_backends.tensorflow import network, teams
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
@@ -222,25 +221,9 @@ def object_patches(
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """Object patches of every group, computed in batches, and the image stitched from them."""
-    started = time.perf_counter()
-    N = model.config.model.N
-    patches = np.empty((len(groups), N, N, 1), np.complex64)
-    for part, predicted_patches in object_patches(model, groups, execution):
-        patches[part] = predicted_patches
-    predicted = time.perf_counter()
-    image, coverage, origin = stitching.stitch(patches, groups.group_centres_px, stitching_size)
-    stitched = time.perf_counter()
-    return Reconstruction(
-        object=image,
-        coverage=coverage,
-        origin_px=origin,
-        group_centres_px=groups.group_centres_px[:, 0, :, 0],
-        object_patches=patches,
-        backend="tensorflow",
-        pixel_size_m=groups.scan.pixel_size_m,
-        timings_s={"predict": predicted - started, "stitch": stitched - predicted},
-    )
+    """The image, stitched from object patches that are computed in batches."""
+    patches = object_patches(model, groups, execution)
+    return reconstruct(patches, groups, model.config.model.N, stitching_size, "tensorflow")
 
 
 def _batches(

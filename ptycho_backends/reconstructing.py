@@ -1,0 +1,69 @@
+"""From predicted patches to an image: what every backend's `infer` does with what its network gives."""
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import stitching
+from ptycho_backends.grouping import GroupedData
+from ptycho_backends.protocol import Reconstruction
+
+KEPT_PATCHES_BYTES = 2 << 30
+"""`Reconstruction.object_patches` is None where they would take more: a scan may be larger than memory."""
+
+
+def reconstruct(
+    predicted: Iterable[tuple[slice, NDArray[np.complex64]]],
+    groups: GroupedData,
+    N: int,
+    stitching_size: int,
+    backend: str,
+) -> Reconstruction:
+    """Stitch patches while they are predicted.
+
+    Parameters
+    ----------
+    predicted : iterable of (slice, (b, N, N, 1) complex64)
+        Which groups, and their patches; every group once.
+    groups : GroupedData
+        All of them.
+    N : int
+        Side of a patch.
+    stitching_size : int
+        Side of its central square that is used.
+    backend : str
+        Name for the result.
+
+    Raises
+    ------
+    ShapeError
+        If `stitching_size` does not fit N.
+    """
+    stitching.require_size(stitching_size, N)
+    shape = (len(groups), N, N, 1)
+    kept = np.empty(shape, np.complex64) if 8 * np.prod(shape, dtype=float) <= KEPT_PATCHES_BYTES else None
+    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
+    stitcher = stitching.Stitcher(canvas, stitching_size)
+    started, stitch = time.perf_counter(), 0.0
+    for part, patches in predicted:
+        arrived = time.perf_counter()
+        stitcher.add(patches, groups.group_centres_px[part])
+        if kept is not None:
+            kept[part] = patches
+        stitch += time.perf_counter() - arrived
+    predict = time.perf_counter() - started - stitch
+    started = time.perf_counter()
+    image, coverage = stitcher.result()
+    stitch += time.perf_counter() - started
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=canvas.origin_px,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        object_patches=kept,
+        backend=backend,
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": predict, "stitch": stitch},
+    )

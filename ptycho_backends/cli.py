@@ -70,6 +70,14 @@ Measurement = Annotated[
         help="What the patterns hold: amplitude, intensity (counts), or auto: integers are counts.",
     ),
 ]
+Mapped = Annotated[
+    bool,
+    _option(
+        "--mapped",
+        help="Leave the patterns in the file and read them as they are needed, for scans larger than the "
+        "memory; NPZ must hold them uncompressed.",
+    ),
+]
 Gridsize = Annotated[
     int | None,
     _option("--gridsize", "-g", panel=MODEL_PANEL, help="A group holds gridsize x gridsize positions. (1)"),
@@ -248,6 +256,7 @@ def train(
     config: ConfigFile = None,
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
+    mapped: Mapped = False,
     gridsize: Gridsize = None,
     filters: Filters = None,
     epochs: Epochs = None,
@@ -275,7 +284,7 @@ def train(
         from ptycho_backends.cli_settings import execution_config, training_job
 
         job = training_job(
-            scan, measurement, config, backend, resume, say,
+            scan, measurement, mapped, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": batch_size, "nphotons": nphotons, "n_groups": n_groups,
@@ -308,6 +317,7 @@ def run(
     config: ConfigFile = None,
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
+    mapped: Mapped = False,
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
     gridsize: Gridsize = None,
@@ -336,7 +346,7 @@ def run(
         from ptycho_backends.scan import load_scan
 
         job = training_job(
-            scan, measurement, config, backend, resume, say,
+            scan, measurement, mapped, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": batch_size, "nphotons": nphotons, "n_groups": n_groups,
@@ -351,7 +361,7 @@ def run(
         result = workflows.run(
             job.scan,
             job.config,
-            test_scan=None if test is None else load_scan(test, measurement=measurement),
+            test_scan=None if test is None else load_scan(test, measurement=measurement, mapped=mapped),
             backend=job.backend,
             execution=how,
             resume_from=job.resumed,
@@ -376,6 +386,7 @@ def infer(
     config: ConfigFile = None,
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
+    mapped: Mapped = False,
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
     n_groups: Annotated[
@@ -399,7 +410,7 @@ def infer(
         from ptycho_backends.cli_settings import execution_config, inference_job
 
         job = inference_job(
-            model, scan, measurement, config, backend,
+            model, scan, measurement, mapped, config, backend,
             inference={"n_groups": n_groups, "output_dir": output},
         )  # fmt: skip
         how = execution_config(

@@ -43,6 +43,7 @@ class TrainingJob:
 def training_job(
     path: Path,
     measurement: str,
+    mapped: bool,
     config_file: Path | None,
     backend: str | None,
     resume: Path | None,
@@ -55,7 +56,7 @@ def training_job(
 
     Options win over the YAML file, the file over the configuration of the model that is resumed.
     """
-    scan = load_scan(path, measurement=measurement)
+    scan = load_scan(path, measurement=measurement, mapped=mapped)
     base = None if config_file is None else load_config(config_file)
     named = set() if config_file is None else _named_fields(config_file)
     # the file's backend only if the file names one: a default is no choice
@@ -116,13 +117,14 @@ def inference_job(
     model_path: Path,
     path: Path,
     measurement: str,
+    mapped: bool,
     config_file: Path | None,
     backend: str | None,
     *,
     inference: Given,
 ) -> InferenceJob:
     """Load the scan and the model, choose the backend, and settle the configuration."""
-    scan = load_scan(path, measurement=measurement)
+    scan = load_scan(path, measurement=measurement, mapped=mapped)
     base = InferenceConfig() if config_file is None else load_config(config_file, InferenceConfig)
     named = set() if config_file is None else _named_fields(config_file)
     chosen = get_backend(backend, config=base if "backend" in named else None)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from ptycho_backends import cli
 from ptycho_backends.archive import load_archive
 from ptycho_backends.results import load_reconstruction
+from ptycho_backends.scan import load_scan, save_scan
 
 SMALL = ["--filters", "1", "--accelerator", "cpu", "--backend", "torch"]
 
@@ -40,6 +41,18 @@ def test_run_then_infer(tmp_path, npz):
     ptycho("infer", tmp_path / "run", npz, "-o", tmp_path / "out", "--accelerator", "cpu", "-b", "torch")
     ours, again = (load_reconstruction(tmp_path / name / "reconstruction.npz") for name in ("run", "out"))
     np.testing.assert_array_equal(ours.object, again.object)
+
+
+def test_a_scan_that_stays_in_its_file_gives_the_same(tmp_path, npz):
+    plain = save_scan(load_scan(npz), tmp_path / "plain.npz", compressed=False)
+    for name, scan, how in (("memory", npz, []), ("file", plain, ["--mapped"])):
+        ptycho("run", scan, "-o", tmp_path / name, "-e", 1, *how, *SMALL)
+        ptycho("infer", tmp_path / name, scan, "-o", tmp_path / name / "again", *how, "-b", "torch")
+    for image in ("reconstruction.npz", "again/reconstruction.npz"):
+        ours, theirs = (load_reconstruction(tmp_path / name / image) for name in ("memory", "file"))
+        np.testing.assert_array_equal(ours.object, theirs.object)
+    result = ptycho("train", npz, "--mapped", "-o", tmp_path / "refused", code=2)
+    assert "compressed" in result.output
 
 
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeypatch):

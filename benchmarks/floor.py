@@ -116,7 +116,8 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
 
     where = inference.device(execution)
     config, scale = plan.config, plan.start.intensity_scale
-    model = PtychoModel(config.model, plan.start.weights, inference.compute_dtype(execution)).to(where)
+    dtype, compiled = inference.compute_dtype(execution), execution.compile_network
+    model = PtychoModel(config.model, plan.start.weights, dtype, compiled=compiled).to(where)
     model.freeze(config)
     optimizer = adam(model, execution.learning_rate)
     tensors = {name: tensor.to(where) for name, tensor in tensors_from_batch(batch).items()}

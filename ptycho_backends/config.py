@@ -473,6 +473,9 @@ class ExecutionConfig(_CheckedConfig):
     allow_tf32: bool = setting(
         False, boolean(), "PyTorch on NVIDIA GPUs: the network's convolutions may round to ten bits"
     )
+    compile_network: bool = setting(
+        False, boolean(), "PyTorch: generate code for the network first, which takes up to minutes"
+    )
     deterministic: bool = setting(True, boolean(), "the same numbers on every run")
     gradient_clip_val: float | None = setting(
         None, optional(number(0, exclusive=True)), "largest norm of a step's gradient"

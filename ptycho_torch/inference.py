@@ -83,7 +83,8 @@ class _Runner:
         self.dtype = compute_dtype(execution)
         self.where = device(execution)
         self.execution = execution
-        self.model = PtychoModel(config, weights, self.dtype).to(self.where)
+        model = PtychoModel(config, weights, self.dtype, compiled=execution.compile_network)
+        self.model = model.to(self.where)
 
     def tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
         complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64

@@ -1,8 +1,10 @@
 """The model as a torch module, and the LightningModule that trains it."""
 
 import json
+import logging
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import lightning
@@ -19,6 +21,11 @@ from ptycho_backends.schedules import parts_of_weights, schedule_of
 from ptycho_torch import losses, network, physics, teams
 from ptycho_torch.arrays import TensorBatch, counts, tensors_from_weights, weights_from_tensors
 
+log = logging.getLogger(__name__)
+
+# What `torch.compile` hands its graphs to.
+COMPILER = "inductor"
+
 
 class PtychoModel(torch.nn.Module):
     """Diffraction amplitudes to object and predicted diffraction.
@@ -30,13 +37,21 @@ class PtychoModel(torch.nn.Module):
         Canonical names; `parameters_by_name` keeps them, the probe as (N, N, 2) real numbers.
     dtype : torch.dtype
         float32 or float64.
+    compiled : bool
+        Generate code for the network when it is first used, and again for each new size of a batch.
     """
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, NDArray], dtype: torch.dtype = torch.float32
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, NDArray],
+        dtype: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
+        self._patches = _compiled_network() if compiled else network.object_patches
         self.parameters_by_name = torch.nn.ParameterDict()
         # one by one, because ParameterDict sorts what it is given at once
         for name, value in tensors_from_weights(weights, dtype).items():
@@ -53,7 +68,7 @@ class PtychoModel(torch.nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
         weights = self.tensors
-        patches = network.object_patches(diffraction_fed, weights, self.config, statistics)
+        patches = self._patches(diffraction_fed, weights, self.config, statistics)
         probe = torch.view_as_complex(weights[PROBE])
         with torch.autocast(patches.device.type, enabled=False):
             image, amplitude = physics.predict_diffraction(
@@ -63,7 +78,7 @@ class PtychoModel(torch.nn.Module):
 
     def object(self, diffraction_fed: Tensor, offsets: Tensor) -> Tensor:
         """Object (B, N, N) alone, without the diffraction."""
-        patches = network.object_patches(diffraction_fed, self.tensors, self.config)
+        patches = self._patches(diffraction_fed, self.tensors, self.config)
         with torch.autocast(patches.device.type, enabled=False):
             if not self.config.object_big:
                 return patches[:, 0]
@@ -114,6 +129,20 @@ class PtychoModel(torch.nn.Module):
         return weights_from_tensors(dict(self.parameters_by_name.items()))
 
 
+def _compiled_network() -> Callable[..., Tensor]:
+    """`network.object_patches`, for which code is generated when it is first called."""
+    log.info("compile_network: PyTorch generates code for the network; that may take minutes")
+    generated = torch.compile(network.object_patches, backend=COMPILER)
+
+    def object_patches(*arguments: Any) -> Tensor:
+        with warnings.catch_warnings():
+            # the last step alone is complex, and as quick as ever
+            warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")
+            return generated(*arguments)
+
+    return object_patches
+
+
 def adam(
     model: PtychoModel, learning_rate: float, *, by_part: bool = False, fused: bool = True
 ) -> torch.optim.Adam:
@@ -146,7 +175,7 @@ class PtychoModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         config = start.config
-        self.model = PtychoModel(config.model, start.weights)
+        self.model = PtychoModel(config.model, start.weights, compiled=execution.compile_network)
         self.model.freeze(config)
         self.config = config
         self.intensity_scale = start.intensity_scale

@@ -1,5 +1,7 @@
 """The torch mirror against the float64 reference; the parity suite does the same at length."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.initial_weights import initial_weights, weight_shapes
 from ptycho_backends.protocol import Backend, Batch
 from ptycho_backends.reference import model as reference
-from ptycho_torch import network
+from ptycho_backends.testing.agreement import step_deviation
+from ptycho_backends.testing.cases import Case
+from ptycho_torch import model, network
 from ptycho_torch.arrays import tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend import TorchBackend
 
@@ -203,3 +207,21 @@ def test_a_gate_that_is_all_but_open_has_an_exact_gradient(dtype):
     network.activation("sigmoid", x).sum().backward()
     exact = 1 / (np.exp(x.detach().numpy()) + 2 + np.exp(-x.detach().numpy()))
     np.testing.assert_allclose(x.grad.numpy(), exact, rtol=50 * torch.finfo(dtype).eps)
+
+
+def test_a_compiled_network_trains_alike(backend, monkeypatch):
+    """Through everything that compiling does but generating code, which takes minutes."""
+    monkeypatch.setattr(model, "COMPILER", "aot_eager")
+    generated = Case(groups=3, architecture="attention", cbam_encoder=True, eca_decoder=True, batch_norm=True)
+    batches = list(itertools.islice(generated.batches(), 2))
+    steps = [
+        backend.train_step(
+            generated.config,
+            generated.weights,
+            batches,
+            execution=ExecutionConfig(precision="64-true", compile_network=compiled),
+        )
+        for compiled in (False, True)
+    ]
+    error, where = step_deviation(steps[1], steps[0], generated.weights)
+    assert error < 1e-9, where

@@ -90,7 +90,12 @@ Epochs = Annotated[
     int | None, _option("--epochs", "-e", panel=TRAINING_PANEL, help="Passes over the scan. (50)")
 ]
 BatchSize = Annotated[
-    int | None, _option("--batch-size", panel=TRAINING_PANEL, help="Groups in a step, a power of two. (16)")
+    str | None,
+    _option(
+        "--batch-size",
+        panel=TRAINING_PANEL,
+        help="Groups in a step, a power of two; auto tries which size trains most groups a second. (16)",
+    ),
 ]
 Photons = Annotated[
     float | None,
@@ -281,19 +286,25 @@ def train(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli_settings import execution_config, training_job
+        from ptycho_backends.cli_settings import (
+            execution_config,
+            given_size,
+            settle_batch_size,
+            training_job,
+        )
 
         job = training_job(
             scan, measurement, mapped, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
-                "nepochs": epochs, "batch_size": batch_size, "nphotons": nphotons, "n_groups": n_groups,
+                "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
                 "seed": seed, "probe_trainable": probe_trainable, "output_dir": output,
             },
         )  # fmt: skip
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
+        settle_batch_size(job, batch_size, how, say)
         result = workflows.train(
             job.scan,
             job.config,
@@ -342,14 +353,19 @@ def run(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli_settings import execution_config, training_job
+        from ptycho_backends.cli_settings import (
+            execution_config,
+            given_size,
+            settle_batch_size,
+            training_job,
+        )
         from ptycho_backends.scan import load_scan
 
         job = training_job(
             scan, measurement, mapped, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
-                "nepochs": epochs, "batch_size": batch_size, "nphotons": nphotons, "n_groups": n_groups,
+                "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
                 "seed": seed, "probe_trainable": probe_trainable, "output_dir": output,
                 "test_data_file": test_scan,
             },
@@ -357,6 +373,7 @@ def run(
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
+        settle_batch_size(job, batch_size, how, say)
         test = job.config.test_data_file
         result = workflows.run(
             job.scan,
@@ -393,7 +410,12 @@ def infer(
         int | None, _option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
     ] = None,
     batch_size: Annotated[
-        int | None, _option("--batch-size", panel=RUNNING_PANEL, help="Groups predicted at once.")
+        str | None,
+        _option(
+            "--batch-size",
+            panel=RUNNING_PANEL,
+            help="Groups predicted at once; auto tries which size is quickest. (32)",
+        ),
     ] = None,
     accelerator: Accelerator = None,
     precision: Precision = None,
@@ -407,15 +429,22 @@ def infer(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli_settings import execution_config, inference_job
+        from ptycho_backends.cli_settings import (
+            execution_config,
+            given_size,
+            inference_job,
+            settled_execution,
+        )
 
         job = inference_job(
             model, scan, measurement, mapped, config, backend,
             inference={"n_groups": n_groups, "output_dir": output},
         )  # fmt: skip
         how = execution_config(
-            execution, quiet, accelerator=accelerator, precision=precision, inference_batch_size=batch_size
-        )
+            execution, quiet, accelerator=accelerator, precision=precision,
+            inference_batch_size=given_size(batch_size),
+        )  # fmt: skip
+        how = settled_execution(job, batch_size, how, say)
         result = workflows.infer(
             job.model,
             job.scan,

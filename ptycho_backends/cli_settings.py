@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ptycho_backends.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
@@ -18,6 +19,7 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.config_file import load_config
+from ptycho_backends.preparation import inference_groups, plan_training
 from ptycho_backends.protocol import Backend, TrainedModel
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scan import Scan, load_scan
@@ -26,6 +28,8 @@ from ptycho_backends.workflows import holds_counts, mean_photons, resumable_file
 log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
+AUTO = "auto"
+
 Given = dict[str, Any]
 """Options by field name; None where one was not given."""
 
@@ -136,6 +140,37 @@ def inference_job(
     raise_if_any("settings", problems)
     config.model_path, config.test_data_file = model_path, path
     return InferenceJob(model, scan, config, chosen)
+
+
+def given_size(batch_size: str | None) -> int | str | None:
+    """What `--batch-size` says for the configuration, which tells what is wrong with it: None for 'auto'."""
+    if batch_size in (None, AUTO):
+        return None
+    try:
+        return int(batch_size)
+    except ValueError:
+        return batch_size
+
+
+def settle_batch_size(job: TrainingJob, batch_size: str | None, execution: ExecutionConfig, say: Say) -> None:
+    """Find `job.config.batch_size` by trying, if 'auto' was asked for."""
+    if batch_size != AUTO:
+        return
+    plan = plan_training(job.scan, job.config, job.backend.name, execution, job.resumed)
+    job.config.batch_size = training_batch_size(job.backend, plan, execution)
+    say(f"batch size: {job.config.batch_size}, found by trying")
+
+
+def settled_execution(
+    job: InferenceJob, batch_size: str | None, execution: ExecutionConfig, say: Say
+) -> ExecutionConfig:
+    """`execution` with the inference batch size found by trying, if 'auto' was asked for."""
+    if batch_size != AUTO:
+        return execution
+    groups = inference_groups(job.model, job.scan, job.config)
+    size = inference_batch_size(job.backend, job.model, groups, execution)
+    say(f"batch size: {size}, found by trying")
+    return dataclasses.replace(execution, inference_batch_size=size)
 
 
 def execution_config(path: Path | None, quiet: bool, **given: Any) -> ExecutionConfig:

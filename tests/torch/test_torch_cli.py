@@ -1,6 +1,7 @@
 """The command line with PyTorch behind it: a scan goes in, files come out; Ctrl-C and resuming."""
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_a_scan_that_stays_in_its_file_gives_the_same(tmp_path, npz):
         np.testing.assert_array_equal(ours.object, theirs.object)
     result = ptycho("train", npz, "--mapped", "-o", tmp_path / "refused", code=2)
     assert "compressed" in result.output
+
+
+def test_the_batch_size_is_found_on_request(tmp_path, npz):
+    said = ptycho("train", npz, "-o", tmp_path, "-e", 1, "--batch-size", "auto", *SMALL).output
+    (found,) = re.findall(r"batch size: (\d+), found by trying", said)
+    assert load_archive(tmp_path / "wts.h5.zip").config.batch_size == int(found)
+    said = ptycho(
+        "infer", tmp_path, npz, "-o", tmp_path / "out", "--batch-size", "auto", "-b", "torch"
+    ).output
+    assert re.search(r"batch size: (4|8|16|32), found by trying", said)
+    said = ptycho("train", npz, "-o", tmp_path / "none", "--batch-size", "many", *SMALL, code=2).output
+    assert "batch_size: got 'many'" in said
 
 
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeypatch):

@@ -62,7 +62,7 @@ def device(execution: ExecutionConfig) -> str:
 
 
 def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
-    """The devices of `execution` together; the first of them is `device`."""
+    """All devices that train together as `execution` says; the first of this process is `device`."""
     return teams.strategy_of(execution, _kind(execution))
 
 
@@ -198,7 +198,7 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     """The three outputs for every group, computed in batches."""
     with computing(execution):
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution)]
+        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution, range(len(groups)))]
     return Prediction(
         object=np.concatenate([part.object for part in parts]),
         amplitude=np.concatenate([part.amplitude for part in parts]),
@@ -210,9 +210,15 @@ def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
-    with computing(execution), strategy(execution).scope():
+    return _object_patches(model, groups, execution, range(len(groups)))
+
+
+def _object_patches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+    with computing(execution), teams.own_strategy_of(execution, _kind(execution)).scope():
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-    for part, batch in _batches(model, groups, execution):
+    for part, batch in _batches(model, groups, execution, which):
         with computing(execution):
             patches = runner.object(batch)
         # not while computing: what the caller does meanwhile is its own
@@ -222,7 +228,13 @@ def object_patches(
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """Object patches of every group, computed in batches, and the image stitched from them."""
+    """Object patches of every group, computed in batches, and the image stitched from them.
+
+    Several processes each stitch their share of the groups; the patches are then kept nowhere.
+    """
+    team = teams.team_of(execution)
+    if team.size > 1:
+        return _infer_together(team, model, groups, execution, stitching_size)
     started = time.perf_counter()
     N = model.config.model.N
     patches = np.empty((len(groups), N, N, 1), np.complex64)
@@ -243,12 +255,38 @@ def infer(
     )
 
 
+def _infer_together(
+    team: teams.Team,
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    stitching_size: int,
+) -> Reconstruction:
+    stitching.require_size(stitching_size, model.config.model.N)
+    started = time.perf_counter()
+    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
+    stitcher = stitching.Stitcher(canvas, stitching_size)
+    for part, patches in _object_patches(model, groups, execution, team.share(len(groups))):
+        stitcher.add(patches, groups.group_centres_px[part])
+    for sums in stitcher.sums:
+        team.add_up(sums)
+    image, coverage = stitcher.result()
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=canvas.origin_px,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        backend="tensorflow",
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": time.perf_counter() - started},
+    )
+
+
 def _batches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
 ) -> Iterator[tuple[slice, Batch]]:
-    """All groups in batches; the next ones are gathered while one is computed."""
+    """The groups `which` in batches; the next ones are gathered while one is computed."""
     size = execution.devices * (execution.inference_batch_size or DEFAULT_BATCH)
-    count = len(groups)
-    slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    slices = [slice(start, min(start + size, which.stop)) for start in range(which.start, which.stop, size)]
     gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
     return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

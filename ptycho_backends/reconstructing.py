@@ -1,7 +1,7 @@
 """From predicted patches to an image: what every backend's `infer` does with what its network gives."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,14 @@ def reconstruct(
     N: int,
     stitching_size: int,
     backend: str,
+    add_up: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> Reconstruction:
     """Stitch patches while they are predicted.
 
     Parameters
     ----------
     predicted : iterable of (slice, (b, N, N, 1) complex64)
-        Which groups, and their patches; every group once.
+        Which groups, and their patches; every group once, in one of the processes that work together.
     groups : GroupedData
         All of them.
     N : int
@@ -35,6 +36,9 @@ def reconstruct(
         Side of its central square that is used.
     backend : str
         Name for the result.
+    add_up : callable, optional
+        Where several processes work together: makes an array the sum of theirs, in place. None of them has
+        all patches then, so they are not kept.
 
     Raises
     ------
@@ -43,7 +47,8 @@ def reconstruct(
     """
     stitching.require_size(stitching_size, N)
     shape = (len(groups), N, N, 1)
-    kept = np.empty(shape, np.complex64) if 8 * np.prod(shape, dtype=float) <= KEPT_PATCHES_BYTES else None
+    keep = add_up is None and 8 * np.prod(shape, dtype=float) <= KEPT_PATCHES_BYTES
+    kept = np.empty(shape, np.complex64) if keep else None
     canvas = stitching.square_around(groups.group_centres_px, stitching_size)
     stitcher = stitching.Stitcher(canvas, stitching_size)
     started, stitch = time.perf_counter(), 0.0
@@ -55,6 +60,9 @@ def reconstruct(
         stitch += time.perf_counter() - arrived
     predict = time.perf_counter() - started - stitch
     started = time.perf_counter()
+    if add_up is not None:
+        for sums in stitcher.sums:
+            add_up(sums)
     image, coverage = stitcher.result()
     stitch += time.perf_counter() - started
     return Reconstruction(

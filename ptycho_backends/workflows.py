@@ -173,7 +173,7 @@ def train(
     completed = dataclasses.replace(plan.config, output_dir=folder)
 
     files = {}
-    writes = is_first_process(execution)
+    writes = is_first_process(execution, chosen.name)
     if writes:
         files["config"] = save_config(completed, folder / FILES["config"])
         files["execution"] = save_config(execution, folder / FILES["execution"])
@@ -251,7 +251,8 @@ def infer(
     config = dataclasses.replace(config, output_dir=folder)
 
     files: dict[str, Path] = {}
-    writes = is_first_process(ExecutionConfig() if execution is None else execution)
+    execution = ExecutionConfig() if execution is None else execution
+    writes = is_first_process(execution, chosen.name)
     if writes:
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
     reconstruction = chosen.infer(trained, groups, execution=execution, stitching_size=stitching_size)

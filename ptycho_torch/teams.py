@@ -26,14 +26,14 @@ from torch import distributed as dist
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.launch import ALONE, launched
+from ptycho_backends.launch import ALONE, TF_CONFIG, launched
 
 # Strategies that mean one thing here: a process for each device.
 SHARED = ("auto", "ddp", "ddp_spawn")
 
 SECONDS_TO_START = 300.0
 SECONDS_TO_END = 10.0
-SECONDS_TO_FAIL = 5.0
+SECONDS_TO_FAIL = 20.0
 # Of what a helper said last, in the error that tells of its end.
 LAST_WORDS = 2000
 BUFFER_ALIGNMENT = 64
@@ -97,8 +97,13 @@ def team_of(execution: ExecutionConfig) -> Team:
             )
         return Team()
     team = Team(size=execution.devices, local_size=execution.devices)
-    if launch := launched(execution):
-        team = Team(**vars(launch), launched=True)
+    if launch := launched(execution, "torch"):
+        if launch.told_by == TF_CONFIG:
+            raise ConfigError(
+                f"{TF_CONFIG}: names {launch.size} workers, which only the TensorFlow backend connects; start "
+                f"the processes with torchrun or srun, or keep each to itself with strategy={ALONE!r}"
+            )
+        team = Team(launch.rank, launch.size, launch.local_rank, launch.local_size, launched=True)
     if launch and execution.devices not in (1, team.local_size):
         raise ConfigError(
             f"devices: got {execution.devices}, but {team.local_size} processes were launched on this machine; "

@@ -17,6 +17,9 @@ TensorBatch = dict[str, tf.Tensor]
 """`diffraction` (B, N, N, C), `offsets` (B, C, 2), and if asked for `patches_truth` (B, C, N, N),
 `object_truth` (B, N, N)."""
 
+GROUPS_TOGETHER = "groups_together"
+"""In a batch that is one process's part of a larger one: the number of groups of the whole."""
+
 
 def complex_dtype(dtype: tf.DType) -> tf.DType:
     """The complex type whose parts are `dtype`."""
@@ -61,8 +64,11 @@ def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
     return arrays
 
 
-def batch_signature(config: ModelConfig, *, with_truth: bool) -> dict[str, tf.TensorSpec]:
-    """What `arrays_from_batch` gives, for any number of groups: a short last batch compiles nothing anew."""
+def batch_signature(config: ModelConfig, *, with_truth: bool, part: bool = False) -> dict[str, tf.TensorSpec]:
+    """What `arrays_from_batch` gives, for any number of groups: a short last batch compiles nothing anew.
+
+    `part` is for a batch that is one process's part of a larger one.
+    """
     N, C = config.N, config.group_size
     signature = {
         "diffraction": tf.TensorSpec((None, N, N, C), tf.float32),
@@ -71,6 +77,8 @@ def batch_signature(config: ModelConfig, *, with_truth: bool) -> dict[str, tf.Te
     if with_truth:
         signature["patches_truth"] = tf.TensorSpec((None, C, N, N), tf.complex64)
         signature["object_truth"] = tf.TensorSpec((None, N, N), tf.complex64)
+    if part:
+        signature[GROUPS_TOGETHER] = tf.TensorSpec((), tf.int32)
     return signature
 
 

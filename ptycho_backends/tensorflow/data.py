@@ -1,6 +1,7 @@
 """Groups to tensors, batch by batch: patterns are gathered from the scan when a step needs them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,11 +10,14 @@ from numpy.typing import NDArray
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.prefetch import DEFAULT_PREFETCH
 from ptycho_backends.preparation import TrainingPlan, needs_truth
-from ptycho_backends.tensorflow.arrays import arrays_from_batch, batch_signature
+from ptycho_backends.tensorflow.arrays import GROUPS_TOGETHER, arrays_from_batch, batch_signature
+from ptycho_backends.tensorflow.teams import team_of
 
 
 class PtychoData:
     """Training and validation batches of a `TrainingPlan`, as `tf.data.Dataset`s of `TensorBatch`.
+
+    Of those for several processes, this one's part; never empty, because each takes part in every step.
 
     A thread of TensorFlow's own gathers `prefetch_factor` batches ahead. The settings of torch's worker
     processes (`num_workers`, `persistent_workers`, `pin_memory`) have nothing to act on here.
@@ -21,7 +25,8 @@ class PtychoData:
 
     def __init__(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
         self.plan = plan
-        self._devices = execution.devices
+        self._team = team_of(execution)
+        self._devices = self._team.size * execution.devices
         self._ahead = execution.prefetch_factor or DEFAULT_PREFETCH
 
     def training_batches(self, epoch: int, skipped: int = 0) -> tf.data.Dataset:
@@ -42,10 +47,19 @@ class PtychoData:
             for first in range(0, len(batches), self._devices)
         ]
 
-        def gathered() -> Iterator[dict[str, NDArray]]:
-            for indices in steps:
-                yield arrays_from_batch(self.plan.gather(indices))
+        several = self._team.size > 1
 
-        signature = batch_signature(self.plan.config.model, with_truth=needs_truth(self.plan.config))
+        def gathered() -> Iterator[dict[str, Any]]:
+            for indices in steps:
+                own = self._team.share(len(indices))
+                first = min(own.start, len(indices) - 1)
+                arrays: dict[str, Any] = arrays_from_batch(
+                    self.plan.gather(indices[first : max(own.stop, first + 1)])
+                )
+                yield arrays | {GROUPS_TOGETHER: len(indices)} if several else arrays
+
+        signature = batch_signature(
+            self.plan.config.model, with_truth=needs_truth(self.plan.config), part=several
+        )
         dataset = tf.data.Dataset.from_generator(gathered, output_signature=signature)
         return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(self._ahead)

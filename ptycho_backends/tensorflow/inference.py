@@ -61,7 +61,7 @@ def device(execution: ExecutionConfig) -> str:
 
 
 def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
-    """The devices of `execution` together; the first of them is `device`."""
+    """All devices that train together as `execution` says; the first of this process is `device`."""
     return teams.strategy_of(execution, _kind(execution))
 
 
@@ -197,7 +197,7 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     """The three outputs for every group, computed in batches."""
     with computing(execution):
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution)]
+        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution, range(len(groups)))]
     return Prediction(
         object=np.concatenate([part.object for part in parts]),
         amplitude=np.concatenate([part.amplitude for part in parts]),
@@ -209,9 +209,15 @@ def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
-    with computing(execution), strategy(execution).scope():
+    return _object_patches(model, groups, execution, range(len(groups)))
+
+
+def _object_patches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+    with computing(execution), teams.own_strategy_of(execution, _kind(execution)).scope():
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-    for part, batch in _batches(model, groups, execution):
+    for part, batch in _batches(model, groups, execution, which):
         with computing(execution):
             patches = runner.object(batch)
         # not while computing: what the caller does meanwhile is its own
@@ -221,17 +227,21 @@ def object_patches(
 def infer(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
 ) -> Reconstruction:
-    """The image, stitched from object patches that are computed in batches."""
-    patches = object_patches(model, groups, execution)
-    return reconstruct(patches, groups, model.config.model.N, stitching_size, "tensorflow")
+    """The image, stitched from object patches that are computed in batches.
+
+    Several processes each stitch their share of the groups; the patches are then kept nowhere.
+    """
+    team = teams.team_of(execution)
+    patches = _object_patches(model, groups, execution, team.share(len(groups)))
+    add_up = team.add_up if team.size > 1 else None
+    return reconstruct(patches, groups, model.config.model.N, stitching_size, "tensorflow", add_up)
 
 
 def _batches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
 ) -> Iterator[tuple[slice, Batch]]:
-    """All groups in batches; the next ones are gathered while one is computed."""
+    """The groups `which` in batches; the next ones are gathered while one is computed."""
     size = execution.devices * (execution.inference_batch_size or DEFAULT_BATCH)
-    count = len(groups)
-    slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    slices = [slice(start, min(start + size, which.stop)) for start in range(which.start, which.stop, size)]
     gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
     return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

@@ -267,7 +267,10 @@ class PtychoModule:
         if state is not None:
             self.batches_done = state.batches_done
             self._loss_sum.assign(state.loss_sum)
-        self._signature = batch_signature(config.model, with_truth=needs_truth(config))
+        several_processes = teams.team_of(execution).size > 1
+        self._signature = batch_signature(
+            config.model, with_truth=needs_truth(config), part=several_processes
+        )
         self._compiled_loss = self._compiled(self._loss, self._signature)
         self._rates: dict[str, tf.Tensor] = {}
         self._moving: list[str] = []
@@ -310,7 +313,7 @@ class PtychoModule:
             if last_of_epoch or self._batches_gathered == self._accum_steps:
                 self._compiled_apply(self._rates)
                 self._batches_gathered = 0
-        self._groups += batch["diffraction"].shape[0]
+        self._groups += int(teams.groups_of(batch))
         # a batch for each replica
         self.batches_done += self._strategy.num_replicas_in_sync
         return total
@@ -336,7 +339,7 @@ class PtychoModule:
             self.config, part, self.intensity_scale, self._moving, statistics
         )
         self.model.follow(statistics)
-        groups = tf.cast(tf.shape(batch["diffraction"])[0], tf.float64)
+        groups = tf.cast(teams.groups_of(batch), tf.float64)
         self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
         return total, gradients
 

@@ -24,6 +24,7 @@ from ptycho_backends.output import output_directory, replaced_atomically
 from ptycho_backends.preparation import TrainingPlan
 from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel
 from ptycho_backends.schedules import nothing_left, schedule_of
+from ptycho_backends.tensorflow import teams
 from ptycho_backends.tensorflow.data import PtychoData
 from ptycho_backends.tensorflow.inference import compute_dtype, computing, network_dtype, strategy
 from ptycho_backends.tensorflow.model import PtychoModule
@@ -70,17 +71,23 @@ def train(
         log.warning(nothing_left(plan, execution))
         return plan.start
     folder = None if output_dir is None else output_directory(output_dir)
+    team = teams.team_of(execution)
+    if not team.is_first:
+        # the first process writes, shows progress and calls back
+        folder, on_epoch = None, None
+        execution = dataclasses.replace(execution, enable_progress_bar=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(computing(execution))
         record = _recorder(execution, folder, stack)
         with strategy(execution).scope():
             module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))
-        run = _Run(module, PtychoData(plan, execution), execution, folder, record, on_epoch)
-        interrupts = stack.enter_context(_Interrupts().listening())
+        run = _Run(module, PtychoData(plan, execution), execution, folder, record, on_epoch, team)
+        interrupts = stack.enter_context(_Interrupts(team).listening())
         try:
             run.epochs(interrupts)
         except TrainingInterrupted:
-            log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
+            if team.is_first:
+                log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
             return run.interrupted_model(interrupts)
         return module.trained_model()
 
@@ -96,11 +103,13 @@ class _Run:
         folder: Path | None,
         record: Recorder,
         on_epoch: EpochCallback | None,
+        team: teams.Team,
     ) -> None:
         self._module = module
         self._data = data
         self._record = record
         self._on_epoch = on_epoch
+        self._team = team
         epochs = data.plan.config.nepochs + execution.finetune_epochs
         self._progress = _Progress(epochs) if execution.enable_progress_bar else None
         writes = execution.enable_checkpointing and folder is not None
@@ -109,7 +118,7 @@ class _Run:
     def epochs(self, interrupts: "_Interrupts") -> None:
         module = self._module
         while not module.schedule.should_stop:
-            if interrupts.asked:
+            if self._team.any(interrupts.asked):
                 raise TrainingInterrupted
             module.start_epoch()
             self._train_epoch(interrupts)
@@ -134,13 +143,13 @@ class _Run:
             if self._progress is not None:
                 self._progress.show(epoch, step, steps, loss)
             # at the last batch of an epoch the epoch is finished first
-            if interrupts.asked and module.between_steps and not last:
+            if module.between_steps and not last and self._team.any(interrupts.asked):
                 raise TrainingInterrupted
 
     def _validate(self) -> float | None:
         total, groups = 0.0, 0
         for batch in self._data.validation_batches():
-            count = batch["diffraction"].shape[0]
+            count = int(teams.groups_of(batch))
             total += float(self._module.validation_loss(batch)) * count
             groups += count
         return total / groups if groups else None
@@ -156,9 +165,13 @@ class _Run:
 
 
 class _Interrupts:
-    """Turns Ctrl-C into an end after the current optimiser step; a second Ctrl-C ends at once."""
+    """Turns Ctrl-C into an end after the current optimiser step; a second Ctrl-C ends at once.
 
-    def __init__(self) -> None:
+    Processes that train together end after the same step.
+    """
+
+    def __init__(self, team: teams.Team) -> None:
+        self._team = team
         self.asked = False
         self.within_step = False
 
@@ -179,7 +192,8 @@ class _Interrupts:
             self.within_step = True
             raise TrainingInterrupted
         self.asked = True
-        log.warning("Ctrl-C: ending after this step; press it again to end at once")
+        if self._team.is_first:
+            log.warning("Ctrl-C: ending after this step; press it again to end at once")
 
 
 class _Progress:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import operator
 import os
 import pickle
@@ -224,6 +225,13 @@ def test_who_takes_part(monkeypatch):
     with pytest.raises(ConfigError, match="'single_device' with devices=2"):
         team_of(dataclasses.replace(run, devices=2, strategy="single_device"))
 
+    with monkeypatch.context() as patch:
+        told = {"cluster": {"worker": ["a:1", "a:2"]}, "task": {"type": "worker", "index": 1}}
+        patch.setenv("TF_CONFIG", json.dumps(told))
+        with pytest.raises(ConfigError, match=r"TF_CONFIG: names 2 workers, .* torchrun or srun"):
+            team_of(run)
+        assert team_of(dataclasses.replace(run, strategy="single_device")) == Team()
+
     slurm = {"NTASKS": 4, "PROCID": 3, "LOCALID": 1, "NNODES": 2}
     with monkeypatch.context() as patch:
         for name, value in slurm.items():
@@ -241,7 +249,7 @@ def test_who_takes_part(monkeypatch):
     for name, value in launch.items():
         monkeypatch.setenv(name, str(value))
     assert team_of(run) == Team(1, 2, 1, 2, launched=True)
-    assert not is_first_process(run)
+    assert not is_first_process(run, "torch")
     apart = dataclasses.replace(run, strategy="single_device")
     assert team_of(apart) == Team()
-    assert is_first_process(apart)
+    assert is_first_process(apart, "torch")

@@ -9,11 +9,39 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptycho_backends import __version__
+from ptycho_backends.cli_options import (
+    RUNNING_PANEL,
+    Accelerator,
+    BackendName,
+    BatchSize,
+    ConfigFile,
+    Debug,
+    Epochs,
+    ExecutionFile,
+    Filters,
+    Gridsize,
+    Groups,
+    LearningRate,
+    Mapped,
+    Measurement,
+    Output,
+    Photons,
+    Precision,
+    ProbeTrainable,
+    ProductFile,
+    Quiet,
+    Resume,
+    ScanFile,
+    Seed,
+    StitchingSize,
+    Verbose,
+    option,
+)
 from ptycho_backends.errors import PtychoBackendsError
 
 if TYPE_CHECKING:
@@ -36,121 +64,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-MODEL_PANEL, TRAINING_PANEL, RUNNING_PANEL, MESSAGES_PANEL = "Model", "Training", "Running", "Messages"
-
-
-def _option(*names: str, panel: str | None = None, **settings: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, show_default=False, **settings)
-
-
-ScanFile = Annotated[
-    Path,
-    typer.Argument(help="Scan: an NPZ file, or Ptychodus's training-data HDF5.", metavar="SCAN"),
-]
-Output = Annotated[Path | None, _option("--output", "-o", help="Folder for the results.", metavar="DIR")]
-BackendName = Annotated[
-    str | None,
-    _option(
-        "--backend", "-b", help="torch or tensorflow. Default: $PTYCHO_BACKEND, else the first installed."
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    _option("--config", "-c", help="YAML file of settings; options given here win over it.", metavar="YAML"),
-]
-ExecutionFile = Annotated[
-    Path | None,
-    _option("--execution", help="YAML file of how to run (execution.yaml of a run).", metavar="YAML"),
-]
-Measurement = Annotated[
-    str,
-    _option(
-        "--measurement",
-        help="What the patterns hold: amplitude, intensity (counts), or auto: integers are counts.",
-    ),
-]
-Mapped = Annotated[
-    bool,
-    _option(
-        "--mapped",
-        help="Leave the patterns in the file and read them as they are needed, for scans larger than the "
-        "memory; NPZ must hold them uncompressed.",
-    ),
-]
-Gridsize = Annotated[
-    int | None,
-    _option("--gridsize", "-g", panel=MODEL_PANEL, help="A group holds gridsize x gridsize positions. (1)"),
-]
-Filters = Annotated[
-    int | None,
-    _option("--filters", panel=MODEL_PANEL, help="Multiplies the network's filters (n_filters_scale). (2)"),
-]
-Epochs = Annotated[
-    int | None, _option("--epochs", "-e", panel=TRAINING_PANEL, help="Passes over the scan. (50)")
-]
-BatchSize = Annotated[
-    str | None,
-    _option(
-        "--batch-size",
-        panel=TRAINING_PANEL,
-        help="Groups in a step, a power of two; auto tries which size trains most groups a second. (16)",
-    ),
-]
-Photons = Annotated[
-    float | None,
-    _option(
-        "--nphotons", panel=TRAINING_PANEL, help="Mean photons of a pattern. Default: measured on the scan."
-    ),
-]
-Groups = Annotated[
-    int | None,
-    _option("--n-groups", panel=TRAINING_PANEL, help="Groups to train on. Default: one per position."),
-]
-Seed = Annotated[
-    int | None,
-    _option("--seed", panel=TRAINING_PANEL, help="Of the weights, the batches and the groups. (42)"),
-]
-ProbeTrainable = Annotated[
-    bool | None,
-    _option("--probe-trainable/--probe-fixed", panel=TRAINING_PANEL, help="Refine the probe. (fixed)"),
-]
-LearningRate = Annotated[
-    float | None, _option("--learning-rate", panel=TRAINING_PANEL, help="Of the first epoch. (0.001)")
-]
-Resume = Annotated[
-    Path | None,
-    _option(
-        "--resume",
-        panel=TRAINING_PANEL,
-        help="Go on training: the folder of an earlier run, a checkpoint, or an archive.",
-        metavar="PATH",
-    ),
-]
-StitchingSize = Annotated[
-    int, typer.Option("--stitching-size", help="Side of the centre of each patch that is used, pixels.")
-]
-ProductFile = Annotated[
-    Path | None,
-    _option(
-        "--product",
-        help="Write the image as a Ptychodus product (HDF5), too; the scan must tell pixel_size_m, "
-        "photon_energy_eV and detector_distance_m.",
-        metavar="FILE.h5",
-    ),
-]
-Accelerator = Annotated[
-    str | None, _option("--accelerator", panel=RUNNING_PANEL, help="auto, cpu, gpu, cuda or mps. (auto)")
-]
-Precision = Annotated[
-    str | None,
-    _option("--precision", panel=RUNNING_PANEL, help="32-true, 64-true, 16-mixed or bf16-mixed. (32-true)"),
-]
-Verbose = Annotated[
-    int, _option("--verbose", "-v", count=True, panel=MESSAGES_PANEL, help="Say more; twice: everything.")
-]
-Quiet = Annotated[bool, _option("--quiet", "-q", panel=MESSAGES_PANEL, help="Say nothing but errors.")]
-Debug = Annotated[bool, _option("--debug", panel=MESSAGES_PANEL, help="Show where an error arose.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -175,9 +88,9 @@ def demo(
     ),
     backend: BackendName = None,
     positions: Annotated[
-        int | None, _option("--positions", min=20, help="Positions of the simulated scan.")
+        int | None, option("--positions", min=20, help="Positions of the simulated scan.")
     ] = None,
-    epochs: Annotated[int | None, _option("--epochs", "-e", min=1, help="Passes over the scan.")] = None,
+    epochs: Annotated[int | None, option("--epochs", "-e", min=1, help="Passes over the scan.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and of the weights.")] = 0,
     accelerator: Accelerator = None,
     verbose: Verbose = 0,
@@ -219,7 +132,7 @@ def simulate(
     side: Annotated[int, typer.Option("--side", "-n", help="Pixels on the side of a pattern.")] = 64,
     positions: Annotated[int, typer.Option("--positions", help="Number of positions.")] = 400,
     step: Annotated[
-        float | None, _option("--step", help="Mean distance of neighbours, pixels. Default: side / 9.")
+        float | None, option("--step", help="Mean distance of neighbours, pixels. Default: side / 9.")
     ] = None,
     pattern: Annotated[str, typer.Option("--pattern", help="spiral, or raster with jitter.")] = "spiral",
     nphotons: Annotated[float, typer.Option("--nphotons", help="Mean photons of a pattern.")] = 1e5,
@@ -322,7 +235,7 @@ def run(
     output: Output = None,
     test_scan: Annotated[
         Path | None,
-        _option("--test", help="Reconstruct this scan instead of the one trained on.", metavar="SCAN.npz"),
+        option("--test", help="Reconstruct this scan instead of the one trained on.", metavar="SCAN.npz"),
     ] = None,
     backend: BackendName = None,
     config: ConfigFile = None,
@@ -407,11 +320,11 @@ def infer(
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
     n_groups: Annotated[
-        int | None, _option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
+        int | None, option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
     ] = None,
     batch_size: Annotated[
         str | None,
-        _option(
+        option(
             "--batch-size",
             panel=RUNNING_PANEL,
             help="Groups predicted at once; auto tries which size is quickest. (32)",
@@ -490,7 +403,7 @@ def parity(
         typer.Argument(help="Backends to compare: torch, tensorflow, or a third party's.", metavar="NAME..."),
     ],
     cases: Annotated[
-        int | None, _option("--cases", "-n", help="Generated cases. Default: the profile's: 20, 60 or 300.")
+        int | None, option("--cases", "-n", help="Generated cases. Default: the profile's: 20, 60 or 300.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same cases.")] = 0,
     profile: Annotated[str, typer.Option("--profile", help="fast, ci or nightly: how much of each case.")] = (

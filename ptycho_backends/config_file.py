@@ -18,10 +18,10 @@ from ptycho_backends.config import (
     TrainingConfig,
     from_values,
     raise_if_any,
-    shown,
 )
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.output import replaced_atomically
+from ptycho_backends.rules import shown
 
 C = TypeVar("C", ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ptycho_backends.config import (
-    AMPLITUDE_ACTIVATIONS,
+from ptycho_backends.config import AMPLITUDE_ACTIVATIONS, raise_if_any
+from ptycho_backends.neighbours import FUNCTIONS, SCAN_PATTERNS
+from ptycho_backends.rules import (
     Rule,
     boolean,
     choice,
@@ -21,11 +22,9 @@ from ptycho_backends.config import (
     name_of,
     number,
     optional,
-    raise_if_any,
     share,
     shown,
 )
-from ptycho_backends.neighbours import FUNCTIONS, SCAN_PATTERNS
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 
 Use = Literal["mapped", "data", "image", "refused", "told"]

@@ -18,9 +18,9 @@ from ptycho_backends.config import (
     TrainingConfig,
     from_values,
     raise_if_any,
-    shown,
 )
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.rules import shown
 
 LEGACY_NAMES = {
     "object_big": "object.big",

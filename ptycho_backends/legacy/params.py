@@ -15,19 +15,13 @@ from ptycho_backends.config import (
     AMPLITUDE_ACTIVATIONS,
     InferenceConfig,
     ModelConfig,
-    Rule,
     TrainingConfig,
-    boolean,
-    choice,
-    integer,
-    number,
-    optional,
     raise_if_any,
-    shown,
 )
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.legacy.bridge import dataclass_to_legacy_dict, legacy_name
 from ptycho_backends.reference import constants
+from ptycho_backends.rules import Rule, boolean, choice, integer, number, optional, shown
 
 _DEFAULTS: dict[str, Any] = {
     "N": 128,

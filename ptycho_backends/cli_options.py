@@ -1,0 +1,121 @@
+"""The options that commands share: what each is called, and what `--help` says of it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MODEL_PANEL, TRAINING_PANEL, RUNNING_PANEL, MESSAGES_PANEL = "Model", "Training", "Running", "Messages"
+
+
+def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, show_default=False, **settings)
+
+
+ScanFile = Annotated[
+    Path,
+    typer.Argument(help="Scan: an NPZ file, or Ptychodus's training-data HDF5.", metavar="SCAN"),
+]
+Output = Annotated[Path | None, option("--output", "-o", help="Folder for the results.", metavar="DIR")]
+BackendName = Annotated[
+    str | None,
+    option(
+        "--backend", "-b", help="torch or tensorflow. Default: $PTYCHO_BACKEND, else the first installed."
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    option("--config", "-c", help="YAML file of settings; options given here win over it.", metavar="YAML"),
+]
+ExecutionFile = Annotated[
+    Path | None,
+    option("--execution", help="YAML file of how to run (execution.yaml of a run).", metavar="YAML"),
+]
+Measurement = Annotated[
+    str,
+    option(
+        "--measurement",
+        help="What the patterns hold: amplitude, intensity (counts), or auto: integers are counts.",
+    ),
+]
+Mapped = Annotated[
+    bool,
+    option(
+        "--mapped",
+        help="Leave the patterns in the file and read them as they are needed, for scans larger than the "
+        "memory; NPZ must hold them uncompressed.",
+    ),
+]
+Gridsize = Annotated[
+    int | None,
+    option("--gridsize", "-g", panel=MODEL_PANEL, help="A group holds gridsize x gridsize positions. (1)"),
+]
+Filters = Annotated[
+    int | None,
+    option("--filters", panel=MODEL_PANEL, help="Multiplies the network's filters (n_filters_scale). (2)"),
+]
+Epochs = Annotated[
+    int | None, option("--epochs", "-e", panel=TRAINING_PANEL, help="Passes over the scan. (50)")
+]
+BatchSize = Annotated[
+    str | None,
+    option(
+        "--batch-size",
+        panel=TRAINING_PANEL,
+        help="Groups in a step, a power of two; auto tries which size trains most groups a second. (16)",
+    ),
+]
+Photons = Annotated[
+    float | None,
+    option(
+        "--nphotons", panel=TRAINING_PANEL, help="Mean photons of a pattern. Default: measured on the scan."
+    ),
+]
+Groups = Annotated[
+    int | None,
+    option("--n-groups", panel=TRAINING_PANEL, help="Groups to train on. Default: one per position."),
+]
+Seed = Annotated[
+    int | None,
+    option("--seed", panel=TRAINING_PANEL, help="Of the weights, the batches and the groups. (42)"),
+]
+ProbeTrainable = Annotated[
+    bool | None,
+    option("--probe-trainable/--probe-fixed", panel=TRAINING_PANEL, help="Refine the probe. (fixed)"),
+]
+LearningRate = Annotated[
+    float | None, option("--learning-rate", panel=TRAINING_PANEL, help="Of the first epoch. (0.001)")
+]
+Resume = Annotated[
+    Path | None,
+    option(
+        "--resume",
+        panel=TRAINING_PANEL,
+        help="Go on training: the folder of an earlier run, a checkpoint, or an archive.",
+        metavar="PATH",
+    ),
+]
+StitchingSize = Annotated[
+    int, typer.Option("--stitching-size", help="Side of the centre of each patch that is used, pixels.")
+]
+ProductFile = Annotated[
+    Path | None,
+    option(
+        "--product",
+        help="Write the image as a Ptychodus product (HDF5), too; the scan must tell pixel_size_m, "
+        "photon_energy_eV and detector_distance_m.",
+        metavar="FILE.h5",
+    ),
+]
+Accelerator = Annotated[
+    str | None, option("--accelerator", panel=RUNNING_PANEL, help="auto, cpu, gpu, cuda or mps. (auto)")
+]
+Precision = Annotated[
+    str | None,
+    option("--precision", panel=RUNNING_PANEL, help="32-true, 64-true, 16-mixed or bf16-mixed. (32-true)"),
+]
+Verbose = Annotated[
+    int, option("--verbose", "-v", count=True, panel=MESSAGES_PANEL, help="Say more; twice: everything.")
+]
+Quiet = Annotated[bool, option("--quiet", "-q", panel=MESSAGES_PANEL, help="Say nothing but errors.")]
+Debug = Annotated[bool, option("--debug", panel=MESSAGES_PANEL, help="Show where an error arose.")]

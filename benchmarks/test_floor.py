@@ -26,13 +26,13 @@ def case(request, plan, execution):
     return make_case(request.param, plan, execution)
 
 
-def test_training_step(benchmark, case):
-    measured(benchmark, case, training=True, groups=BATCH)
+def test_training_step(benchmark, case, plan):
+    measured(benchmark, case, training=True, groups=plan.config.batch_size)
     assert np.isfinite(float(case.step()))
 
 
-def test_inference(benchmark, case):
-    measured(benchmark, case, training=False, groups=BATCH)
+def test_inference(benchmark, case, plan):
+    measured(benchmark, case, training=False, groups=plan.config.batch_size)
     assert np.isfinite(np.asarray(case.infer())).all()
 
 
@@ -56,5 +56,10 @@ def test_epoch(benchmark, make_scan, name):
     assert len(model.history) == epochs
     if benchmark.stats is not None:
         # the first compiles and warms up
-        seconds = statistics.median(record.seconds for record in model.history[1:])
-        benchmark.extra_info["overhead"] = seconds / (batches * statistics.median(steps))
+        usual = batches * statistics.median(steps)
+        overheads = [record.seconds / usual for record in model.history[1:]]
+        benchmark.extra_info["overhead"] = statistics.median(overheads)
+        benchmark.extra_info["overhead_rounds"] = overheads
+        benchmark.extra_info["groups_per_second"] = (
+            BATCH * batches / (usual * benchmark.extra_info["overhead"])
+        )

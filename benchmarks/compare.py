@@ -16,9 +16,9 @@ from pathlib import Path
 
 from stored import STORAGE, Measurement, Run, StoredRunError, differences, read_run, stored_runs
 
-# What is compared, of these the first that both runs have; else seconds. Ratios of two times that were measured in
-# turn, because another job on the machine makes both longer.
-RATIOS = ("ratio_to_floor", "overhead")
+# What is compared where both runs have it; else seconds. Two times were measured in turn, and another job on the
+# machine makes both longer.
+RATIO = "ratio_to_floor"
 
 # Standard errors of the medians' difference that are noise. Of a hundred benchmarks with seven rounds each, more
 # than three of these happen to one in every other comparison, more than five once in sixty (Student's t).
@@ -28,6 +28,11 @@ STANDARD_ERRORS = 5.0
 # next. Seconds have more of it, because the machine's clock and its other jobs change as well.
 LEAST_NOISE_OF_RATIO = 0.10
 LEAST_NOISE_OF_SECONDS = 0.20
+
+# The floor is others' code: if it took longer than in the old run, the machine was busier, by so much. The ratio
+# follows it in part, because caches and threads help the one more than the other. Half is what was seen between
+# runs whose floors lay a factor of two to nine apart.
+SHARE_OF_DRIFT = 0.5
 
 # Quartiles of fewer say nothing about noise.
 FEWEST_ROUNDS = 3
@@ -71,24 +76,33 @@ def standard_error(quartile_range: float, rounds: int) -> float:
     return math.sqrt(math.pi / 2) * deviation / math.sqrt(rounds)
 
 
-def changed(old: Measurement, new: Measurement) -> Change | None:
-    """What became of a benchmark; None if one of its numbers is not one."""
-    key = next((key for key in RATIOS if key in old.extra and key in new.extra), None)
+def drift(old: Measurement, new: Measurement) -> float | None:
+    """How much the floor itself changed, as the logarithm of a ratio; None if there is none."""
+    floors = [float(one.extra.get("floor_milliseconds") or 0) for one in (old, new)]
+    return abs(math.log(floors[1] / floors[0])) if min(floors) > 0 else None
+
+
+def changed(old: Measurement, new: Measurement, usual_drift: float) -> Change | None:
+    """What became of a benchmark; None if one of its numbers is not one. `usual_drift` is that of other floors."""
+    by_floor = RATIO in old.extra and RATIO in new.extra
     medians, errors = [], []
     for one in (old, new):
-        if key is None:
-            medians.append(one.seconds * 1e3)
-            errors.append(standard_error(one.iqr_seconds * 1e3, one.rounds))
-        else:
-            medians.append(float(one.extra[key]))
-            rounds = one.extra.get(f"{key}_rounds") or []
+        if by_floor:
+            medians.append(float(one.extra[RATIO]))
+            rounds = one.extra.get(f"{RATIO}_rounds") or []
             low, _, high = statistics.quantiles(rounds, method="inclusive") if len(rounds) > 1 else (0, 0, 0)
             errors.append(standard_error(high - low, len(rounds)))
+        else:
+            medians.append(one.seconds * 1e3)
+            errors.append(standard_error(one.iqr_seconds * 1e3, one.rounds))
     if not all(math.isfinite(median) and median > 0 for median in medians):
         return None
     measured = STANDARD_ERRORS * math.hypot(*(error / m for error, m in zip(errors, medians, strict=True)))
-    least = LEAST_NOISE_OF_SECONDS if key is None else LEAST_NOISE_OF_RATIO
-    return Change(new.name, "ms" if key is None else "floors", *medians, 1 + max(measured, least))
+    if by_floor:
+        own = drift(old, new)
+        machine = SHARE_OF_DRIFT * (usual_drift if own is None else own)
+        return Change(new.name, "floors", *medians, 1 + max(measured, LEAST_NOISE_OF_RATIO) + machine)
+    return Change(new.name, "ms", *medians, 1 + max(measured, LEAST_NOISE_OF_SECONDS) + usual_drift)
 
 
 def changes(old: Run, new: Run) -> list[Change]:
@@ -112,7 +126,10 @@ def changes(old: Run, new: Run) -> list[Change]:
             f"{old.path} and {new.path}: no benchmark is in both; name another run with --old, "
             "or measure the same part again"
         )
-    found = [change for pair in both if (change := changed(*pair)) is not None]
+    drifts = [value for pair in both if (value := drift(*pair)) is not None]
+    # upper quartile: what most of the floors stayed below
+    usual = statistics.quantiles(drifts, method="inclusive")[2] if len(drifts) > 1 else sum(drifts)
+    found = [change for pair in both if (change := changed(*pair, usual)) is not None]
     return sorted(found, key=lambda change: -change.ratio / min(change.allowed, 1e9))
 
 

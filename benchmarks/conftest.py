@@ -87,6 +87,9 @@ def plan(request) -> TrainingPlan:
     """A model of `n_filters_scale` and `gridsize` (g), N (64 unless it says), and its groups in batches."""
     filters, gridsize, N, batch = request.param
     config = TrainingConfig(
-        model=ModelConfig(N=N, n_filters_scale=filters, gridsize=gridsize), n_groups=64, batch_size=batch
+        model=ModelConfig(N=N, n_filters_scale=filters, gridsize=gridsize),
+        n_groups=64,
+        neighbor_count=max(4, gridsize**2),
+        batch_size=batch,
     )
     return plan_training(random_scan(64, N), config, "torch")

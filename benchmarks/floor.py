@@ -105,14 +105,19 @@ def in_turn(
         setup=lambda: beside.append(sum(map(timed, floors)) / share),
         rounds=rounds,
     )
-    ratios = [one / floor for one, floor in zip(seconds, beside, strict=True)]
+    record_ratios(benchmark, seconds, beside)
+    return statistics.median(seconds)
+
+
+def record_ratios(benchmark: Any, seconds: Sequence[float], floors: Sequence[float]) -> None:
+    """To `extra_info`: medians, and the ratio of every round, whose spread is the noise that `compare.py` allows."""
+    ratios = [one / floor for one, floor in zip(seconds, floors, strict=True)]
     benchmark.extra_info.update(
         milliseconds=1e3 * statistics.median(seconds),
-        floor_milliseconds=1e3 * statistics.median(beside),
+        floor_milliseconds=1e3 * statistics.median(floors),
         ratio_to_floor=statistics.median(ratios),
         ratio_to_floor_rounds=ratios,
     )
-    return statistics.median(seconds)
 
 
 def measured(benchmark: Any, case: Case, *, training: bool, groups: int) -> dict[str, float] | None:

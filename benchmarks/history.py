@@ -31,7 +31,8 @@ REPORT = Path("benchmark_report")
 # Okabe and Ito's, told apart whatever the eye; the first two as in `ptycho_backends.figures`.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 BACKENDS = {"torch": COLOURS[0], "tensorflow": COLOURS[1]}
-PRECISIONS = {"32-true": "-", "bf16-mixed": "--"}
+# line, marker
+PRECISIONS = {"32-true": ("-", "o"), "bf16-mixed": ("--", "^")}
 SIZED = ("grouping", "stitching")
 # More runs than these are not all named below the axis.
 MOST_LABELS = 6
@@ -43,7 +44,7 @@ class Line(NamedTuple):
     panel: str
     label: str
     colour: str | None
-    style: str
+    style: tuple[str, str]
 
 
 def line_of(measurement: Measurement) -> Line:
@@ -54,7 +55,7 @@ def line_of(measurement: Measurement) -> Line:
         found[kind] = next((name for name in known if f"-{name}-" in rest), "")
         rest = rest.replace(f"-{found[kind]}-", "-", 1) if found[kind] else rest
     rest = rest.strip("-")
-    style = PRECISIONS.get(found["precision"], "-")
+    style = PRECISIONS.get(found["precision"], PRECISIONS["32-true"])
     if found["backend"]:
         label = " ".join(part for part in found.values() if part)
         return Line(rest, label, BACKENDS[found["backend"]], style)
@@ -84,9 +85,9 @@ def throughput_figure(runs: Sequence[Run], family: str) -> "Figure":
                 x,
                 y,
                 color=line.colour or COLOURS[number % len(COLOURS)],
-                linestyle=line.style,
-                marker="o",
-                markersize=3.0,
+                linestyle=line.style[0],
+                marker=line.style[1],
+                markersize=3.5,
                 linewidth=1.2,
             )
         limit_throughput(axes, [value for points in lines.values() for _, value in points])
@@ -101,7 +102,7 @@ def throughput_figure(runs: Sequence[Run], family: str) -> "Figure":
             legend.values(),
             legend.keys(),
             loc="outside lower center",
-            ncols=min(len(legend), 4 if columns > 1 else 3),
+            ncols=4 if columns > 1 else 3 if len(legend) in (3, 6) else 2,
             frameon=False,
             fontsize=8,
         )
@@ -189,7 +190,7 @@ def table(run: Run) -> str:
                 readable_seconds(one.seconds),
                 f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}",
                 unit.removesuffix("/s"),
-                number(extra.get("ratio_to_floor", extra.get("overhead")), ".2f"),
+                number(extra.get("ratio_to_floor"), ".2f"),
                 number(extra.get("gflop_per_second"), ".1f"),
                 number(extra.get("peak_mib"), ",.0f", " MiB"),
             )
@@ -244,7 +245,7 @@ def page(runs: Sequence[Run], pictures: dict[str, tuple[bytes, float]]) -> str:
 A commit with + had files changed besides.</p>
 {images}
 <h2>The newest run</h2>
-<p>The floor of a step is its convolutions alone; that of the others is in their docstrings in benchmarks/.</p>
+<p>The floor of a step is its convolutions alone, that of an epoch its steps; the others are told in benchmarks/.</p>
 {table(newest)}
 <h2>The machine</h2>
 <dl>{told}</dl>

@@ -119,6 +119,18 @@ def test_the_ratio_to_the_floor_counts_and_not_the_busy_machine(compare, tmp_pat
     assert said.splitlines()[-1].split()[1:4] == ["1.2", "1.5", "floors"]
 
 
+@pytest.mark.parametrize(("floor", "verdict"), [(100.0, "slower"), (300.0, "same")])
+def test_a_floor_that_changed_itself_excuses_some(compare, tmp_path, capsys, floor, verdict):
+    old = measured("test_step", 1.0, ratios=[1.2] * 7, floor_milliseconds=100.0)
+    new = measured("test_step", 3.0, ratios=[1.6] * 7, floor_milliseconds=floor)
+    store(tmp_path, 0, old, measured("test_start", 1.0))
+    store(tmp_path, 1, new, measured("test_start", 1.3))
+    code, said, _ = compared(compare, tmp_path, capsys, "--all")
+    assert code == (verdict == "slower")
+    # what has no floor is judged by the floors of the others
+    assert [line.split()[-1] for line in said.splitlines()[-2:]] == [verdict, verdict]
+
+
 def test_too_few_rounds_are_not_judged(compare, tmp_path, capsys):
     store(tmp_path, 0, measured("test_step", 1.0, rounds=1))
     store(tmp_path, 1, measured("test_step", 9.0, rounds=1))

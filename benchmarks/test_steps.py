@@ -7,23 +7,37 @@ from floor import in_turn, make_case
 pytestmark = pytest.mark.parametrize("plan", [pytest.param((1, 1, 64, 16), id="f1-g1")], indirect=True)
 
 
-def test_forward(benchmark, backend, execution, plan):
+@pytest.fixture
+def case(benchmark, backend, execution, plan):
+    """Where the convolutions come from; None if they are not needed."""
+    return make_case(backend.name, plan, execution) if benchmark.enabled else None
+
+
+def measure(benchmark, case, work, floors, groups, share):
+    if case is None:
+        benchmark(work)
+        return
+    for one in (work, *floors):
+        one()
+    benchmark.extra_info["groups_per_second"] = groups / in_turn(
+        benchmark, work, floors, timed=case.timed, share=share
+    )
+
+
+def test_forward(benchmark, backend, execution, plan, case):
     batch = plan.gather(plan.train_indices[: plan.config.batch_size])
-    config, weights, results = plan.config.model, plan.start.weights, []
+    results = []
 
     def forward() -> None:
-        results.append(backend.forward(config, weights, batch, execution=execution))
+        weights = plan.start.weights
+        results.append(backend.forward(plan.config.model, weights, batch, execution=execution).amplitude)
 
-    floors = []
-    if benchmark.enabled:
-        floors = [layer.forward for layer in make_case(backend.name, plan, execution).convolutions]
-    median = in_turn(benchmark, forward, warmed(forward, floors))
-    if median is not None:
-        benchmark.extra_info["groups_per_second"] = len(batch) / median
-    assert np.isfinite(results[-1].amplitude).all()
+    floors = [layer.forward for layer in case.convolutions] if case else []
+    measure(benchmark, case, forward, floors, len(batch), 1.0)
+    assert np.isfinite(results[-1]).all()
 
 
-def test_train_steps(benchmark, backend, execution, plan):
+def test_train_steps(benchmark, backend, execution, plan, case):
     batches = [plan.gather(indices) for indices in plan.epoch_batches(1)[:3]]
     results = []
 
@@ -31,18 +45,6 @@ def test_train_steps(benchmark, backend, execution, plan):
         weights = backend.train_step(plan.config, plan.start.weights, batches, execution=execution)
         results.append(weights["log_scale"])
 
-    floors = []
-    if benchmark.enabled:
-        floors = [layer.both for layer in make_case(backend.name, plan, execution).convolutions]
-    median = in_turn(benchmark, steps, warmed(steps, floors), share=1 / len(batches))
-    if median is not None:
-        benchmark.extra_info["groups_per_second"] = sum(map(len, batches)) / median
+    floors = [layer.both for layer in case.convolutions] if case else []
+    measure(benchmark, case, steps, floors, sum(map(len, batches)), 1 / len(batches))
     assert not np.array_equal(results[-1], plan.start.weights["log_scale"])
-
-
-def warmed(work, floors):
-    """The floors, after they and `work` ran once: the first time compiles."""
-    if floors:
-        for one in (work, *floors):
-            one()
-    return floors

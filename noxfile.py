@@ -76,6 +76,10 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure; `nox -s bench -- -k inference` for a part."""
-    install(session, "torch")
-    session.run("pytest", "benchmarks", "--benchmark-enable", "--benchmark-only", *session.posargs)
+    """Measure both backends, compare with this machine's run before, draw; `nox -s bench -- -k inference`: a part."""
+    install(session, "all")
+    measuring = ("--benchmark-enable", "--benchmark-only", "--benchmark-autosave")
+    session.run("pytest", "benchmarks", *measuring, *session.posargs)
+    # drawn first, because a regression ends the session
+    session.run("python", "benchmarks/history.py")
+    session.run("python", "benchmarks/compare.py", "--first")

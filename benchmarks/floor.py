@@ -4,7 +4,7 @@ layout and number of threads. A step cannot be faster, and whatever it takes bey
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,18 @@ class Case:
     step, infer : callables
         One training step; one inference, network and merging.
     convolutions : list of Convolution
+    device : str
+        Where it computes.
     """
 
+    device: str
     step: Callable[[], float]
     infer: Callable[[], Any]
     convolutions: list[Convolution]
 
     def timed(self, work: Callable[[], Any]) -> float:
         """Seconds that `work` takes, on the device if it is one."""
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
+        return seconds_of(work)
 
     def forget_peak(self) -> None:
         """Count the memory's peak from now on."""
@@ -65,45 +66,84 @@ def make_case(backend: str, plan: TrainingPlan, execution: ExecutionConfig) -> C
     return {"torch": torch_case, "tensorflow": tensorflow_case}[backend](plan, batch, execution)
 
 
-def measured(benchmark: Any, case: Case, *, training: bool, groups: int) -> dict[str, float] | None:
-    """Run a step, or an inference, and its floor in turn, so that both see the same machine.
+def seconds_of(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
-    The medians go to `extra_info`: groups/s, the ratio to the floor, FLOP/s of the convolutions in it, and the
-    peak of the memory. None if benchmarks are not enabled.
+
+def in_turn(
+    benchmark: Any,
+    work: Callable[[], Any],
+    floors: Sequence[Callable[[], Any]],
+    *,
+    rounds: int = 7,
+    timed: Callable[[Callable[[], Any]], float] = seconds_of,
+    share: float = 1.0,
+) -> float | None:
+    """Run `work` and its floor in turn, so that both see the same machine; the figures go to `extra_info`.
+
+    Parameters
+    ----------
+    floors : callables
+        Parts of the floor, whose times are added.
+    share : float
+        The floors do this part of the least that `work` has to do.
+
+    Returns
+    -------
+    float or None
+        Median of the seconds; None if benchmarks are not enabled, and then `work` ran once.
+    """
+    if not benchmark.enabled:
+        benchmark(work)
+        return None
+    seconds: list[float] = []
+    beside: list[float] = []
+    benchmark.pedantic(
+        lambda: seconds.append(timed(work)),
+        setup=lambda: beside.append(sum(map(timed, floors)) / share),
+        rounds=rounds,
+    )
+    record_ratios(benchmark, seconds, beside)
+    return statistics.median(seconds)
+
+
+def record_ratios(benchmark: Any, seconds: Sequence[float], floors: Sequence[float]) -> None:
+    """To `extra_info`: medians, and the ratio of every round, whose spread is the noise that `compare.py` allows."""
+    ratios = [one / floor for one, floor in zip(seconds, floors, strict=True)]
+    benchmark.extra_info.update(
+        milliseconds=1e3 * statistics.median(seconds),
+        floor_milliseconds=1e3 * statistics.median(floors),
+        ratio_to_floor=statistics.median(ratios),
+        ratio_to_floor_rounds=ratios,
+    )
+
+
+def measured(benchmark: Any, case: Case, *, training: bool, groups: int) -> dict[str, float] | None:
+    """Run a step, or an inference, and its floor in turn.
+
+    `extra_info` also gets groups/s, FLOP/s of the convolutions, and the peak of the memory. Returns it; None if
+    benchmarks are not enabled.
     """
     work = case.step if training else case.infer
     layers = [layer.both if training else layer.forward for layer in case.convolutions]
     flop = sum(layer.both_flop if training else layer.forward_flop for layer in case.convolutions)
-    seconds: list[float] = []
-    floors: list[list[float]] = [[] for _ in layers]
-
-    def measure_floor() -> None:
-        for layer, times in zip(layers, floors, strict=True):
-            times.append(case.timed(layer))
-
-    work()
-    case.forget_peak()
-    work()
-    peak = case.peak_mib()
-    measure_floor()
-    for times in floors:
-        times.clear()
-    benchmark.pedantic(lambda: seconds.append(case.timed(work)), setup=measure_floor, rounds=7)
-    if benchmark.stats is None:
+    if benchmark.enabled:
+        work()
+        case.forget_peak()
+        work()
+        if (peak := case.peak_mib()) is not None:
+            benchmark.extra_info["peak_mib"] = peak
+        for layer in layers:
+            layer()
+    median = in_turn(benchmark, work, layers, timed=case.timed)
+    if median is None:
         return None
-    median = statistics.median(seconds)
-    floor = sum(map(statistics.median, floors))
-    figures = {
-        "groups_per_second": groups / median,
-        "milliseconds": 1e3 * median,
-        "floor_milliseconds": 1e3 * floor,
-        "ratio_to_floor": median / floor,
-        "gflop_per_second": flop / median / 1e9,
-    }
-    if peak is not None:
-        figures["peak_mib"] = peak
-    benchmark.extra_info.update(figures)
-    return figures
+    benchmark.extra_info.update(
+        groups_per_second=groups / median, gflop_per_second=flop / median / 1e9, device=case.device
+    )
+    return benchmark.extra_info
 
 
 def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> Case:
@@ -198,6 +238,7 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
         return Convolution(forward, both, flop, flop * (3 if image.requires_grad else 2))
 
     case = TorchCase()
+    case.device = where.type
     case.convolutions = [layer(*one) for one in seen]
     return case
 
@@ -297,5 +338,6 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
         )
 
     case = TensorFlowCase()
+    case.device = where
     case.convolutions = [layer(*one) for one in seen]
     return case

@@ -1,23 +1,50 @@
-"""Throughput of the network with its physics; `extra_info` gives groups per second."""
+"""A step and a prediction as `Backend` offers them, NumPy in and out, models made anew. Floor: the convolutions."""
 
 import numpy as np
+import pytest
+from floor import in_turn, make_case
+
+pytestmark = pytest.mark.parametrize("plan", [pytest.param((1, 1, 64, 16), id="f1-g1")], indirect=True)
 
 
-def record_rate(benchmark, groups: int) -> None:
-    if benchmark.stats is not None:
-        benchmark.extra_info["groups_per_second"] = groups / benchmark.stats.stats.median
+@pytest.fixture
+def case(benchmark, backend, execution, plan):
+    """Where the convolutions come from; None if they are not needed."""
+    return make_case(backend.name, plan, execution) if benchmark.enabled else None
 
 
-def test_forward(benchmark, backend, execution, plan):
-    batch = plan.gather(plan.train_indices[:16])
-    config, weights = plan.config.model, plan.start.weights
-    predicted = benchmark(backend.forward, config, weights, batch, execution=execution)
-    record_rate(benchmark, len(batch))
-    assert np.isfinite(predicted.amplitude).all()
+def measure(benchmark, case, work, floors, groups, share):
+    if case is None:
+        benchmark(work)
+        return
+    for one in (work, *floors):
+        one()
+    benchmark.extra_info["groups_per_second"] = groups / in_turn(
+        benchmark, work, floors, timed=case.timed, share=share
+    )
 
 
-def test_train_steps(benchmark, backend, execution, plan):
+def test_forward(benchmark, backend, execution, plan, case):
+    batch = plan.gather(plan.train_indices[: plan.config.batch_size])
+    results = []
+
+    def forward() -> None:
+        weights = plan.start.weights
+        results.append(backend.forward(plan.config.model, weights, batch, execution=execution).amplitude)
+
+    floors = [layer.forward for layer in case.convolutions] if case else []
+    measure(benchmark, case, forward, floors, len(batch), 1.0)
+    assert np.isfinite(results[-1]).all()
+
+
+def test_train_steps(benchmark, backend, execution, plan, case):
     batches = [plan.gather(indices) for indices in plan.epoch_batches(1)[:3]]
-    after = benchmark(backend.train_step, plan.config, plan.start.weights, batches, execution=execution)
-    record_rate(benchmark, sum(map(len, batches)))
-    assert not np.array_equal(after["log_scale"], plan.start.weights["log_scale"])
+    results = []
+
+    def steps() -> None:
+        weights = backend.train_step(plan.config, plan.start.weights, batches, execution=execution)
+        results.append(weights["log_scale"])
+
+    floors = [layer.both for layer in case.convolutions] if case else []
+    measure(benchmark, case, steps, floors, sum(map(len, batches)), 1 / len(batches))
+    assert not np.array_equal(results[-1], plan.start.weights["log_scale"])

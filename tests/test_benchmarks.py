@@ -1,0 +1,241 @@
+"""Stored runs of the benchmarks: compared on one machine, and drawn."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+DATES = [f"2026-01-0{day}T12:00:00+00:00" for day in range(1, 6)]
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("compare").main
+
+
+@pytest.fixture
+def history(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("history").main
+
+
+def measured(name, seconds, *, spread=0.01, rounds=7, ratios=None, **extra):
+    """One benchmark as pytest-benchmark stores it."""
+    param = name.partition("[")[2].rstrip("]") or None
+    if ratios is not None:
+        extra |= {"ratio_to_floor": float(np.median(ratios)), "ratio_to_floor_rounds": list(ratios)}
+    return {
+        "name": name,
+        "fullname": f"benchmarks/test_x.py::{name}",
+        "param": param,
+        "params": {"count": int(param)} if param and param.isdigit() else {},
+        "extra_info": extra,
+        "stats": {"median": seconds, "iqr": spread * seconds, "rounds": rounds},
+    }
+
+
+def store(folder, number, *benchmarks, host="one", gpus=(), torch="2.13", commit="a" * 40, dirty=False):
+    """The file of run `number`, with these benchmarks."""
+    path = folder / "Linux" / f"{number:04}_run.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run = {
+        "datetime": DATES[number],
+        "commit_info": {"id": commit, "dirty": dirty},
+        "machine_info": {
+            "node": host,
+            "system": "Linux",
+            "machine": "x86_64",
+            "cpu": {"brand_raw": "A processor", "count": 2, "hz_actual_friendly": f"{number} GHz"},
+            "accelerators": list(gpus),
+            "versions": {"torch": torch},
+            "threads": {"OMP_NUM_THREADS": "1"},
+        },
+        "benchmarks": list(benchmarks),
+    }
+    path.write_text(json.dumps(run))
+    return path
+
+
+def compared(compare, folder, capsys, *options):
+    """Exit code, what was said, and what was complained about."""
+    code = compare(["--storage", str(folder), *map(str, options)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_a_regression_is_named(compare, tmp_path, capsys):
+    store(tmp_path, 0, measured("test_step", 1.0), measured("test_start", 2.0))
+    store(tmp_path, 1, measured("test_step", 1.5), measured("test_start", 2.0), commit="b" * 40, dirty=True)
+    code, said, _ = compared(compare, tmp_path, capsys)
+    assert code == 1
+    (row,) = [line for line in said.splitlines() if line.startswith("test_")]
+    assert row.split() == ["test_step", "1000", "1500", "ms", "1.50", "1.20", "slower"]
+    assert "old: aaaaaaa of 2026-01-01" in said
+    assert "new: bbbbbbb+ of 2026-01-02" in said
+    assert "1 slower, 0 faster, 1 same" in said
+
+
+def test_what_became_faster_is_told_and_passes(compare, tmp_path, capsys):
+    store(tmp_path, 0, measured("test_step", 1.0))
+    store(tmp_path, 1, measured("test_step", 0.5))
+    code, said, _ = compared(compare, tmp_path, capsys)
+    assert code == 0
+    assert said.splitlines()[-1].endswith("faster")
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(0.01, "slower"), (0.3, "same")])
+def test_noise_is_no_regression(compare, tmp_path, capsys, spread, verdict):
+    store(tmp_path, 0, measured("test_step", 1.0, spread=spread))
+    store(tmp_path, 1, measured("test_step", 1.5, spread=spread))
+    code, said, _ = compared(compare, tmp_path, capsys, "--all")
+    assert code == (verdict == "slower")
+    assert said.splitlines()[-1].endswith(verdict)
+
+
+def test_runs_that_differ_by_noise_alone_pass(compare, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+
+    def run():
+        rounds = 1.3 * np.exp(0.1 * generator.normal(size=(100, 7)))
+        return [measured(f"test_step[{i}-f1]", 1.0, ratios=each) for i, each in enumerate(rounds)]
+
+    store(tmp_path, 0, *run())
+    store(tmp_path, 1, *run())
+    assert compared(compare, tmp_path, capsys)[0] == 0
+
+
+def test_the_ratio_to_the_floor_counts_and_not_the_busy_machine(compare, tmp_path, capsys):
+    store(tmp_path, 0, measured("test_step", 1.0, ratios=[1.2, 1.21, 1.22, 1.2, 1.19]))
+    store(tmp_path, 1, measured("test_step", 3.0, ratios=[1.2, 1.22, 1.21, 1.2, 1.18]))
+    assert compared(compare, tmp_path, capsys)[0] == 0
+    store(tmp_path, 2, measured("test_step", 1.0, ratios=[1.5, 1.51, 1.52, 1.5, 1.49]))
+    code, said, _ = compared(compare, tmp_path, capsys)
+    assert code == 1
+    assert said.splitlines()[-1].split()[1:4] == ["1.2", "1.5", "floors"]
+
+
+@pytest.mark.parametrize(("floor", "verdict"), [(100.0, "slower"), (300.0, "same")])
+def test_a_floor_that_changed_itself_excuses_some(compare, tmp_path, capsys, floor, verdict):
+    old = measured("test_step", 1.0, ratios=[1.2] * 7, floor_milliseconds=100.0)
+    new = measured("test_step", 3.0, ratios=[1.6] * 7, floor_milliseconds=floor)
+    store(tmp_path, 0, old, measured("test_start", 1.0))
+    store(tmp_path, 1, new, measured("test_start", 1.3))
+    code, said, _ = compared(compare, tmp_path, capsys, "--all")
+    assert code == (verdict == "slower")
+    # what has no floor is judged by the floors of the others
+    assert [line.split()[-1] for line in said.splitlines()[-2:]] == [verdict, verdict]
+
+
+def test_too_few_rounds_are_not_judged(compare, tmp_path, capsys):
+    store(tmp_path, 0, measured("test_step", 1.0, rounds=1))
+    store(tmp_path, 1, measured("test_step", 9.0, rounds=1))
+    code, said, _ = compared(compare, tmp_path, capsys)
+    assert code == 0
+    assert "1 not judged" in said
+
+
+def test_another_machine_is_refused(compare, tmp_path, capsys):
+    old = store(tmp_path, 0, measured("test_step", 1.0))
+    new = store(tmp_path, 1, measured("test_step", 1.0), host="two", gpus=["A GPU"])
+    code, _, complaint = compared(compare, tmp_path, capsys, "--old", old, "--new", new)
+    assert code == 2
+    assert "different machines" in complaint
+    assert "host: one, now two; GPUs: none, now A GPU" in complaint
+
+
+def test_the_earlier_run_is_one_of_this_machine_with_something_in_common(compare, tmp_path, capsys):
+    store(tmp_path, 0, measured("test_step", 1.0), torch="2.12")
+    store(tmp_path, 1, measured("test_step", 9.0), host="two")
+    store(tmp_path, 2, measured("test_start", 1.0))
+    store(tmp_path, 3, measured("test_step", 1.0))
+    code, said, _ = compared(compare, tmp_path, capsys)
+    assert code == 0
+    assert "0000_run.json" in said
+    assert "not the same: torch: 2.12, now 2.13" in said
+
+
+def test_a_first_run_is_an_error_unless_expected(compare, tmp_path, capsys):
+    store(tmp_path, 0, measured("test_step", 1.0), host="two")
+    store(tmp_path, 1, measured("test_step", 1.0))
+    code, _, complaint = compared(compare, tmp_path, capsys)
+    assert code == 2
+    assert "no earlier run to compare with; 1 of other machines" in complaint
+    assert compared(compare, tmp_path, capsys, "--first")[0] == 0
+
+
+def test_nothing_in_common_is_an_error(compare, tmp_path, capsys):
+    old = store(tmp_path, 0, measured("test_step", 1.0))
+    store(tmp_path, 1, measured("test_start", 1.0))
+    code, _, complaint = compared(compare, tmp_path, capsys, "--old", old)
+    assert code == 2
+    assert "no benchmark is in both" in complaint
+    assert "no benchmark in common" in compared(compare, tmp_path, capsys)[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("[]", "is not a run of pytest-benchmark"),
+        ('{"benchmarks": []}', "is not a run of pytest-benchmark"),
+    ],
+)
+def test_a_file_that_is_no_run_is_named(compare, tmp_path, capsys, text, complaint):
+    store(tmp_path, 0, measured("test_step", 1.0))
+    bad = tmp_path / "bad.json"
+    if text is not None:
+        bad.write_text(text)
+    code, said, why = compared(compare, tmp_path / "Linux", capsys, "--old", bad)
+    assert (code, said) == (2, "")
+    assert f"{bad}: {complaint}" in why
+
+
+def test_an_empty_storage_tells_how_to_fill_it(compare, history, tmp_path, capsys):
+    code, _, why = compared(compare, tmp_path, capsys)
+    assert code == 2
+    assert "--benchmark-autosave" in why
+    assert history(["--storage", str(tmp_path), "--output", str(tmp_path / "report")]) == 2
+    assert not (tmp_path / "report").exists()
+
+
+def test_charts_and_a_page_that_holds_them(history, tmp_path, capsys):
+    for number in range(3):
+        store(
+            tmp_path,
+            number,
+            measured("test_training_step[torch-f1-g1-32-true]", 0.1, ratios=[1.2] * 5, groups_per_second=160),
+            measured("test_training_step[tensorflow-f1-g1-bf16-mixed]", 0.1, groups_per_second=150),
+            *(measured(f"test_grouping[{count}]", count * 1e-6) for count in (1000, 10000, 1000000)),
+            measured("test_stitching[1000]", 0.01),
+            measured("test_stitching[10000]", 0.1, per_second=1e5, peak_mib=12.0),
+        )
+    store(tmp_path, 3, measured("test_elsewhere", 0.1), host="<two>")
+    store(tmp_path, 4, measured("test_training_step[torch-f1-g1-32-true]", 0.1))
+    report = tmp_path / "report"
+    assert history(["--storage", str(tmp_path), "--output", str(report)]) == 0
+    assert capsys.readouterr().out.strip() == str(report / "index.html")
+    pictures = {path.name for path in report.glob("*.png")}
+    assert pictures == {
+        "cost-against-size.png",
+        "throughput-training-step.png",
+        "throughput-grouping.png",
+        "throughput-stitching.png",
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in report.glob("*.png"))
+    text = (report / "index.html").read_text()
+    assert len(re.findall('src="data:image/png;base64,', text)) == len(pictures)
+    assert "http" not in text
+    assert "4 runs of one machine" in text
+    assert "training_step[torch-f1-g1-32-true]" in text
+
+
+def test_a_first_run_without_sizes_is_drawn_too(history, tmp_path):
+    store(tmp_path, 0, measured("test_start[help]", 0.5))
+    assert history(["--storage", str(tmp_path), "--output", str(tmp_path / "report")]) == 0
+    assert [path.name for path in (tmp_path / "report").glob("*.png")] == ["throughput-start.png"]

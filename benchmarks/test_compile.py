@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif("torch" not in installed_backends(), reason="PyT
 ROUNDS = 7
 
 
+@pytest.mark.large
+@pytest.mark.parametrize("plan", [(1, 1, 64, 16)], indirect=True, ids=["f1-g1"])
 @pytest.mark.parametrize("work", ["infer", "step"])
 def test_compiling(benchmark, plan, execution, work):
-    if not benchmark.enabled:
-        pytest.skip("compiling takes up to minutes: only with --benchmark-enable")
     cases = [
         make_case("torch", plan, dataclasses.replace(execution, compile_network=compiled))
         for compiled in (False, True)

@@ -52,7 +52,7 @@ def measure(
     return results[0]
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [*COUNTS, 20_000])
 def test_grouping(benchmark, make_scan, count):
     """Floor: the neighbours of every position, from a tree."""
     scan = make_scan(count, N=2)
@@ -131,7 +131,7 @@ def stitching(count: int, side: int) -> tuple[Callable[[], float], Callable[[], 
     return stitch, add, parts * BATCH / count
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [*COUNTS, 2_000])
 def test_stitching(benchmark, count):
     """Patches 5 pixels apart, as they are predicted. Floor: to add as many numbers."""
     stitch, add, share = stitching(count, int(5 * np.sqrt(count)) + 30)

@@ -25,7 +25,10 @@ LOSS_ROUNDING = 3e-16
 # a longer one meets more ReLUs that switch, each of which bends the loss.
 ROUNDING_SHARE = 1e-7
 
-# Quotients at neighbouring steps that agree so well are believed.
+# The difference of two quotients' halves has so many roundings of a quotient.
+BEND_ROUNDINGS = 4.0
+
+# Three quotients at neighbouring steps that agree so well are believed.
 CERTAIN = 2e-7
 
 
@@ -47,7 +50,7 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
 
     Central differences. The step is the one at which rounding makes up `ROUNDING_SHARE` of the quotient,
     as short as that allows, because the loss is bent wherever a ReLU switches. Steps around it are tried
-    until two quotients agree.
+    until three in a row agree, and their two halves do not differ as they would at a bend close by.
     """
     origin = reference.in_double(weights)
 
@@ -55,25 +58,34 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
         moved = {name: origin[name] + step * direction[name] for name in direction}
         return reference.loss(config, {**origin, **moved}, batch)["total"]
 
-    def quotient(step: float) -> float:
-        return (loss_at(step) - loss_at(-step)) / (2 * step)
+    here = loss_at(0.0)
 
-    size, rough = abs(loss_at(0.0)), abs(quotient(ROUGH_STEP))
+    def quotients(step: float) -> tuple[float, float]:
+        """The central one, and how much more the one ahead is than the one behind."""
+        ahead, behind = loss_at(step), loss_at(-step)
+        return (ahead - behind) / (2 * step), ((ahead - here) - (here - behind)) / step
+
+    size, rough = abs(here), abs(quotients(ROUGH_STEP)[0])
     if rough <= LOSS_ROUNDING * size / ROUGH_STEP:
         # nothing but rounding: the loss does not depend on these weights, or hardly
         return Slope(0.0, np.inf if rough else 0.0)
     step = float(np.clip(LOSS_ROUNDING * size / rough / ROUNDING_SHARE, SMALLEST_STEP, LARGEST_STEP))
-    # two quotients that are mostly rounding may agree by chance
+    # quotients that are mostly rounding may agree by chance
     rounding = LOSS_ROUNDING * size / rough / step
-    best, before = Slope(0.0, np.inf), quotient(step)
-    for factor in (2.0, 0.5, 4.0, 8.0, 0.25):
-        here = quotient(factor * step)
-        apart = max(abs(here - before) / max(abs(here), np.finfo(float).tiny), rounding)
+    best, found = Slope(0.0, np.inf), {factor: quotients(factor * step) for factor in (1.0, 2.0)}
+    for factor in (0.5, 4.0, 8.0, 0.25):
+        found[factor] = quotients(factor * step)
+        first = min(factor, max(found) / 4)
+        three = [found[first * double][0] for double in (1, 2, 4)]
+        scale = max(abs(three[0]), np.finfo(float).tiny)
+        # what bends smoothly differs in proportion to the step; a bend nearer than the steps always differs alike
+        bend = abs(2 * found[first][1] - found[2 * first][1]) / 2
+        bend = max(bend / scale - BEND_ROUNDINGS * rounding / first, 0.0)
+        apart = max((max(three) - min(three)) / scale, bend, rounding)
         if apart < best.uncertainty:
-            best = Slope((here + before) / 2, apart)
+            best = Slope(float(np.mean(three)), apart)
         if best.certain:
             break
-        before = here
     return best
 
 

@@ -83,12 +83,6 @@ def inference_batch_size(
     return _smallest_good(gather, seconds, len(groups))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is any framework's way of saying that memory did not do."""
-    named = type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
-    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
-
-
 def _seconds(backend: Backend, plan: TrainingPlan, execution: ExecutionConfig, batches: list[Batch]) -> float:
     started = time.perf_counter()
     backend.train_step(plan.config, plan.start.weights, batches, execution=execution)
@@ -102,7 +96,7 @@ def _smallest_good(gather: Gather, compute: Compute, largest: int) -> int:
         try:
             next_rate = _rate(gather, compute, 2 * size)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
             log.info("batches of %d groups do not fit the memory", 2 * size)
             break
@@ -118,3 +112,9 @@ def _rate(gather: Gather, compute: Compute, size: int) -> float:
     batch = gather(size)
     compute(batch)
     return size / max(compute(batch), 1e-9)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is any framework's way of saying that memory did not do."""
+    named = type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)

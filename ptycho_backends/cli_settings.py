@@ -19,6 +19,8 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.config_file import load_config
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.launch import launched
 from ptycho_backends.preparation import inference_groups, plan_training
 from ptycho_backends.protocol import Backend, TrainedModel
 from ptycho_backends.registry import get_backend
@@ -156,6 +158,12 @@ def settle_batch_size(job: TrainingJob, batch_size: str | None, execution: Execu
     """Find `job.config.batch_size` by trying, if 'auto' was asked for."""
     if batch_size != AUTO:
         return
+    launch = launched(execution, job.backend.name)
+    if launch is not None and launch.size > 1:
+        raise ConfigError(
+            f"batch_size: got 'auto' for {launch.size} processes, each of which might find another; find it with "
+            "one process, and give them that number"
+        )
     plan = plan_training(job.scan, job.config, job.backend.name, execution, job.resumed)
     job.config.batch_size = training_batch_size(job.backend, plan, execution)
     say(f"batch size: {job.config.batch_size}, found by trying")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -202,30 +201,24 @@ def infer(
 
     Several processes each stitch their share of the groups; the patches are then kept nowhere.
     """
-    if teams.team_of(execution).size > 1:
-        return _infer_together(model, groups, execution, stitching_size)
-    patches = object_patches(model, groups, execution)
-    return reconstruct(patches, groups, model.config.model.N, stitching_size, "torch")
-
-
-def _infer_together(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
-) -> Reconstruction:
+    # before any process is started
     stitching.require_size(stitching_size, model.config.model.N)
-    started = time.perf_counter()
-    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
-    stitcher = stitching.Stitcher(canvas, stitching_size)
-    stitch_together(stitcher, model, groups, execution)
-    image, coverage = stitcher.result()
-    return Reconstruction(
-        object=image,
-        coverage=coverage,
-        origin_px=canvas.origin_px,
-        group_centres_px=groups.group_centres_px[:, 0, :, 0],
-        backend="torch",
-        pixel_size_m=groups.scan.pixel_size_m,
-        timings_s={"predict": time.perf_counter() - started},
-    )
+    team = teams.team_of(execution)
+    with teams.working_together(team, _infer_share, model, groups, execution, stitching_size):
+        return _infer_share(team, model, groups, execution, stitching_size)
+
+
+def _infer_share(
+    team: teams.Team,
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    stitching_size: int,
+) -> Reconstruction:
+    """What every process does; each has the whole image afterwards."""
+    patches = _object_patches(model, groups, execution, team.share(len(groups)))
+    add_up = team.add_up if team.size > 1 else None
+    return reconstruct(patches, groups, model.config.model.N, stitching_size, "torch", add_up)
 
 
 def stitch_together(

@@ -372,7 +372,7 @@ def virtual_data(file):
     shape = file[KERNEL].shape
     del file[KERNEL]
     layout = h5py.VirtualLayout(shape, "f4")
-    layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", shape)
+    layout[:] = h5py.VirtualSource("other.h5", "x", shape)
     file.create_virtual_dataset(KERNEL, layout)
 
 

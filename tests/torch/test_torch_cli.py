@@ -68,6 +68,17 @@ def test_the_batch_size_is_found_on_request(tmp_path, npz):
     assert "batch_size: got 'many'" in said
 
 
+def test_processes_that_train_together_are_given_their_batch_size(tmp_path, npz, monkeypatch):
+    """Each would find its own, and wait for steps that the others do not make."""
+    launch = {
+        "TORCHELASTIC_RUN_ID": "x", "RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2,
+    }  # fmt: skip
+    for name, value in launch.items():
+        monkeypatch.setenv(name, str(value))
+    said = ptycho("train", npz, "-o", tmp_path, "--batch-size", "auto", *SMALL, code=2).output
+    assert "batch_size: got 'auto' for 2 processes" in said
+
+
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeypatch):
     ptycho("train", npz, "-o", tmp_path / "whole", "-e", 3, *SMALL)
 

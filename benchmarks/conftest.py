@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_backends.preparation import TrainingPlan, plan_training
 from ptycho_backends.registry import get_backend, installed_backends
-from ptycho_backends.scan import Scan
+from ptycho_backends.scans.scan import Scan
 from ptycho_backends.testing.parity import versions
+from ptycho_backends.training.plan import TrainingPlan, plan_training
 
 sys.path.insert(0, str(Path(__file__).parent))  # where floor.py is
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.preparation import TrainingPlan
-from ptycho_backends.protocol import Batch
+from ptycho_backends.training.plan import TrainingPlan
+from ptycho_backends.values import Batch
 
 MIB = 2**20
 
@@ -150,13 +150,14 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
     import torch
     import torch.nn.functional as F
 
-    from ptycho_torch import inference, network
-    from ptycho_torch.arrays import tensors_from_batch
-    from ptycho_torch.model import PtychoModel, adam
+    from ptycho_torch.backend import device as devices
+    from ptycho_torch.backend import network
+    from ptycho_torch.backend.arrays import tensors_from_batch
+    from ptycho_torch.backend.model import PtychoModel, adam
 
-    where = inference.device(execution)
+    where = devices.device(execution)
     config, scale = plan.config, plan.start.intensity_scale
-    dtype, compiled = inference.compute_dtype(execution), execution.compile_network
+    dtype, compiled = devices.compute_dtype(execution), execution.compile_network
     model = PtychoModel(config.model, plan.start.weights, dtype, compiled=compiled).to(where)
     model.freeze(config)
     optimizer = adam(model, execution.learning_rate)
@@ -166,7 +167,7 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
 
     @contextlib.contextmanager
     def computing() -> Iterator[None]:
-        with inference.computing(execution), torch.autocast(where.type, kind, enabled=kind is not None):
+        with devices.computing(execution), torch.autocast(where.type, kind, enabled=kind is not None):
             yield
 
     class TorchCase(Case):
@@ -246,13 +247,14 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
 def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> Case:
     import tensorflow as tf
 
-    from ptycho_backends.tensorflow import inference, network
+    from ptycho_backends.tensorflow import device as devices
+    from ptycho_backends.tensorflow import network
     from ptycho_backends.tensorflow.arrays import batch_signature, tensors_from_batch
-    from ptycho_backends.tensorflow.model import PtychoModule
+    from ptycho_backends.tensorflow.module import PtychoModule
 
-    config, where = plan.config, inference.device(execution)
-    dtype, kind = inference.compute_dtype(execution), inference.network_dtype(execution)
-    with inference.computing(execution):
+    config, where = plan.config, devices.device(execution)
+    dtype, kind = devices.compute_dtype(execution), devices.network_dtype(execution)
+    with devices.computing(execution):
         module = PtychoModule(plan, execution, dtype, kind)
         tensors = tensors_from_batch(batch)
 
@@ -263,12 +265,12 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
 
     class TensorFlowCase(Case):
         def step(self) -> float:
-            with inference.computing(execution):
+            with devices.computing(execution):
                 # waits for the device
                 return module.training_step(tensors, last_of_epoch=False).numpy()
 
         def infer(self) -> Any:
-            with inference.computing(execution):
+            with devices.computing(execution):
                 return image_of(tensors).numpy()
 
         def forget_peak(self) -> None:
@@ -291,7 +293,7 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
 
     tf.nn.conv2d = recorded
     try:
-        with inference.computing(execution):
+        with devices.computing(execution):
             fed = tf.cast(module.intensity_scale * tensors["diffraction"], dtype)
             weights = {name: tf.cast(value, kind) for name, value in module.model.variables_by_name.items()}
             weights["log_scale"] = tf.cast(weights["log_scale"], dtype)
@@ -321,7 +323,7 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
 
         def waiting(work: Callable, *given: tf.Tensor) -> Callable[[], Any]:
             def done() -> None:
-                with inference.computing(execution):
+                with devices.computing(execution):
                     results = work(*given)
                     # a number, so that the device is waited for without a copy of all
                     tf.nest.map_structure(lambda result: tf.reshape(result, [-1])[0].numpy(), results)

@@ -19,8 +19,8 @@ import numpy as np
 from stored import STORAGE, Measurement, Run, StoredRunError, stored_runs
 
 from ptycho_backends.errors import OutputError
-from ptycho_backends.figures import DOTS_PER_INCH
-from ptycho_backends.output import replaced_atomically
+from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.images.figures import DOTS_PER_INCH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REPORT = Path("benchmark_report")
 
-# Okabe and Ito's, told apart whatever the eye; the first two as in `ptycho_backends.figures`.
+# Okabe and Ito's, told apart whatever the eye; the first two as in `ptycho_backends.images.figures`.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 BACKENDS = {"torch": COLOURS[0], "tensorflow": COLOURS[1]}
 # line, marker

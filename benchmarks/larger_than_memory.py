@@ -21,10 +21,10 @@ import numpy as np
 
 from ptycho_backends import ModelConfig, Scan, TrainingConfig, get_backend, open_patterns
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.grouping import GroupedData, groups_for_training
-from ptycho_backends.neighbours import NeighbourChoice, group_around, seeds_within
-from ptycho_backends.protocol import Reconstruction
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.scans.grouping import GroupedData, groups_for_training
+from ptycho_backends.scans.neighbours import NeighbourChoice, group_around, seeds_within
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.values import Reconstruction
 
 N = 64
 STEP_PX = 3.0

@@ -14,15 +14,15 @@ import pytest
 from floor import in_turn, seconds_of
 from scipy.spatial import cKDTree
 
-from ptycho_backends.archive import load_archive, save_archive
+from ptycho_backends.archive.model_file import load_archive, save_archive
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.grouping import GroupedData, group_scan
-from ptycho_backends.preparation import new_model
-from ptycho_backends.scan import load_scan, save_scan
-from ptycho_backends.stitching import Canvas, Stitcher
+from ptycho_backends.images.stitching import Canvas, Stitcher
+from ptycho_backends.scans.grouping import GroupedData, group_scan
+from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.training.plan import new_model
 
 LARGE = [pytest.param(count, marks=pytest.mark.large) for count in (100_000, 1_000_000)]
-COUNTS = [1_000, 10_000, *LARGE]
+SHARD_SIZES = [1_000, 10_000, *LARGE]
 
 # Patches are predicted, and added, in batches.
 BATCH = 1_000
@@ -52,7 +52,7 @@ def measure(
     return results[0]
 
 
-@pytest.mark.parametrize("count", [*COUNTS, 20_000])
+@pytest.mark.parametrize("count", [*SHARD_SIZES, 20_000])
 def test_grouping(benchmark, make_scan, count):
     """Floor: the neighbours of every position, from a tree."""
     scan = make_scan(count, N=2)
@@ -67,7 +67,7 @@ def test_grouping(benchmark, make_scan, count):
 
 
 @pytest.mark.parametrize("kept", ["memory", "file"])
-@pytest.mark.parametrize("count", COUNTS[:3])
+@pytest.mark.parametrize("count", SHARD_SIZES[:3])
 def test_gather_batches(benchmark, make_scan, count, kept, tmp_path):
     """Sixteen batches of sixteen groups of four, from all over the scan. Floor: a copy of their patterns."""
     N = 64 if count <= 10_000 else 32
@@ -131,7 +131,7 @@ def stitching(count: int, side: int) -> tuple[Callable[[], float], Callable[[], 
     return stitch, add, parts * BATCH / count
 
 
-@pytest.mark.parametrize("count", [*COUNTS, 2_000])
+@pytest.mark.parametrize("count", [*SHARD_SIZES, 2_000])
 def test_stitching(benchmark, count):
     """Patches 5 pixels apart, as they are predicted. Floor: to add as many numbers."""
     stitch, add, share = stitching(count, int(5 * np.sqrt(count)) + 30)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_backends.grouping import group_scan
+from ptycho_backends.scans.grouping import group_scan
 
 LEAST_GAIN = 1.7
 EPOCHS = 5
@@ -42,7 +42,7 @@ def test_two_processes(request, make_scan):
     if not request.config.getoption("--benchmark-enable"):
         pytest.skip("needs two idle cores; --benchmark-enable")
     torch = pytest.importorskip("torch")
-    from ptycho_torch.backend import TorchBackend
+    from ptycho_torch.backend.backend import TorchBackend
 
     torch.set_num_threads(1)
     groups = group_scan(make_scan(256), n_groups=256, seed=0)

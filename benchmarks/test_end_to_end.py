@@ -9,9 +9,9 @@ from floor import in_turn, make_case
 
 from ptycho_backends import workflows
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.preparation import plan_training
 from ptycho_backends.registry import installed_backends
-from ptycho_backends.scan import save_scan
+from ptycho_backends.scans.scan_files import save_scan
+from ptycho_backends.training.plan import plan_training
 
 BATCH = 16
 

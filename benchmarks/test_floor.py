@@ -7,8 +7,8 @@ import pytest
 from floor import make_case, measured, record_ratios
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_backends.preparation import plan_training
 from ptycho_backends.registry import get_backend, installed_backends
+from ptycho_backends.training.plan import plan_training
 
 BACKENDS = [name for name in ("torch", "tensorflow") if name in installed_backends()]
 BATCH = 16

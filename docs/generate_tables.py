@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_backends.legacy import params
-from ptycho_backends.legacy.bridge import LEGACY_NAMES
+from ptycho_backends.params import params
+from ptycho_backends.params.bridge import LEGACY_NAMES
 from ptycho_backends.testing.agreement import ALLOWANCES
 from ptycho_backends.testing.measurements import PROFILE_CASES, PROFILES
 

@@ -29,7 +29,7 @@ from ptycho_backends.errors import PtychoBackendsError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import BUILT_IN, get_backend, installed_backends
 from ptycho_backends.testing.parity import versions
-from ptycho_backends.testing.sides import SIDES, Side
+from ptycho_backends.testing.sides import SIDES, StageAdapter
 
 EXAMPLES = {"fast": 16, "ci": 60, "nightly": 600}
 
@@ -103,7 +103,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def side(request: pytest.FixtureRequest) -> Side:
+def side(request: pytest.FixtureRequest) -> StageAdapter:
     """One framework's single stages after the other's."""
     return SIDES[request.param]()
 
@@ -125,7 +125,7 @@ def pair(backends: dict[str, Backend]) -> dict[str, Backend]:
 @pytest.fixture(autouse=True)
 def params_cfg_restored() -> Iterator[None]:
     """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
-    from ptycho_backends.legacy import params
+    from ptycho_backends.params import params
 
     before = dict(params.cfg)
     yield

@@ -105,8 +105,8 @@ TORCH = (
     Mutant("running values move too fast", "network.py", "constants.BATCH_NORM_MOMENTUM *", "0.2 *"),
     Mutant("epsilon of the normalisation", "network.py",
            "+ constants.BATCH_NORM_EPSILON", "+ 2 * constants.BATCH_NORM_EPSILON"),
-    Mutant("running values do not move while training", "model.py", "        self.model.follow(statistics)\n", ""),
-    Mutant("validation with the batch's statistics", "model.py",
+    Mutant("running values do not move while training", "module.py", "        self.model.update_running_statistics(statistics)\n", ""),
+    Mutant("validation with the batch's statistics", "module.py",
            'batch, self.intensity_scale)["total"]', 'batch, self.intensity_scale, {})["total"]'),
     # --- losses
     Mutant("sum for mean", "losses.py", "torch.mean(intensity - ", "torch.sum(intensity - "),
@@ -134,7 +134,7 @@ TORCH = (
     Mutant("probe never trained", "model.py", "requires_grad_(config.probe_trainable)", "requires_grad_(False)"),
     Mutant("gradient of the scale cut off", "model.py",
            "weights[LOG_SCALE], self.config", "weights[LOG_SCALE].detach(), self.config"),
-    Mutant("epoch's loss not weighted by groups", "model.py", "self._loss_sum + loss * groups", "self._loss_sum + loss"),
+    Mutant("epoch's loss not weighted by groups", "module.py", "self._loss_sum + loss * groups", "self._loss_sum + loss"),
     # --- auxiliary losses
     Mutant("variation of the amplitude along one axis", "losses.py",
            "torch.mean(down.square()) + torch.mean(right.square())\n\n\ndef phase_variation", "torch.mean(down.square())\n\n\ndef phase_variation"),
@@ -148,9 +148,9 @@ TORCH = (
     Mutant("auxiliary losses judge the border too", "losses.py", "margin = object_image.shape[-1] // 4", "margin = 0"),
     Mutant("weight of an auxiliary loss ignored", "losses.py", "total = total + weight * value", "total = total + value"),
     # --- fine-tuning
-    Mutant("frozen weights have a gradient", "model.py", "parameter.grad = None", "pass"),
-    Mutant("every part at one rate", "model.py", 'rates.get(group["part"], 0.0) if self._by_part else', ""),
-    Mutant("steps of frozen weights are not counted", "model.py",
+    Mutant("frozen weights have a gradient", "module.py", "parameter.grad = None", "pass"),
+    Mutant("every part at one rate", "module.py", 'rates.get(group["part"], 0.0) if self._by_part else', ""),
+    Mutant("steps of frozen weights are not counted", "module.py",
            "self._count_steps(optimizer, self._optimizer_step(optimizer))", "pass"),
     Mutant("gradients not clipped", "training.py", "gradient_clip_val=execution.gradient_clip_val,", ""),
     Mutant("gradients not gathered", "training.py", "accumulate_grad_batches=execution.accum_steps,", ""),
@@ -161,14 +161,14 @@ TORCH = (
     Mutant("x and y of all offsets swapped", "arrays.py",
            "np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1)",
            "np.moveaxis(batch.relative_offsets_px[:, 0, ::-1], -1, 1).copy()"),
-    Mutant("probe comes back conjugated", "../ptycho_backends/lightning_checkpoint.py",
+    Mutant("probe comes back conjugated", "../../ptycho_backends/archive/lightning_checkpoint.py",
            "np.complex64))[..., 0]", "np.complex64))[..., 0].conj()"),
-    Mutant("kernels come back transposed", "../ptycho_backends/lightning_checkpoint.py",
+    Mutant("kernels come back transposed", "../../ptycho_backends/archive/lightning_checkpoint.py",
            "value.transpose(2, 3, 1, 0)", "value.transpose(3, 2, 1, 0)"),
     Mutant("batches of another epoch", "data.py", "self._plan.epochs_done + 1 + epoch", "self._plan.epochs_done + 2 + epoch"),
     Mutant("patches of a batch stitched in each other's place", "inference.py",
            "yield part, patches", "yield part, patches[::-1]"),
-    Mutant("float64 asked for, float32 computed", "inference.py",
+    Mutant("float64 asked for, float32 computed", "device.py",
            'torch.float64 if execution.precision == "64-true" else torch.float32', "torch.float32"),
 )  # fmt: skip
 
@@ -239,8 +239,8 @@ TENSORFLOW = (
     Mutant("running values move too fast", "network.py", "constants.BATCH_NORM_MOMENTUM *", "0.2 *"),
     Mutant("epsilon of the normalisation", "network.py",
            "+ constants.BATCH_NORM_EPSILON", "+ 2 * constants.BATCH_NORM_EPSILON"),
-    Mutant("running values do not move while training", "model.py", "        self.model.follow(statistics)\n", ""),
-    Mutant("validation with the batch's statistics", "model.py",
+    Mutant("running values do not move while training", "module.py", "        self.model.update_running_statistics(statistics)\n", ""),
+    Mutant("validation with the batch's statistics", "module.py",
            'loss_terms(self.config, part, self.intensity_scale)["total"]',
            'loss_terms(self.config, part, self.intensity_scale, {})["total"]'),
     # --- losses
@@ -279,13 +279,13 @@ TENSORFLOW = (
     Mutant("auxiliary losses judge the border too", "losses.py", "margin = object_image.shape[-1] // 4", "margin = 0"),
     Mutant("weight of an auxiliary loss ignored", "losses.py", "total = total + weight * value", "total = total + value"),
     # --- fine-tuning
-    Mutant("every part at the decoder's rate", "model.py", "rates[self._parts[name]] for name in gradients",
+    Mutant("every part at the decoder's rate", "module.py", "rates[self._parts[name]] for name in gradients",
            'rates["decoder"] for name in gradients'),
-    Mutant("nothing is frozen", "model.py", "if self._parts[name] in rates]", "]"),
-    Mutant("rates of the first epoch for ever", "model.py",
+    Mutant("nothing is frozen", "module.py", "if self._parts[name] in rates]", "]"),
+    Mutant("rates of the first epoch for ever", "module.py",
            "        self._set_rates()\n        self._epoch_started", "        self._epoch_started"),
-    Mutant("gathered gradients not divided", "model.py", "assign_add(gradient / self._accum_steps)", "assign_add(gradient)"),
-    Mutant("gradients not clipped", "model.py", "self._clipped(gradients), {", "gradients, {"),
+    Mutant("gathered gradients not divided", "module.py", "assign_add(gradient / self._accum_steps)", "assign_add(gradient)"),
+    Mutant("gradients not clipped", "module.py", "self._clipped(gradients), {", "gradients, {"),
     # --- arrays, batches, results
     Mutant("channels reversed", "arrays.py",
            '"diffraction": batch.diffraction_amplitude,', '"diffraction": batch.diffraction_amplitude[..., ::-1].copy(),'),
@@ -297,5 +297,5 @@ TENSORFLOW = (
            "yield part, patches", "yield part, patches[::-1]"),
 )  # fmt: skip
 
-PACKAGES = {"torch": "ptycho_torch", "tensorflow": "ptycho_backends/tensorflow"}
+PACKAGES = {"torch": "ptycho_torch/backend", "tensorflow": "ptycho_backends/tensorflow"}
 MUTANTS = {"torch": TORCH, "tensorflow": TENSORFLOW}

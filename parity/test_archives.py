@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ptycho_backends.archive import load_archive
-from ptycho_backends.preparation import new_model
-from ptycho_backends.protocol import TrainedModel
+from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.testing.agreement import assert_agrees
 from ptycho_backends.testing.cases import Case
 from ptycho_backends.testing.measurements import SINGLE
 from ptycho_backends.testing.scan_measurements import ScanCase
+from ptycho_backends.training.plan import new_model
+from ptycho_backends.values import TrainedModel
 
 CASES = (
     Case(gridsize=2, probe_mask=True, seed=1),

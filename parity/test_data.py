@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 from hypothesis import given, settings
 
-from ptycho_backends.preparation import plan_training
 from ptycho_backends.registry import get_backend
 from ptycho_backends.testing.scan_measurements import ScanCase
 from ptycho_backends.testing.strategies import groups
+from ptycho_backends.training.plan import plan_training
 
 
 def expected(plan):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptycho_backends.initial_weights import trunk_of
 from ptycho_backends.reference import network as reference
+from ptycho_backends.reference.initial_weights import trunk_of
 from ptycho_backends.reference.model import in_double
 from ptycho_backends.testing.agreement import ALLOWANCES, Allowance, assert_agrees, assert_all_agree
 from ptycho_backends.testing.strategies import cases, real_arrays

@@ -7,7 +7,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "ptycho_backends" / "reference"
-TORCH = REPOSITORY / "ptycho_torch"
+TORCH = REPOSITORY / "ptycho_torch" / "backend"
 TENSORFLOW = REPOSITORY / "ptycho_backends" / "tensorflow"
 
 # Plain NumPy that the frameworks call as it is: nothing in it needs a gradient.

@@ -8,7 +8,6 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from ptycho_backends.preparation import plan_training
 from ptycho_backends.testing.agreement import (
     ALLOWANCES,
     Allowance,
@@ -18,6 +17,7 @@ from ptycho_backends.testing.agreement import (
 )
 from ptycho_backends.testing.measurements import DOUBLE, require_agreement
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
+from ptycho_backends.training.plan import plan_training
 
 SCANS = (
     ScanCase(gridsize=2, positions=11, seed=1),
@@ -58,7 +58,7 @@ def one_step(scan):
 
 def stopped_after(batches, backend, *arguments, **settings):
     """Training that is stopped by Ctrl-C in its batch number `batches`."""
-    package = {"torch": "ptycho_torch", "tensorflow": "ptycho_backends.tensorflow"}[backend.name]
+    package = {"torch": "ptycho_torch.backend", "tensorflow": "ptycho_backends.tensorflow"}[backend.name]
     module = import_module(f"{package}.model").PtychoModule
     original, seen = module.training_step, []
 

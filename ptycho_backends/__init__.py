@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptycho_backends.archive import load_archive, save_archive
+    from ptycho_backends.archive.model_file import load_archive, save_archive
     from ptycho_backends.config import (
         ExecutionConfig,
         FinetuneStage,
@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     )
     from ptycho_backends.config_file import load_config, save_config
     from ptycho_backends.errors import PtychoBackendsError
-    from ptycho_backends.grouping import GroupedData, group_scan
-    from ptycho_backends.metrics import compare
-    from ptycho_backends.product import Product, load_product, save_product
-    from ptycho_backends.product_scan import product_from_reconstruction, product_from_scan, scan_from_product
-    from ptycho_backends.protocol import Backend, Prediction, Reconstruction, TrainedModel
+    from ptycho_backends.images.metrics import compare
+    from ptycho_backends.protocol import Backend
     from ptycho_backends.registry import backend_names, get_backend
-    from ptycho_backends.scan import Scan, load_scan, save_scan
-    from ptycho_backends.stored_patterns import open_patterns
-    from ptycho_backends.training_data import export_training_data
+    from ptycho_backends.scans.grouping import GroupedData, group_scan
+    from ptycho_backends.scans.product import Product, load_product, save_product
+    from ptycho_backends.scans.product_scan import (
+        product_from_reconstruction,
+        product_from_scan,
+        scan_from_product,
+    )
+    from ptycho_backends.scans.scan import Scan
+    from ptycho_backends.scans.scan_files import export_training_data, load_scan, open_patterns, save_scan
+    from ptycho_backends.values import Prediction, Reconstruction, TrainedModel
 
 # Each public name and the module it lives in; a module is imported when one of its names is used, so
 # that a program which only asks for `--help` does not wait for SciPy.
@@ -39,35 +43,38 @@ _HOMES = {
     "Backend": "protocol",
     "ExecutionConfig": "config",
     "FinetuneStage": "config",
-    "GroupedData": "grouping",
+    "GroupedData": "scans.grouping",
     "InferenceConfig": "config",
     "ModelConfig": "config",
-    "Prediction": "protocol",
-    "Product": "product",
+    "Prediction": "values",
+    "Product": "scans.product",
     "PtychoBackendsError": "errors",
     "PyTorchExecutionConfig": "config",
-    "Reconstruction": "protocol",
-    "Scan": "scan",
-    "TrainedModel": "protocol",
+    "Reconstruction": "values",
+    "Scan": "scans.scan",
+    "TrainedModel": "values",
     "TrainingConfig": "config",
     "backend_names": "registry",
-    "compare": "metrics",
-    "export_training_data": "training_data",
+    "compare": "images.metrics",
+    "export_training_data": "scans.scan_files",
     "get_backend": "registry",
-    "group_scan": "grouping",
+    "group_scan": "scans.grouping",
     "load_archive": "archive",
     "load_config": "config_file",
-    "load_product": "product",
-    "load_scan": "scan",
-    "open_patterns": "stored_patterns",
-    "product_from_reconstruction": "product_scan",
-    "product_from_scan": "product_scan",
+    "load_product": "scans.product",
+    "load_scan": "scans.scan_files",
+    "open_patterns": "scans.scan_files",
+    "product_from_reconstruction": "scans.product_scan",
+    "product_from_scan": "scans.product_scan",
     "save_archive": "archive",
     "save_config": "config_file",
-    "save_product": "product",
-    "save_scan": "scan",
-    "scan_from_product": "product_scan",
+    "save_product": "scans.product",
+    "save_scan": "scans.scan_files",
+    "scan_from_product": "scans.product_scan",
 }
+
+# Modules under the names that they had before: `moved/simulate.py` is `ptycho_backends.simulate`.
+__path__.append(f"{__path__[0]}/moved")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ptycho_backends import constants
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.reference import constants
 from ptycho_backends.rules import (
     Rule,
     boolean,

@@ -20,7 +20,7 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.output import replaced_atomically
+from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.rules import shown
 
 C = TypeVar("C", ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)

@@ -31,7 +31,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
     {
         "torch": BackendEntry(
             label="PyTorch",
-            target="ptycho_torch.backend:TorchBackend",
+            target="ptycho_torch.backend.backend:TorchBackend",
             frameworks=frozenset({"torch", "lightning"}),
             install="pip install 'ptycho-backends[torch]'",
         ),

@@ -16,24 +16,27 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_backends import checkpoints, results
+from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
-from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.launch import is_first_process
-from ptycho_backends.metrics import Metrics, compare
-from ptycho_backends.output import output_directory
-from ptycho_backends.preparation import inference_groups, plan_training
-from ptycho_backends.product import save_product
-from ptycho_backends.product_scan import product_from_reconstruction, product_from_scan
-from ptycho_backends.protocol import Backend, EpochCallback, Reconstruction, TrainedModel
-from ptycho_backends.reference import constants
+from ptycho_backends.files.output import output_directory
+from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.images import results
+from ptycho_backends.images.figures import save_history_figure, save_reconstruction_figure
+from ptycho_backends.images.metrics import Metrics, compare
+from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
-from ptycho_backends.safe_zip import ARCHIVE_NAME
-from ptycho_backends.scan import Scan, load_scan, save_scan
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.product import save_product
+from ptycho_backends.scans.product_scan import product_from_reconstruction, product_from_scan
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.training import checkpoints
+from ptycho_backends.training.launch import is_first_process
+from ptycho_backends.training.plan import inference_groups, plan_training
+from ptycho_backends.values import EpochCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
 

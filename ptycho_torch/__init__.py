@@ -1,5 +1,8 @@
-"""The PyTorch and Lightning implementation of `ptycho_backends`.
+"""PyTorch and Lightning for `ptycho_backends`, and the names that Ptychodus and the port's callers import.
 
-`physics`, `network`, `losses` and `model` mirror the files of that name in `ptycho_backends.reference`,
-function by function; `data`, `training` and `inference` drive them; `backend` is the protocol's face.
+`backend/` is the implementation, file by file that of `ptycho_backends.tensorflow`; `api/` and the modules
+beside it are the door through which Ptychodus comes.
 """
+
+# Modules under the names that they had before: `moved/physics.py` is `ptycho_torch.physics`.
+__path__.append(f"{__path__[0]}/moved")

@@ -15,8 +15,8 @@ import numpy as np
 
 from ptycho_backends import config as neutral
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.neighbours import NeighbourChoice
-from ptycho_backends.protocol import TrainedModel
+from ptycho_backends.scans.neighbours import NeighbourChoice
+from ptycho_backends.values import TrainedModel
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.settings_table import SECTIONS, SETTINGS, check, field_names
 

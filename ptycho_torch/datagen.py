@@ -1,6 +1,6 @@
 """Simulated training data, under the name that programs written for the legacy port know.
 
-The physics is that of `ptycho_backends.simulate`; here it is put together for whoever has an object and a probe.
+The physics is that of `ptycho_backends.scans.simulate`; here it is put together for whoever has an object and a probe.
 """
 
 import math
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.output import output_directory
-from ptycho_backends.scan import Scan
-from ptycho_backends.simulate import Measurement, jittered_raster, simulate_scan
-from ptycho_backends.training_data import export_training_data
+from ptycho_backends.files.output import output_directory
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.scan_files import export_training_data
+from ptycho_backends.scans.simulate import Measurement, jittered_raster, simulate_scan
 
 __all__ = ["raster_positions", "simulate_training_data", "write_training_data"]
 
@@ -70,7 +70,7 @@ def simulate_training_data(
         Default: `raster_positions` of `n_positions`.
     n_positions : int
     n_photons, seed, measurement, name
-        As in `ptycho_backends.simulate.simulate_scan`.
+        As in `ptycho_backends.scans.simulate.simulate_scan`.
 
     Returns
     -------

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ptycho_backends.archive.lightning_checkpoint import CHECKPOINT_KEY, checkpoint_values, is_checkpoint
+from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.config import ExecutionConfig, validate
 from ptycho_backends.errors import ArchiveError
-from ptycho_backends.lightning_checkpoint import CHECKPOINT_KEY, checkpoint_values, is_checkpoint
-from ptycho_backends.preparation import new_model
-from ptycho_backends.protocol import EpochCallback, TrainedModel
+from ptycho_backends.training.plan import new_model
+from ptycho_backends.values import EpochCallback, TrainedModel
+from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.config_bridge import configs_of_model, hides_anything, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_torch.model import PtychoModule
 
 CONFIGS_KEY = "ptycho_torch"
 """Under this key of its JSON text a checkpoint holds the four configurations."""
@@ -118,9 +119,7 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
         ArchiveError
             If the file is damaged, or is none of this library's.
         """
-        from ptycho_torch.backend import TorchBackend
-
-        start = dataclasses.replace(TorchBackend().load(checkpoint_path), training_state=None)
+        start = dataclasses.replace(load_archive(checkpoint_path), training_state=None)
         stored = dict(zip(CLASSES, stored_configs(checkpoint_path, start), strict=True))
         return cls(**{**stored, **configs}, start=start)
 
@@ -135,11 +134,9 @@ def stored_configs(path: str | os.PathLike[str], model: TrainedModel | None = No
     ArchiveError
         If the file is damaged, or is none of this library's.
     """
-    from ptycho_torch.backend import TorchBackend
-
     if model is None:
         # also tells if the file is none of ours
-        model = TorchBackend().load(path)
+        model = load_archive(path)
     stored = checkpoint_values(path).get(CONFIGS_KEY) if is_checkpoint(Path(path)) else None
     if stored is None:
         return configs_of_model(model)

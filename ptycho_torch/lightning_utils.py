@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from ptycho_backends.checkpoints import FOLDER
+from ptycho_backends.training.checkpoints import FOLDER
 
 # Lightning writes the monitored loss into the name, and `-v1` after it where that name was taken.
 _LOSS = re.compile(r"(?:val|train)_loss=([-+0-9.e]+?)(?:-v\d+)?$")

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.grouping import GroupedData
 from ptycho_backends.legacy.raw_data import RawData
-from ptycho_backends.preparation import plan_training
-from ptycho_backends.scan import Scan, load_scan, save_scan
-from ptycho_torch.arrays import tensors_from_batch
-from ptycho_torch.data import PtychoDataModule
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.training.plan import plan_training
+from ptycho_torch.backend.arrays import tensors_from_batch
+from ptycho_torch.backend.data import PtychoDataModule
 
 
 class MemmapDatasetBridge(Dataset):

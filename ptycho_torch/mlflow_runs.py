@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ptycho_backends.errors import ArchiveError, BackendUnavailableError
-from ptycho_backends.safe_zip import ARCHIVE_NAME
+from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_torch.lightning_utils import find_best_checkpoint
 
 _RUN = re.compile(r"[0-9a-f]{32}$")

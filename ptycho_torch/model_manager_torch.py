@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ptycho_backends.protocol import TrainedModel
-from ptycho_torch.backend import TorchBackend
+from ptycho_backends.values import TrainedModel
+from ptycho_torch.backend.backend import TorchBackend
 
 
 class TorchModelManager:

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import GroupingError
-from ptycho_backends.legacy import bridge, params
 from ptycho_backends.legacy.raw_data import LegacyGroups, RawData
+from ptycho_backends.params import bridge, params
 
 
 class RawDataTorch(RawData):

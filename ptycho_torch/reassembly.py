@@ -1,11 +1,11 @@
-"""Stitching that takes tensors; what it does is `ptycho_backends.stitching`."""
+"""Stitching that takes tensors; what it does is `ptycho_backends.images.stitching`."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ptycho_backends import stitching
-from ptycho_backends.reference import constants
+from ptycho_backends import constants
+from ptycho_backends.images import stitching
 
 
 def reconstruct_image_barycentric(

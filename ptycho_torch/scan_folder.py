@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ptycho_backends import probe as probes
 from ptycho_backends.config import SIDES
 from ptycho_backends.errors import ConfigError, ScanError
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.merging import merge_groups
-from ptycho_backends.neighbours import group_around, seeds_within
-from ptycho_backends.scan import PTYCHODUS_ANCHOR_PX, Scan, load_scan, without_negatives
+from ptycho_backends.reference import probe as probes
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.merging import merge_groups
+from ptycho_backends.scans.neighbours import group_around, seeds_within
+from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan, without_negatives
+from ptycho_backends.scans.scan_files import load_scan
 from ptycho_torch.config_bridge import neighbour_choice
 from ptycho_torch.config_params import DataConfig, ModelConfig
 
@@ -50,7 +51,7 @@ def load_training_scan(path: str | os.PathLike[str]) -> Scan:
     Raises
     ------
     ScanError, ShapeError
-        As `ptycho_backends.scan.load_scan`.
+        As `ptycho_backends.scans.scan.load_scan`.
     """
     path = Path(path)
     if _is_our_own(path):

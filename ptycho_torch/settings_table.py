@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ptycho_backends.config import AMPLITUDE_ACTIVATIONS, raise_if_any
-from ptycho_backends.neighbours import FUNCTIONS, SCAN_PATTERNS
 from ptycho_backends.rules import (
     Rule,
     boolean,
@@ -25,6 +24,7 @@ from ptycho_backends.rules import (
     share,
     shown,
 )
+from ptycho_backends.scans.neighbours import FUNCTIONS, SCAN_PATTERNS
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 
 Use = Literal["mapped", "data", "image", "refused", "told"]

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends.errors import BackendUnavailableError, ConfigError
-from ptycho_torch.arrays import tensors_from_batch
-from ptycho_torch.data import PtychoDataModule
-from ptycho_torch.model import PtychoModule, adam
+from ptycho_torch.backend.arrays import tensors_from_batch
+from ptycho_torch.backend.data import PtychoDataModule
+from ptycho_torch.backend.model import adam
+from ptycho_torch.backend.module import PtychoModule
 
 __all__ = ["LearningRates", "PtychoDataModule", "find_learning_rate", "log_parameters_mlflow", "set_seed"]
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.legacy import components
 from ptycho_backends.legacy.raw_data import RawData
-from ptycho_backends.reference import constants
 
 
 def run_cdi_example_torch(

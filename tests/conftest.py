@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMEWORKS = {"torch": ("torch", "lightning"), "tensorflow": ("tensorflow", "keras")}
+FOLDERS = {"ptycho_torch": "torch", "tensorflow": "tensorflow"}
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the processor
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def why_not(name: str, config: pytest.Config) -> str | None:
-    """Reason not to collect `tests/<name>`, if there is one."""
+    """Reason not to collect the tests of backend `name`, if there is one."""
     asked = config.getoption("--backend")
     if asked and name not in asked:
         return "not asked for"
@@ -69,8 +70,8 @@ def why_not_ptychodus(config: pytest.Config) -> str | None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    if collection_path.parent == REPOSITORY / "tests" and collection_path.name in FRAMEWORKS:
-        return True if why_not(collection_path.name, config) else None
+    if collection_path.parent == REPOSITORY / "tests" and collection_path.name in FOLDERS:
+        return True if why_not(FOLDERS[collection_path.name], config) else None
     if collection_path == REPOSITORY / "tests" / "ptychodus":
         return True if why_not_ptychodus(config) else None
     return None
@@ -87,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(autouse=True)
 def params_cfg_as_new() -> Iterator[None]:
     """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
-    from ptycho_backends.legacy import params
+    from ptycho_backends.params import params
 
     params.cfg.clear()
     params.cfg.update(params.defaults())

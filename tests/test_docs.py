@@ -12,13 +12,13 @@ import pytest
 
 from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
-from ptycho_backends.grouping import group_scan
-from ptycho_backends.legacy import params
-from ptycho_backends.preparation import new_model
+from ptycho_backends.params import params
 from ptycho_backends.protocol import Backend
-from ptycho_backends.scan import Scan
+from ptycho_backends.scans.grouping import group_scan
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training.plan import new_model
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
 

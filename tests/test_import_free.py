@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "tensorflow", "keras", "ptycho_torch")
 PACKAGES = ("ptycho", "ptycho_backends")
 

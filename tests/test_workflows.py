@@ -7,15 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from ptycho_backends import results, workflows
-from ptycho_backends.archive import load_archive
+from ptycho_backends import workflows
+from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
 from ptycho_backends.errors import ConfigError, GroupingError, OutputError, PtychoBackendsError, ScanError
-from ptycho_backends.protocol import EpochRecord, Reconstruction
-from ptycho_backends.scan import load_scan, save_scan
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.images import results
+from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.oracle import OracleBackend
+from ptycho_backends.values import EpochRecord, Reconstruction
 
 TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png"}
 UNKNOWN = {"object_guess": None, "object_mask": None}

@@ -1,7 +1,7 @@
 """The configuration dataclasses and the bridge from them to `params.cfg`; imports no framework."""
 
 from ptycho_backends.config import InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_backends.legacy.bridge import dataclass_to_legacy_dict, update_legacy_dict
+from ptycho_backends.params.bridge import dataclass_to_legacy_dict, update_legacy_dict
 
 __all__ = [
     "InferenceConfig",

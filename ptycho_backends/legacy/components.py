@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends import results as files
+from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig, TrainingConfig, with_side
 from ptycho_backends.errors import ConfigError, ScanError
-from ptycho_backends.figures import save_history_figure, save_reconstruction_figure
-from ptycho_backends.legacy import bridge, model_manager, params
+from ptycho_backends.files.output import output_directory, replaced_atomically
+from ptycho_backends.images import results as files
+from ptycho_backends.images.figures import save_history_figure, save_reconstruction_figure
+from ptycho_backends.legacy import model_manager
 from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
 from ptycho_backends.legacy.raw_data import RawData
-from ptycho_backends.output import output_directory, replaced_atomically
-from ptycho_backends.preparation import inference_groups, needs_truth
-from ptycho_backends.protocol import Backend, EpochRecord, TrainedModel
-from ptycho_backends.reference import constants
+from ptycho_backends.params import bridge, params
+from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
-from ptycho_backends.scan import Scan
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training.plan import inference_groups, needs_truth
+from ptycho_backends.values import EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_backends.archive import MODELS, load_archive, save_archive
+from ptycho_backends.archive.model_file import MODELS, load_archive, save_archive
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.errors import ArchiveError, ConfigError
-from ptycho_backends.legacy import params
-from ptycho_backends.legacy.bridge import dataclass_to_legacy_dict
+from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.legacy.framework_choice import inference_backend
-from ptycho_backends.protocol import Backend, Batch, Prediction, TrainedModel
-from ptycho_backends.safe_zip import ARCHIVE_NAME
+from ptycho_backends.params import params
+from ptycho_backends.params.bridge import dataclass_to_legacy_dict
+from ptycho_backends.protocol import Backend
+from ptycho_backends.values import Batch, Prediction, TrainedModel
 
 log = logging.getLogger(__name__)
 

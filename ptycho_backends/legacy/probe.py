@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends import probe as probes
 from ptycho_backends.errors import ScanError
-from ptycho_backends.legacy import params
+from ptycho_backends.params import params
+from ptycho_backends.reference import probe as probes
 
 
 def get_probe_mask(N: int | None = None) -> NDArray[np.float32]:

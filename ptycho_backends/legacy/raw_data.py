@@ -10,17 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import GroupingError
-from ptycho_backends.grouping import GroupedData, group_scan
+from ptycho_backends.images.stitching import Canvas, canvas_around
 from ptycho_backends.legacy.reassembly import GroupCentres
-from ptycho_backends.scan import (
-    PTYCHODUS_ANCHOR_PX,
-    Scan,
-    is_ptychodus_file,
-    load_scan,
-    save_scan,
-    without_negatives,
-)
-from ptycho_backends.stitching import Canvas, canvas_around
+from ptycho_backends.scans.grouping import GroupedData, group_scan
+from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan, without_negatives
+from ptycho_backends.scans.scan_files import is_ptychodus_file, load_scan, save_scan
 
 log = logging.getLogger(__name__)
 

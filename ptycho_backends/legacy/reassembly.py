@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_backends.reference import constants
-from ptycho_backends.stitching import Canvas, stitch
+from ptycho_backends import constants
+from ptycho_backends.images.stitching import Canvas, stitch
 
 
 class GroupCentres(np.ndarray):

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ScanError
-from ptycho_backends.reference import constants
 
 
 def poisson_nll(intensity: NDArray, measured_intensity: NDArray) -> NDArray:

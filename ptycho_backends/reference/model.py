@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.protocol import Batch, Prediction, Weights
 from ptycho_backends.reference import losses, network, physics
+from ptycho_backends.values import Batch, Prediction, Weights
 
 
 def in_double(weights: Weights) -> dict[str, NDArray]:

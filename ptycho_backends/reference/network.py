@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.initial_weights import (
+from ptycho_backends.reference.initial_weights import (
     BOTTLENECK,
     DECODERS,
     SHARED_DECODER,
     attention_stages,
     border_channels,
 )
-from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import central_box
 
 Weights = Mapping[str, NDArray]

@@ -7,9 +7,9 @@ in a group, N the side of a pattern, S the side of the canvas.
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.probe import circular_mask
-from ptycho_backends.reference import constants
+from ptycho_backends.reference.probe import circular_mask
 
 
 def translate(image: NDArray, offset_px: NDArray) -> NDArray:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends import checks
+from ptycho_backends import checks, constants
 from ptycho_backends.errors import ScanError, ShapeError
-from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import crop_centre
 
 # Pixels of patches that are spread at once, 4096 patches of M = 20: temporaries stay below about 100 MB.

@@ -10,14 +10,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.initial_weights import PROBE
-from ptycho_backends.protocol import Batch
+from ptycho_backends.reference.initial_weights import PROBE
+from ptycho_backends.values import Batch
 
 TensorBatch = dict[str, tf.Tensor]
 """`diffraction` (B, N, N, C), `offsets` (B, C, 2), and if asked for `patches_truth` (B, C, N, N),
 `object_truth` (B, N, N)."""
 
-GROUPS_TOGETHER = "groups_together"
+SHARD_SIZES = "groups_together"
 """In a batch that is one process's part of a larger one: the number of groups of the whole."""
 
 
@@ -78,7 +78,7 @@ def batch_signature(config: ModelConfig, *, with_truth: bool, part: bool = False
         signature["patches_truth"] = tf.TensorSpec((None, C, N, N), tf.complex64)
         signature["object_truth"] = tf.TensorSpec((None, N, N), tf.complex64)
     if part:
-        signature[GROUPS_TOGETHER] = tf.TensorSpec((), tf.int32)
+        signature[SHARD_SIZES] = tf.TensorSpec((), tf.int32)
     return signature
 
 

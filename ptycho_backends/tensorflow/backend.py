@@ -7,23 +7,17 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from ptycho_backends import archive
+from ptycho_backends import constants
+from ptycho_backends.archive import model_file as archive
+from ptycho_backends.archive.genuine_export import write_genuine_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.legacy.genuine_export import write_genuine_archive
-from ptycho_backends.preparation import complete_config, inference_groups, plan_training
-from ptycho_backends.protocol import (
-    Batch,
-    EpochCallback,
-    Prediction,
-    Reconstruction,
-    TrainedModel,
-    Weights,
-)
-from ptycho_backends.reference import constants
-from ptycho_backends.scan import Scan
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import Scan
 from ptycho_backends.tensorflow import inference, training
 from ptycho_backends.tensorflow.data import PtychoData
+from ptycho_backends.tensorflow.device import device
+from ptycho_backends.training.plan import complete_config, inference_groups, plan_training
+from ptycho_backends.values import Batch, EpochCallback, Prediction, Reconstruction, TrainedModel, Weights
 
 
 class TensorFlowBackend:
@@ -134,5 +128,5 @@ def _checked(execution: ExecutionConfig | None) -> ExecutionConfig:
     """`execution`, which is possible on this framework and this machine."""
     execution = ExecutionConfig() if execution is None else execution
     validate(execution)
-    inference.device(execution)
+    device(execution)
     return execution

@@ -8,10 +8,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.prefetch import DEFAULT_PREFETCH
-from ptycho_backends.preparation import TrainingPlan, needs_truth
-from ptycho_backends.tensorflow.arrays import GROUPS_TOGETHER, arrays_from_batch, batch_signature
-from ptycho_backends.tensorflow.teams import team_of
+from ptycho_backends.tensorflow.arrays import SHARD_SIZES, arrays_from_batch, batch_signature
+from ptycho_backends.tensorflow.process_group import process_group_of
+from ptycho_backends.training.plan import TrainingPlan, needs_truth
+from ptycho_backends.training.prefetch import DEFAULT_PREFETCH
 
 
 class PtychoData:
@@ -25,7 +25,7 @@ class PtychoData:
 
     def __init__(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
         self.plan = plan
-        self._team = team_of(execution)
+        self._team = process_group_of(execution)
         self._devices = self._team.size * execution.devices
         self._ahead = execution.prefetch_factor or DEFAULT_PREFETCH
 
@@ -56,7 +56,7 @@ class PtychoData:
                 arrays: dict[str, Any] = arrays_from_batch(
                     self.plan.gather(indices[first : max(own.stop, first + 1)])
                 )
-                yield arrays | {GROUPS_TOGETHER: len(indices)} if several else arrays
+                yield arrays | {SHARD_SIZES: len(indices)} if several else arrays
 
         signature = batch_signature(
             self.plan.config.model, with_truth=needs_truth(self.plan.config), part=several

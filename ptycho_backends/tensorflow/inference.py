@@ -1,6 +1,5 @@
 """Predictions in batches, and the small operations that parity compares."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,12 +7,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_backends.errors import ConfigError
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.prefetch import DEFAULT_PREFETCH, ahead
-from ptycho_backends.protocol import Batch, Prediction, Reconstruction, TrainedModel, Weights
-from ptycho_backends.reconstructing import reconstruct
-from ptycho_backends.tensorflow import network, teams
+from ptycho_backends.images.reconstruct import reconstruct
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.tensorflow import network, process_group
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     batch_signature,
@@ -22,80 +18,13 @@ from ptycho_backends.tensorflow.arrays import (
     tensors_from_batch,
     weights_from_tensors,
 )
+from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind, network_dtype
 from ptycho_backends.tensorflow.model import Adam, PtychoModel
+from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
 
 # Groups that are predicted at once unless the caller says otherwise; larger ones only cost memory.
 DEFAULT_BATCH = 32
-
-
-def compute_dtype(execution: ExecutionConfig) -> tf.DType:
-    """float64 for '64-true', else float32 (mixed precision keeps its weights there)."""
-    return tf.float64 if execution.precision == "64-true" else tf.float32
-
-
-def network_dtype(execution: ExecutionConfig) -> tf.DType:
-    """What the network's convolutions are computed in: bfloat16 for 'bf16-mixed'."""
-    return tf.bfloat16 if execution.precision == "bf16-mixed" else compute_dtype(execution)
-
-
-def device(execution: ExecutionConfig) -> str:
-    """The device that `execution.accelerator` names, as TensorFlow spells it.
-
-    Raises
-    ------
-    ConfigError
-        If this machine does not have it, or this backend does not compute that way.
-    """
-    if execution.precision == "16-mixed":
-        raise ConfigError(
-            "precision: got '16-mixed', which the TensorFlow backend lacks; use 'bf16-mixed' or '32-true'"
-        )
-    if execution.allow_tf32:
-        raise ConfigError(
-            "allow_tf32: got True, but TensorFlow cannot allow it to the network alone, and the physics "
-            "needs more than ten bits; use allow_tf32=False or the torch backend"
-        )
-    kind = _kind(execution)
-    teams.require_devices(execution, kind)
-    return f"/{kind}:0"
-
-
-def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
-    """All devices that train together as `execution` says; the first of this process is `device`."""
-    return teams.strategy_of(execution, _kind(execution))
-
-
-def _kind(execution: ExecutionConfig) -> str:
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    wanted = execution.accelerator
-    if wanted == "cpu" or (wanted == "auto" and not has_gpu):
-        return "CPU"
-    if wanted in ("auto", "gpu", "cuda") and has_gpu:
-        return "GPU"
-    raise ConfigError(f"accelerator: got {wanted!r}, but TensorFlow has none here; use 'cpu' or 'auto'")
-
-
-@contextlib.contextmanager
-def computing(execution: ExecutionConfig) -> Iterator[None]:
-    """Compute on the device of `execution`, in the precision that it names.
-
-    On the CPU the same numbers come out on every run as it is: no operation of the model sums in an
-    order that depends on timing. On a GPU `deterministic` needs TensorFlow's switch for the whole
-    process, which nothing can turn off again.
-    """
-    where = device(execution)
-    # several devices are told apart by their strategy
-    place = tf.device(where) if execution.devices == 1 else contextlib.nullcontext()
-    if execution.deterministic and where == "/GPU:0":
-        tf.config.experimental.enable_op_determinism()
-    # TF32 has ten bits; a translation by a fraction of a pixel would be off by 1e-3
-    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    try:
-        with place:
-            yield
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
 class _Runner:
@@ -113,7 +42,7 @@ class _Runner:
         if compiled:
             signature = [batch_signature(config, with_truth=False), tf.TensorSpec((), self.dtype)]
             self._outputs = tf.function(self._outputs_of, input_signature=signature)
-            self._object = tf.function(teams.everywhere(self._object_of), input_signature=signature)
+            self._object = tf.function(process_group.everywhere(self._object_of), input_signature=signature)
 
     def _outputs_of(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = in_precision(batch, self.dtype)
@@ -121,7 +50,7 @@ class _Runner:
         return image, amplitude
 
     def _object_of(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
-        part, _ = teams.own_part(batch)
+        part, _ = process_group.own_part(batch)
         tensors = in_precision(part, self.dtype)
         return self.model.object(scale * tensors["diffraction"], tensors["offsets"])
 
@@ -141,7 +70,7 @@ class _Runner:
         results = self._object(*self._inputs(batch))
         if isinstance(results, tuple):
             # of those that had no group of their own, nothing
-            counts = [last - first for first, last in teams.all_bounds(len(batch), len(results))]
+            counts = [last - first for first, last in process_group.all_bounds(len(batch), len(results))]
             results = tf.concat([one[:count] for one, count in zip(results, counts, strict=True)], axis=0)
         return results.numpy()[..., None]
 
@@ -189,7 +118,7 @@ def train_step(
             statistics: network.Statistics = {}
             gradients = runner.gradients(config, batch, names, statistics)
             optimizer.apply(gradients, dict.fromkeys(names, execution.learning_rate))
-            runner.model.follow(statistics)
+            runner.model.update_running_statistics(statistics)
         return runner.model.weights()
 
 
@@ -215,7 +144,7 @@ def object_patches(
 def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
-    with computing(execution), teams.own_strategy_of(execution, _kind(execution)).scope():
+    with computing(execution), process_group.own_strategy_of(execution, device_kind(execution)).scope():
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
     for part, batch in _batches(model, groups, execution, which):
         with computing(execution):
@@ -231,7 +160,7 @@ def infer(
 
     Several processes each stitch their share of the groups; the patches are then kept nowhere.
     """
-    team = teams.team_of(execution)
+    team = process_group.process_group_of(execution)
     patches = _object_patches(model, groups, execution, team.share(len(groups)))
     add_up = team.add_up if team.size > 1 else None
     return reconstruct(patches, groups, model.config.model.N, stitching_size, "tensorflow", add_up)

@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
+from ptycho_backends import constants
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ScanError
-from ptycho_backends.reference import constants
 
 
 def poisson_nll(intensity: tf.Tensor, measured_intensity: tf.Tensor) -> tf.Tensor:

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.initial_weights import (
+from ptycho_backends.reference.initial_weights import (
     BOTTLENECK,
     DECODERS,
     SHARED_DECODER,
     attention_stages,
     border_channels,
 )
-from ptycho_backends.reference import constants
 from ptycho_backends.reference.network import border_mask
-from ptycho_backends.tensorflow import teams
+from ptycho_backends.tensorflow import process_group
 
 Weights = Mapping[str, tf.Tensor]
 Statistics = dict[str, tf.Tensor]
@@ -99,7 +99,7 @@ def _mean_of_batch(image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
     # axis by axis: a sum of all pixels in a row would lose two digits
     mean = tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(image, axis=2), axis=1), axis=0)
     if isinstance(statistics, SharedStatistics):
-        return teams.summed(mean * tf.cast(statistics.share, image.dtype))
+        return process_group.summed(mean * tf.cast(statistics.share, image.dtype))
     return mean
 
 

@@ -6,10 +6,10 @@ banded matrices: exact for any sub-pixel offset, with a gradient that is summed 
 
 import tensorflow as tf
 
+from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.probe import circular_mask
-from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import smoothing_weights
+from ptycho_backends.reference.probe import circular_mask
 
 
 def translate(image: tf.Tensor, offset_px: tf.Tensor) -> tf.Tensor:

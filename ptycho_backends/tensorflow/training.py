@@ -16,18 +16,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from ptycho_backends.archive_members import history_to_bytes
-from ptycho_backends.checkpoints import Checkpoints
+from ptycho_backends.archive.members import history_to_bytes
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import BackendUnavailableError
-from ptycho_backends.output import output_directory, replaced_atomically
-from ptycho_backends.preparation import TrainingPlan
-from ptycho_backends.protocol import EpochCallback, EpochRecord, TrainedModel
-from ptycho_backends.schedules import nothing_left, schedule_of
-from ptycho_backends.tensorflow import teams
+from ptycho_backends.files.output import output_directory, replaced_atomically
+from ptycho_backends.tensorflow import process_group
 from ptycho_backends.tensorflow.data import PtychoData
-from ptycho_backends.tensorflow.inference import compute_dtype, computing, network_dtype, strategy
-from ptycho_backends.tensorflow.model import PtychoModule
+from ptycho_backends.tensorflow.device import compute_dtype, computing, network_dtype, strategy
+from ptycho_backends.tensorflow.module import PtychoModule
+from ptycho_backends.training.checkpoints import Checkpoints
+from ptycho_backends.training.plan import TrainingPlan
+from ptycho_backends.training.schedule import already_trained_message, schedule_of
+from ptycho_backends.values import EpochCallback, EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,10 @@ def train(
         Before anything is computed.
     """
     if schedule_of(plan.start, execution).should_stop:
-        log.warning(nothing_left(plan, execution))
+        log.warning(already_trained_message(plan, execution))
         return plan.start
     folder = None if output_dir is None else output_directory(output_dir)
-    team = teams.team_of(execution)
+    team = process_group.process_group_of(execution)
     if not team.is_first:
         # the first process writes, shows progress and calls back
         folder, on_epoch = None, None
@@ -103,7 +103,7 @@ class _Run:
         folder: Path | None,
         record: Recorder,
         on_epoch: EpochCallback | None,
-        team: teams.Team,
+        team: process_group.ProcessGroup,
     ) -> None:
         self._module = module
         self._data = data
@@ -149,7 +149,7 @@ class _Run:
     def _validate(self) -> float | None:
         total, groups = 0.0, 0
         for batch in self._data.validation_batches():
-            count = int(teams.groups_of(batch))
+            count = int(process_group.groups_of(batch))
             total += float(self._module.validation_loss(batch)) * count
             groups += count
         return total / groups if groups else None
@@ -170,7 +170,7 @@ class _Interrupts:
     Processes that train together end after the same step.
     """
 
-    def __init__(self, team: teams.Team) -> None:
+    def __init__(self, team: process_group.ProcessGroup) -> None:
         self._team = team
         self.asked = False
         self.within_step = False

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends import probe as probes
 from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig, TrainingConfig
-from ptycho_backends.grouping import GroupedData, group_scan
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE, initial_weights
-from ptycho_backends.protocol import Batch
-from ptycho_backends.scan import Scan
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.reference import probe as probes
+from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, initial_weights
+from ptycho_backends.scans.grouping import GroupedData, group_scan
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.values import Batch
 
 LOSSES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {

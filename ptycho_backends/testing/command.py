@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.output import output_directory
+from ptycho_backends.files.output import output_directory
 from ptycho_backends.testing import parity, parity_page
 from ptycho_backends.testing.measurements import PROFILE_CASES
 

@@ -19,10 +19,9 @@ import pytest
 
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ConfigError, PtychoBackendsError, ScanError
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE
-from ptycho_backends.preparation import inference_groups
-from ptycho_backends.protocol import Backend, Batch, EpochRecord, Prediction
+from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.registry import get_backend
 from ptycho_backends.testing.agreement import assert_agrees, assert_all_agree
 from ptycho_backends.testing.cases import Case
@@ -41,6 +40,8 @@ from ptycho_backends.testing.measurements import (
 )
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 from ptycho_backends.testing.symmetries import Reordering
+from ptycho_backends.training.plan import inference_groups
+from ptycho_backends.values import Batch, EpochRecord, Prediction
 
 CASES = (
     Case(gridsize=2, probe_mask=True, gaussian_smoothing_sigma=0.5, max_position_jitter=7, loss="all",

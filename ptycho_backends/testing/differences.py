@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import TrainingConfig
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE
-from ptycho_backends.protocol import Batch, Weights
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
+from ptycho_backends.values import Batch, Weights
 
 # Along a direction of which every array is as long as the weight it moves.
 ROUGH_STEP = 2.0**-16

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.protocol import Backend, Batch, Prediction
+from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
 from ptycho_backends.testing import differences
 from ptycho_backends.testing.agreement import (
@@ -24,6 +24,7 @@ from ptycho_backends.testing.agreement import (
 from ptycho_backends.testing.cases import Case
 from ptycho_backends.testing.replay import replayed_steps
 from ptycho_backends.testing.symmetries import Reordering
+from ptycho_backends.values import Batch, Prediction
 
 OUTPUTS = ("object", "amplitude", "intensity")
 

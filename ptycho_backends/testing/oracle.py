@@ -6,15 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from ptycho_backends import archive
+from ptycho_backends import constants
+from ptycho_backends.archive import model_file as archive
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.preparation import complete_config, inference_groups, plan_training
-from ptycho_backends.protocol import EpochCallback, EpochRecord, Reconstruction, TrainedModel
-from ptycho_backends.reference import constants
 from ptycho_backends.reference.physics import extract_patches
 from ptycho_backends.reference.stitching import stitch
-from ptycho_backends.scan import Scan
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training.plan import complete_config, inference_groups, plan_training
+from ptycho_backends.values import EpochCallback, EpochRecord, Reconstruction, TrainedModel
 
 
 class OracleBackend:

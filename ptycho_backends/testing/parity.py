@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ptycho_backends.output import replaced_atomically
+from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.registry import get_backends
 from ptycho_backends.testing.agreement import ALLOWANCES, Allowance
 from ptycho_backends.testing.cases import draw_cases

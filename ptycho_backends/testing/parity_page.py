@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from ptycho_backends.output import replaced_atomically
+from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.testing.agreement import ALLOWANCES
 from ptycho_backends.testing.parity import Report, Row, versions
 

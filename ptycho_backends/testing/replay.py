@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.initial_weights import LOG_SCALE, PROBE, is_running_value
-from ptycho_backends.preparation import TrainingPlan
-from ptycho_backends.protocol import Backend, Batch, EpochRecord, Weights
-from ptycho_backends.reference import constants
+from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, is_running_value
 from ptycho_backends.reference.network import moved_running_values
-from ptycho_backends.schedules import TrainingSchedule
+from ptycho_backends.training.plan import TrainingPlan
+from ptycho_backends.training.schedule import TrainingSchedule
+from ptycho_backends.values import Batch, EpochRecord, Weights
 
 
 class Adam:

@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends.archive import load_archive
+from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.initial_weights import weight_dtype
-from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
-from ptycho_backends.protocol import Backend, Reconstruction, TrainedModel
+from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.initial_weights import weight_dtype
 from ptycho_backends.reference.stitching import stitch
-from ptycho_backends.scan import Scan
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.agreement import deviation, step_deviation
 from ptycho_backends.testing.measurements import DOUBLE, OUTPUTS, SINGLE, Measurement, Timings
 from ptycho_backends.testing.replay import replayed_training
+from ptycho_backends.training.plan import TrainingPlan, inference_groups, plan_training
+from ptycho_backends.values import Reconstruction, TrainedModel
 
 STITCHING_SIZE = 20
 

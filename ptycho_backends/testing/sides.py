@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Stage = Any
 
 
-class Side(Protocol):
+class StageAdapter(Protocol):
     """One framework's stages."""
 
     name: str
@@ -43,14 +43,14 @@ class Side(Protocol):
         ...
 
 
-class TorchSide:
-    """`ptycho_torch`, whose network is channels-first."""
+class TorchStages:
+    """`ptycho_torch.backend`, whose network is channels-first."""
 
     name = "torch"
 
     def __init__(self) -> None:
         self._torch = import_module("torch")
-        self._arrays = import_module("ptycho_torch.arrays")
+        self._arrays = import_module("ptycho_torch.backend.arrays")
 
     def call(
         self,
@@ -59,7 +59,7 @@ class TorchSide:
         precision: str = "float64",
         statistics: dict[str, NDArray] | None = None,
     ) -> Any:
-        function = _stage("ptycho_torch", stage)
+        function = _stage("ptycho_torch.backend", stage)
         moves_axes = stage.startswith("network.")
         given = [self._given(argument, precision, moves_axes) for argument in arguments]
         with self._torch.no_grad():
@@ -87,7 +87,7 @@ class TorchSide:
         return np.moveaxis(array, 1, -1) if moves_axes and array.ndim == 4 else array
 
 
-class TensorFlowSide:
+class TensorFlowStages:
     """`ptycho_backends.tensorflow`, whose network is channels-last as the reference is."""
 
     name = "tensorflow"
@@ -120,7 +120,7 @@ class TensorFlowSide:
         return self._tf.constant(_in_precision(argument, precision))
 
 
-SIDES: Mapping[str, type] = {"torch": TorchSide, "tensorflow": TensorFlowSide}
+SIDES: Mapping[str, type] = {"torch": TorchStages, "tensorflow": TensorFlowStages}
 
 
 def _stage(package: str, stage: str) -> Stage:

@@ -12,11 +12,11 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.grouping import GroupedData, group_scan
-from ptycho_backends.protocol import Batch
-from ptycho_backends.scan import Scan
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.scans.grouping import GroupedData, group_scan
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.cases import ATTENTION_VALUES, FIELD_VALUES, Case, within_reason
+from ptycho_backends.values import Batch
 
 # Multiples of 1/16 up to 4: short when printed, and exact in float32.
 SIXTEENTHS = st.integers(-64, 64).map(lambda k: k / 16)

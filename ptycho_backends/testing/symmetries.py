@@ -13,8 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
-from ptycho_backends.initial_weights import (
+from ptycho_backends.reference.initial_weights import (
     BOTTLENECK,
     DECODERS,
     PROBE,
@@ -24,8 +25,7 @@ from ptycho_backends.initial_weights import (
     trunk_of,
     weight_shapes,
 )
-from ptycho_backends.protocol import Batch, Prediction, Weights
-from ptycho_backends.reference import constants
+from ptycho_backends.values import Batch, Prediction, Weights
 
 Order = NDArray[np.int64]
 _Axes = dict[str, dict[int, Order]]

@@ -19,14 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_backends.config import SIDES
 from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.grouping import GroupedData
-from ptycho_backends.legacy import bridge, params
-from ptycho_backends.output import output_directory
-from ptycho_backends.preparation import TrainingPlan, inference_groups, plan_training
-from ptycho_backends.protocol import Reconstruction, TrainedModel
-from ptycho_backends.scan import PTYCHODUS_ANCHOR_PX, Scan
-from ptycho_backends.stitching import Stitcher, canvas_around, probe_weights
-from ptycho_torch import inference, training
+from ptycho_backends.files.output import output_directory
+from ptycho_backends.images.stitching import Stitcher, canvas_around, probe_weights
+from ptycho_backends.params import bridge, params
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan
+from ptycho_backends.training.plan import TrainingPlan, inference_groups, plan_training
+from ptycho_backends.values import Reconstruction, TrainedModel
+from ptycho_torch.backend import inference, training
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_module import Configs, PtychoPINN_Lightning, as_config, stored_configs

@@ -1,24 +1,48 @@
-"""From a model file and a scan file to an image: what `ptycho_torch.inference.load_and_predict` does."""
+"""From a model file and a scan file to an image; behind `ptycho_torch.inference.load_and_predict`."""
 
 import os
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.protocol import Reconstruction
-from ptycho_backends.results import save_reconstruction
+from ptycho_backends.images.results import save_reconstruction
+from ptycho_backends.values import Reconstruction
 from ptycho_torch.api.base_api import ConfigManager, InferenceEngine, PtychoDataLoader, PtychoModel
 from ptycho_torch.lightning_module import PtychoPINN_Lightning
 from ptycho_torch.mlflow_runs import is_run_id, model_of_run
 from ptycho_torch.scan_folder import training_files
 
 
-def image_from_files(
+def load_and_predict(
     model: str | os.PathLike[str],
     data: str | os.PathLike[str],
     *,
     output_path: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
 ) -> Reconstruction:
-    """See `ptycho_torch.inference.load_and_predict`."""
+    """Make an image of a scan with a model that was trained before; needs no MLflow.
+
+    Parameters
+    ----------
+    model : path or str
+        An archive (`wts.h5.zip`, or its folder), a checkpoint (`.ckpt`), or the number of an MLflow run.
+    data : path
+        The scan, an NPZ file, or the folder with that one file.
+    output_path : path, optional
+        Where the image is written as NPZ (`ptycho_backends.images.results.save_reconstruction`).
+    tracking_uri : str, optional
+        Where MLflow keeps its runs.
+
+    Returns
+    -------
+    Reconstruction
+        Made as the settings in the model file say; `object` is 1 where nothing is known.
+
+    Raises
+    ------
+    ArchiveError, BackendUnavailableError
+        If there is no model.
+    ScanError, ShapeError, GroupingError, ConfigError
+        If the scan does not fit the model.
+    """
     path = model_of_run(os.fspath(model), tracking_uri) if is_run_id(model) else model
     module = PtychoPINN_Lightning.load_from_checkpoint(path)
     data_config, model_config, training_config, inference_config = module.configs

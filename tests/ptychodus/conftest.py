@@ -31,7 +31,7 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.ptychopinn import PtychoPINNReconstructorLibrary
 from ptychodus.model.ptychopinn_torch import PtychoPINNTorchReconstructorLibrary
 
-from ptycho_backends.simulate import focused_probe, siemens_star, simulate_scan
+from ptycho_backends.scans.simulate import focused_probe, siemens_star, simulate_scan
 
 N = 64
 EPOCHS = 2

@@ -10,7 +10,7 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.processing._subprocess_protocol import ChildError
 from ptychodus.model.ptychopinn import PtychoPINNReconstructorLibrary
 
-from ptycho_backends.archive import inspect_archive
+from ptycho_backends.archive.model_file import inspect_archive
 
 MODES = ["PINN", "Supervised"]
 FRAMEWORKS = ["torch", "tensorflow"]

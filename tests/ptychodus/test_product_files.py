@@ -22,12 +22,15 @@ from ptychodus.plugins.training_data_file import (
     TrainingDataProductFileReader,
 )
 
-from ptycho_backends import product as ours
-from ptycho_backends.product_scan import product_from_reconstruction, product_from_scan, scan_from_product
-from ptycho_backends.protocol import Reconstruction
-from ptycho_backends.scan import load_scan
-from ptycho_backends.simulate import simulate_star
-from ptycho_backends.training_data import export_training_data
+from ptycho_backends.scans import product as ours
+from ptycho_backends.scans.product_scan import (
+    product_from_reconstruction,
+    product_from_scan,
+    scan_from_product,
+)
+from ptycho_backends.scans.scan_files import export_training_data, load_scan
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.values import Reconstruction
 
 N = 64
 RANDOM = np.random.default_rng(0)

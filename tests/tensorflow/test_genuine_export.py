@@ -8,13 +8,13 @@ import zipfile
 import numpy as np
 import pytest
 
+from ptycho_backends.archive.genuine_archive import layer_numbers
+from ptycho_backends.archive.genuine_export import write_genuine_archive
+from ptycho_backends.archive.genuine_graph import ordered_nodes
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.initial_weights import initial_weights
-from ptycho_backends.legacy.genuine_archive import layer_numbers
-from ptycho_backends.legacy.genuine_export import write_genuine_archive
-from ptycho_backends.legacy.genuine_graph import ordered_nodes
-from ptycho_backends.protocol import TrainedModel
 from ptycho_backends.reference import network
+from ptycho_backends.reference.initial_weights import initial_weights
+from ptycho_backends.values import TrainedModel
 
 keras = pytest.importorskip("keras", reason="Keras is not installed")
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
@@ -150,7 +150,7 @@ def test_keras_predicts_the_same_patches(exported, tmp_path):
 @pytest.mark.shared
 @pytest.mark.parametrize("case", ["gs1", "gs2alt"])
 def test_weights_arrive_in_the_order_of_the_genuine_file(shared, tmp_path, case):
-    from ptycho_backends.archive import load_archive
+    from ptycho_backends.archive.model_file import load_archive
 
     genuine_path = shared / "golden" / f"ptychopinn_{case}.wts.h5.zip"
     ours_path = write_genuine_archive(load_archive(genuine_path), tmp_path / "wts.h5.zip")

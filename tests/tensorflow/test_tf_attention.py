@@ -7,12 +7,12 @@ import pytest
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.initial_weights import is_running_value
-from ptycho_backends.preparation import new_model
+from ptycho_backends.reference.initial_weights import is_running_value
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.testing.cases import Case
 from ptycho_backends.testing.measurements import SINGLE
 from ptycho_backends.testing.scan_measurements import ScanCase
+from ptycho_backends.training.plan import new_model
 
 SCAN = ScanCase(positions=9, attention=True, seed=4)
 CASE = Case(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.protocol import Batch
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
+from ptycho_backends.values import Batch
 
 CPU = ExecutionConfig(accelerator="cpu")
 

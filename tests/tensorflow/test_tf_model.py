@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.initial_weights import weight_shapes
 from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
 from ptycho_backends.reference import network as reference_network
 from ptycho_backends.reference import physics as reference_physics
+from ptycho_backends.reference.initial_weights import weight_shapes
 from ptycho_backends.tensorflow import losses, network, physics
 from ptycho_backends.tensorflow.arrays import tensors_from_weights, weights_from_tensors
 from ptycho_backends.tensorflow.backend import TensorFlowBackend

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho_backends import probe as probes
 from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, ConfigError, OutputError, ScanError
-from ptycho_backends.grouping import GroupedData, group_scan
-from ptycho_backends.legacy import params
-from ptycho_backends.schedules import parts_of_weights
-from ptycho_backends.simulate import simulate_star
+from ptycho_backends.params import params
+from ptycho_backends.reference import probe as probes
+from ptycho_backends.scans.grouping import GroupedData, group_scan
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.tensorflow import training
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
-from ptycho_backends.tensorflow.model import PtychoModule
+from ptycho_backends.tensorflow.module import PtychoModule
+from ptycho_backends.training.schedule import parts_of_weights
 
 
 def quiet(**changes):
@@ -374,7 +374,7 @@ def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkey
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_path):
     """In float64, where rounding hides nothing: one epoch on each in turn, against all on TensorFlow."""
-    from ptycho_torch.backend import TorchBackend
+    from ptycho_torch.backend.backend import TorchBackend
 
     run = quiet(precision="64-true", checkpoint_save_top_k=-1)
     data = group_scan(scan, n_groups=17, seed=0)
@@ -393,7 +393,7 @@ def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_pat
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_a_torch_checkpoint_is_resumed_where_torch_is_not_installed(backend, tmp_path):
     """In float64: the second epoch in a process that cannot import torch, and on torch."""
-    from ptycho_torch.backend import TorchBackend
+    from ptycho_torch.backend.backend import TorchBackend
 
     program = """
 import sys

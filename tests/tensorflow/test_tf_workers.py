@@ -19,19 +19,19 @@ import tensorflow as tf
 from ptycho_backends import workflows
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.launch import is_first_process, launched
-from ptycho_backends.simulate import simulate_star
-from ptycho_backends.tensorflow.arrays import GROUPS_TOGETHER
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.tensorflow.arrays import SHARD_SIZES
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
-from ptycho_backends.tensorflow.model import PtychoModule
-from ptycho_backends.tensorflow.teams import Team, own_part, team_of
+from ptycho_backends.tensorflow.module import PtychoModule
+from ptycho_backends.tensorflow.process_group import ProcessGroup, own_part, process_group_of
 from ptycho_backends.testing.agreement import deviation
+from ptycho_backends.training.launch import is_first_process, launched
 
-ALONE = ExecutionConfig(
+SINGLE_DEVICE = ExecutionConfig(
     accelerator="cpu", enable_progress_bar=False, logger_backend="csv", precision="64-true",
     gradient_clip_val=0.5, accum_steps=2, strategy="single_device",
 )  # fmt: skip
-TOGETHER = dataclasses.replace(ALONE, strategy="multi_worker_mirrored")
+TOGETHER = dataclasses.replace(SINGLE_DEVICE, strategy="multi_worker_mirrored")
 SECONDS = 150
 
 
@@ -121,7 +121,9 @@ def test_two_workers_train_as_one(tmp_path, monkeypatch):
         pickle.loads((tmp_path / f"result-{rank}").read_bytes()) for rank in range(2)
     )
     stopping_in_epoch_2(monkeypatch)
-    alone = workflows.train(scan, config(4), tmp_path / "alone", backend="tensorflow", execution=ALONE).model
+    alone = workflows.train(
+        scan, config(4), tmp_path / "alone", backend="tensorflow", execution=SINGLE_DEVICE
+    ).model
 
     assert first.interrupted
     assert second.interrupted
@@ -152,7 +154,7 @@ def test_two_workers_train_as_one(tmp_path, monkeypatch):
     assert kept.training_state.loss_sum == first.training_state.loss_sum
     assert len((tmp_path / "logs" / "metrics.csv").read_text().splitlines()) > 1
 
-    want = TensorFlowBackend().infer(first, scan, execution=ALONE)
+    want = TensorFlowBackend().infer(first, scan, execution=SINGLE_DEVICE)
     np.testing.assert_array_equal(image.object, other.object)
     assert deviation(image.object, want.object) < 1e-6
     np.testing.assert_allclose(image.coverage, want.coverage, rtol=1e-6)
@@ -175,9 +177,9 @@ def test_the_parts_of_all_replicas_are_the_batch(monkeypatch, count):
             strategy=SimpleNamespace(extended=SimpleNamespace(worker_devices=("",) * 3)),
         )
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda here=context: here)
-        own = Team(replica // 3, 2).share(count)
+        own = ProcessGroup(replica // 3, 2).share(count)
         held = tf.range(own.start, own.stop) if len(own) else tf.constant([-1])
-        part, share = own_part({"diffraction": held, GROUPS_TOGETHER: tf.constant(count)})
+        part, share = own_part({"diffraction": held, SHARD_SIZES: tf.constant(count)})
         groups = round(float(share) * count)
         assert set(part) == {"diffraction"}
         assert len(part["diffraction"]) == max(groups, 1)
@@ -189,44 +191,44 @@ def test_the_parts_of_all_replicas_are_the_batch(monkeypatch, count):
 
 def test_who_takes_part(monkeypatch):
     run = ExecutionConfig(accelerator="cpu")
-    assert team_of(run) == Team()
+    assert process_group_of(run) == ProcessGroup()
     monkeypatch.setenv("TF_CONFIG", cluster(index=1))
-    assert team_of(run) == Team(1, 3)
-    assert team_of(dataclasses.replace(run, strategy="multi_worker_mirrored")) == Team(1, 3)
+    assert process_group_of(run) == ProcessGroup(1, 3)
+    assert process_group_of(dataclasses.replace(run, strategy="multi_worker_mirrored")) == ProcessGroup(1, 3)
     told = launched(run, "tensorflow")
     assert (told.local_rank, told.local_size) == (1, 2)
     assert not is_first_process(run, "tensorflow")
     with pytest.raises(ConfigError, match="'mirrored' for the 3 workers of TF_CONFIG, want 'auto'"):
-        team_of(dataclasses.replace(run, strategy="mirrored"))
+        process_group_of(dataclasses.replace(run, strategy="mirrored"))
     apart = dataclasses.replace(run, strategy="single_device")
-    assert team_of(apart) == Team()
+    assert process_group_of(apart) == ProcessGroup()
     assert is_first_process(apart, "tensorflow")
     with pytest.raises(ConfigError, match="'single_device' with devices=2"):
-        team_of(dataclasses.replace(apart, devices=2))
+        process_group_of(dataclasses.replace(apart, devices=2))
 
     monkeypatch.setenv("TF_CONFIG", cluster("worker", 0, worker=["a:2"], chief=["a:1"]))
-    assert team_of(run) == Team(1, 2)
+    assert process_group_of(run) == ProcessGroup(1, 2)
     monkeypatch.setenv("TF_CONFIG", cluster("chief", 0, worker=["a:2"], chief=["a:1"]))
-    assert team_of(run) == Team(0, 2)
+    assert process_group_of(run) == ProcessGroup(0, 2)
     monkeypatch.setenv("TF_CONFIG", cluster(worker=["a:1"]))
-    assert team_of(dataclasses.replace(run, strategy="multi_worker_mirrored")) == Team()
+    assert process_group_of(dataclasses.replace(run, strategy="multi_worker_mirrored")) == ProcessGroup()
     monkeypatch.setenv("TF_CONFIG", "{}")
-    assert team_of(run) == Team()
+    assert process_group_of(run) == ProcessGroup()
 
 
 def test_several_processes_need_to_know_of_each_other(monkeypatch):
     run = ExecutionConfig(accelerator="cpu", strategy="multi_worker_mirrored")
     with pytest.raises(ConfigError, match="'multi_worker_mirrored', but TF_CONFIG is not set; set it"):
-        team_of(run)
+        process_group_of(run)
     launch = {
         "TORCHELASTIC_RUN_ID": "x", "RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2,
     }  # fmt: skip
     for name, value in launch.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ConfigError, match=r"torchrun: started 2 processes, .* set TF_CONFIG in each"):
-        team_of(run)
+        process_group_of(run)
     monkeypatch.setenv("TF_CONFIG", cluster(index=2))
-    assert team_of(run) == Team(2, 3)
+    assert process_group_of(run) == ProcessGroup(2, 3)
     assert launched(run, "torch").told_by == "torchrun"
 
 
@@ -245,7 +247,7 @@ def test_several_processes_need_to_know_of_each_other(monkeypatch):
 def test_a_cluster_that_is_not_understood_is_refused(monkeypatch, text, message):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ConfigError, match=f"^TF_CONFIG: .*{message}"):
-        team_of(ExecutionConfig(accelerator="cpu"))
+        process_group_of(ExecutionConfig(accelerator="cpu"))
 
 
 def test_after_the_first_computation_it_is_too_late(monkeypatch):

@@ -6,8 +6,9 @@ by the image.
 
 import numpy as np
 
-from ptycho_backends.initial_weights import attention_stages
-from ptycho_backends.reference import constants, network
+from ptycho_backends import constants
+from ptycho_backends.reference import network
+from ptycho_backends.reference.initial_weights import attention_stages
 
 
 def attend(image, weights, block, config, gradients):

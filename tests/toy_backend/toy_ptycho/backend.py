@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_backends import archive
+from ptycho_backends import constants
+from ptycho_backends.archive import model_file as archive
 from ptycho_backends.config import ExecutionConfig, validate
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.initial_weights import PROBE, is_running_value, weight_dtype
-from ptycho_backends.preparation import complete_config, inference_groups, plan_training
-from ptycho_backends.protocol import EpochRecord, Prediction, Reconstruction, TrainedModel, TrainingState
-from ptycho_backends.reference import constants
+from ptycho_backends.images.stitching import stitch
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.initial_weights import PROBE, is_running_value, weight_dtype
 from ptycho_backends.reference.network import moved_running_values
-from ptycho_backends.schedules import schedule_of
-from ptycho_backends.stitching import stitch
+from ptycho_backends.training.plan import complete_config, inference_groups, plan_training
+from ptycho_backends.training.schedule import schedule_of
+from ptycho_backends.values import EpochRecord, Prediction, Reconstruction, TrainedModel, TrainingState
 from toy_ptycho.gradients import gradients
 
 UNSUPPORTED = ("accum_steps", "gradient_clip_val", "finetune_stages")

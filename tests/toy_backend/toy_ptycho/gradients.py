@@ -5,7 +5,9 @@ A gradient with respect to a complex array is `dL/dRe + i dL/dIm` throughout.
 
 import numpy as np
 
-from ptycho_backends.initial_weights import (
+from ptycho_backends import constants
+from ptycho_backends.reference import losses, network, physics
+from ptycho_backends.reference.initial_weights import (
     BOTTLENECK,
     DECODERS,
     LOG_SCALE,
@@ -13,9 +15,8 @@ from ptycho_backends.initial_weights import (
     border_channels,
     trunk_of,
 )
-from ptycho_backends.probe import circular_mask
-from ptycho_backends.reference import constants, losses, network, physics
 from ptycho_backends.reference.model import channels_first, in_double, offsets_by_channel
+from ptycho_backends.reference.probe import circular_mask
 from toy_ptycho import attention
 
 

@@ -1,0 +1,349 @@
+"""The members of an archive one by one: what each holds, as bytes, and back with every value checked.
+
+`docs/archive.md` describes the format for readers who have no access to this code.
+"""
+
+import copy
+import csv
+import dataclasses
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.config import ATTENTION_FIELDS, LATER_FIELDS, ModelConfig, TrainingConfig, validate
+from ptycho_backends.errors import ArchiveError, ConfigError
+from ptycho_backends.files import exact_json
+from ptycho_backends.files.safe_hdf5 import Hdf5Arrays, hdf5_bytes
+from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weight_shapes
+from ptycho_backends.values import EpochRecord, TrainedModel, TrainingState, Weights
+
+log = logging.getLogger(__name__)
+
+MANIFEST, CONFIG, PARAMS, WEIGHTS, HISTORY = (
+    "manifest.json", "config.json", "params.json", "weights.h5", "history.csv",
+)  # fmt: skip
+STATE, STATE_ARRAYS = "training_state.json", "training_state.h5"
+
+# Far more than any real file needs, and little enough for any computer.
+MAX_TEXT_BYTES = 4 << 20
+MAX_WEIGHTS_BYTES = 2 << 30
+MAX_PARAMS_ARRAYS_BYTES = 64 << 20
+_STRUCTURE_BYTES = 1 << 20
+
+_PARAMS_GROUP = "params"
+_HISTORY_COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
+_MOMENTS = {"first_moments": "first", "second_moments": "second"}
+
+
+# --- config.json
+
+
+@dataclass(frozen=True)
+class ConfigMember:
+    """Everything about a model that is neither weights nor history."""
+
+    training: TrainingConfig
+    intensity_scale: float
+    backend: str
+    interrupted: bool
+
+    @classmethod
+    def of(cls, model: TrainedModel) -> "ConfigMember":
+        """Checked: a configuration that cannot be loaded again is not saved either."""
+        config = copy.deepcopy(model.config)
+        validate(config)
+        scale = float(model.intensity_scale)
+        if not (math.isfinite(scale) and scale > 0):
+            raise ArchiveError(f"{CONFIG}: intensity_scale: got {scale!r}, want a number > 0")
+        return cls(config, scale, str(model.backend), bool(model.interrupted))
+
+    def to_bytes(self) -> bytes:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["training"] = _fields_of(self.training)
+        own = self.training.model.own_fields
+        values["training"]["model"] = {name: values["training"]["model"][name] for name in own}
+        return exact_json.dumps(values)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "ConfigMember":
+        values = exact_json.loads(data, CONFIG)
+        _require_keys(CONFIG, values, {field.name for field in dataclasses.fields(cls)})
+        training = values["training"]
+        _require_keys(
+            CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)}, LATER_FIELDS
+        )
+        shape = {field.name for field in dataclasses.fields(ModelConfig)}
+        _require_keys(CONFIG, training["model"], shape, optional=ATTENTION_FIELDS)
+        if training["n_images"] is not None:
+            raise ArchiveError(f"{CONFIG}: n_images: got a value, want None; its successor is n_groups")
+        try:
+            model = ModelConfig(**training["model"])
+            config = TrainingConfig(**{**training, "model": model})
+            validate(config)
+        except (ConfigError, TypeError) as error:
+            raise ArchiveError(f"{CONFIG}: {error}") from error
+        scale, backend, interrupted = values["intensity_scale"], values["backend"], values["interrupted"]
+        if type(scale) is not float or not (math.isfinite(scale) and scale > 0):
+            raise ArchiveError(f"{CONFIG}: intensity_scale: got {scale!r}, want a number > 0")
+        if type(backend) is not str or type(interrupted) is not bool:
+            raise ArchiveError(f"{CONFIG}: backend or interrupted has the wrong type")
+        return cls(config, scale, backend, interrupted)
+
+
+def _fields_of(config: Any) -> dict[str, Any]:
+    """Not `dataclasses.asdict`, which copies values and so could change their types.
+
+    Of `LATER_FIELDS` those that have their default are left out, so older readers know what is there.
+    """
+    found = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in LATER_FIELDS or getattr(config, field.name) != field.default
+    }
+    return {name: _fields_of(v) if dataclasses.is_dataclass(v) else v for name, v in found.items()}
+
+
+def _require_keys(member: str, values: Any, wanted: set[str], optional: Sequence[str] = ()) -> None:
+    if not isinstance(values, dict):
+        raise ArchiveError(f"{member}: got {type(values).__name__}, want an object")
+    if missing := sorted(wanted - set(values) - set(optional)):
+        raise ArchiveError(f"{member}: {', '.join(missing)} missing")
+    if unknown := sorted(map(str, set(values) - wanted)):
+        raise ArchiveError(f"{member}: unknown {', '.join(unknown)}")
+
+
+# --- weights.h5, with the arrays of params.json
+
+
+def checked_weights(config: ModelConfig, weights: Weights, *, told_by: str = WEIGHTS) -> dict[str, NDArray]:
+    """The weights of `config`, which the member `told_by` holds, in canonical order.
+
+    Raises
+    ------
+    ArchiveError
+        Names missing or unknown, wrong shapes or dtypes, NaN or infinite values.
+    """
+    shapes = weight_shapes(config)
+    if missing := [name for name in shapes if name not in weights]:
+        raise ArchiveError(f"{told_by}: {', '.join(missing)} missing")
+    if unknown := [name for name in weights if name not in shapes]:
+        raise ArchiveError(f"{told_by}: unknown {', '.join(unknown)}")
+    return {name: _checked_array(told_by, name, weights[name], shape) for name, shape in shapes.items()}
+
+
+def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -> NDArray:
+    array, dtype = np.asarray(value, order="C"), weight_dtype(name)
+    if array.shape != shape or array.dtype != dtype:
+        raise ArchiveError(f"{member}: {name}: got {array.dtype} {array.shape}, want {dtype} {shape}")
+    if bad := int(array.size - np.count_nonzero(np.isfinite(array))):
+        raise ArchiveError(f"{member}: {name}: {bad} of {array.size} values are NaN or infinite")
+    if name.endswith("/norm/variance") and (array < 0).any():
+        raise ArchiveError(f"{member}: {name}: got {array.min():g}, want numbers >= 0")
+    return array
+
+
+def weights_limit(config: ModelConfig, *, copies: int = 1, told_by: str = CONFIG) -> int:
+    """Most bytes that a file with `copies` arrays for each weight may have.
+
+    Refuses the absurdly large models of a configuration that the member `told_by` holds.
+    """
+    values = sum(math.prod(shape) * weight_dtype(n).itemsize for n, shape in weight_shapes(config).items())
+    if values > MAX_WEIGHTS_BYTES:
+        raise ArchiveError(f"{told_by}: the weights would take {values} bytes, more than {MAX_WEIGHTS_BYTES}")
+    # moments may have twice the precision of weights
+    return (values if copies == 1 else 2 * copies * values) + MAX_PARAMS_ARRAYS_BYTES + _STRUCTURE_BYTES
+
+
+def weights_to_bytes(weights: Mapping[str, NDArray], params_arrays: Sequence[NDArray]) -> bytes:
+    """`weights` are checked ones."""
+    extra = {f"{_PARAMS_GROUP}/{i}": array for i, array in enumerate(params_arrays)}
+    return hdf5_bytes({**weights, **extra})
+
+
+def weights_from_bytes(data: bytes, config: ModelConfig) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
+    """The checked weights, and the arrays of `params.json` by the name it knows them by."""
+    arrays, shapes = Hdf5Arrays(data, WEIGHTS), weight_shapes(config)
+    extra = {path for path in arrays if path.startswith(f"{_PARAMS_GROUP}/")}
+    found: dict[str, NDArray] = {}
+    for path, stored in arrays.stored.items():
+        if path in extra:
+            continue
+        if path in shapes and stored.shape != shapes[path]:
+            raise ArchiveError(f"{WEIGHTS}: {path}: got shape {stored.shape}, want {shapes[path]}")
+        found[path] = arrays[path]
+    return checked_weights(config, found), {path: arrays[path] for path in extra}
+
+
+# --- params.json
+
+
+def params_to_bytes(params: Mapping[str, Any]) -> tuple[bytes, list[NDArray]]:
+    """The snapshot of `params.cfg`, and the arrays in it, which belong in `weights.h5`.
+
+    The probe is a weight already; here it is only referred to. A value that no file format could hold
+    (an open file, a function) is left out and logged, because it must not cost anyone a trained model.
+    """
+    arrays: list[NDArray] = []
+
+    def store(array: NDArray) -> str:
+        if array.dtype.kind not in "iufc" or array.dtype.name not in exact_json.SCALAR_TYPES:
+            raise TypeError(f"an array of {array.dtype}")
+        if array.nbytes + sum(other.nbytes for other in arrays) > MAX_PARAMS_ARRAYS_BYTES:
+            raise TypeError("a larger array than fits into an archive")
+        arrays.append(np.asarray(array, array.dtype.newbyteorder("="), order="C"))
+        return f"{_PARAMS_GROUP}/{len(arrays) - 1}"
+
+    kept: dict[str, Any] = {}
+    for key, value in params.items():
+        if key == PROBE:
+            continue
+        stored_before = len(arrays)
+        if hasattr(value, "__array__") and not isinstance(value, np.generic):
+            value = np.asarray(value)
+        try:
+            exact_json.dumps({key: value}, store)
+        except (TypeError, ValueError) as error:
+            log.warning("params.cfg[%r] is not saved: %s", key, error)
+        else:
+            kept[key] = value
+        del arrays[stored_before:]
+    text = exact_json.dumps(kept, store)
+    return text, arrays
+
+
+def params_from_bytes(data: bytes, arrays: Mapping[str, NDArray]) -> dict[str, Any]:
+    """The snapshot without its probe; every array must be referred to."""
+    used: set[str] = set()
+
+    def fetch(name: str) -> NDArray:
+        if name not in arrays:
+            raise ArchiveError(f"{name} missing in {WEIGHTS}")
+        used.add(name)
+        return arrays[name]
+
+    params = exact_json.loads(data, PARAMS, fetch)
+    if not isinstance(params, dict):
+        raise ArchiveError(f"{PARAMS}: got {type(params).__name__}, want an object")
+    if unused := sorted(set(arrays) - used):
+        raise ArchiveError(f"{WEIGHTS}: unknown {', '.join(unused)}")
+    return params
+
+
+# --- history.csv
+
+
+def history_to_bytes(history: Sequence[EpochRecord]) -> bytes:
+    """A table that spreadsheets open: one row an epoch, full precision, an empty cell for None."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_HISTORY_COLUMNS)
+    for record in history:
+        losses = ("" if record.val_loss is None else float(record.val_loss), float(record.learning_rate))
+        writer.writerow((int(record.epoch), float(record.train_loss), *losses, float(record.seconds)))
+    return text.getvalue().encode("ascii")
+
+
+def history_from_bytes(data: bytes) -> tuple[EpochRecord, ...]:
+    try:
+        rows = list(csv.reader(io.StringIO(data.decode("ascii"), newline=""), strict=True))
+        if not rows or tuple(rows[0]) != _HISTORY_COLUMNS:
+            raise ValueError(f"want the columns {','.join(_HISTORY_COLUMNS)}")
+        return tuple(
+            EpochRecord(int(epoch), float(loss), float(val) if val else None, float(rate), float(seconds))
+            for epoch, loss, val, rate, seconds in rows[1:]
+        )
+    except (ValueError, csv.Error) as error:
+        raise ArchiveError(f"{HISTORY}: not a training history ({error})") from error
+
+
+# --- training_state.json and .h5
+
+_STATE_NUMBERS: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: type(value) is int and value >= 0,
+    "epoch": lambda value: type(value) is int and value >= 0,
+    "batches_done": lambda value: type(value) is int and value >= 0,
+    "loss_sum": lambda value: type(value) is float,
+}
+
+
+def state_to_bytes(state: TrainingState, config: ModelConfig) -> dict[str, bytes]:
+    """Both members, by name."""
+    numbers = {"step": int(state.step), "epoch": int(state.epoch), "batches_done": int(state.batches_done)}
+    arrays: dict[str, NDArray] = {}
+    for field, group in _MOMENTS.items():
+        for name, value in _checked_moments(getattr(state, field), config).items():
+            arrays[f"{group}/{name}"] = value
+    try:
+        text = exact_json.dumps(
+            {**numbers, "loss_sum": float(state.loss_sum), "schedule": dict(state.schedule)}
+        )
+    except TypeError as error:
+        raise ArchiveError(f"{STATE}: schedule: {error}") from error
+    return {STATE: text, STATE_ARRAYS: hdf5_bytes(arrays)}
+
+
+def state_from_bytes(text: bytes, data: bytes, config: ModelConfig) -> TrainingState:
+    values = exact_json.loads(text, STATE)
+    _require_keys(STATE, values, {*_STATE_NUMBERS, "schedule"})
+    arrays = Hdf5Arrays(data, STATE_ARRAYS)
+    groups: dict[str, dict[str, NDArray]] = {group: {} for group in _MOMENTS.values()}
+    for path in arrays:
+        group, _, name = path.partition("/")
+        if group not in groups:
+            raise ArchiveError(f"{STATE_ARRAYS}: unknown {path}")
+        groups[group][name] = arrays[path]
+    return checked_state(values, {field: groups[group] for field, group in _MOMENTS.items()}, config)
+
+
+def checked_state(
+    values: Mapping[str, Any],
+    moments: Mapping[str, Weights],
+    config: ModelConfig,
+    *,
+    told_by: tuple[str, str] = (STATE, STATE_ARRAYS),
+) -> TrainingState:
+    """The state of `values` (numbers and schedule) and `moments`, which the members `told_by` hold."""
+    text, arrays = told_by
+    for name, accepts in _STATE_NUMBERS.items():
+        if not accepts(values[name]):
+            raise ArchiveError(f"{text}: {name}: got {values[name]!r}, want a number")
+    if not isinstance(values["schedule"], dict):
+        raise ArchiveError(f"{text}: schedule: got {type(values['schedule']).__name__}, want an object")
+    fields: dict[str, Any] = {name: values[name] for name in (*_STATE_NUMBERS, "schedule")}
+    for field in _MOMENTS:
+        fields[field] = _checked_moments(moments[field], config, arrays)
+    return TrainingState(**fields)
+
+
+def _checked_moments(
+    moments: Weights, config: ModelConfig, told_by: str = STATE_ARRAYS
+) -> dict[str, NDArray]:
+    """Only trained weights have moments, so some may be absent; training in float64 has float64 ones."""
+    shapes = weight_shapes(config)
+    if unknown := [name for name in moments if name not in shapes]:
+        raise ArchiveError(f"{told_by}: unknown {', '.join(unknown)}")
+    checked = {}
+    for name in (name for name in shapes if name in moments):
+        array = np.asarray(moments[name], order="C")
+        single = weight_dtype(name)
+        double = np.dtype(np.complex128 if single.kind == "c" else np.float64)
+        if array.shape != shapes[name] or array.dtype not in (single, double):
+            got = f"{array.dtype} {array.shape}"
+            raise ArchiveError(f"{told_by}: {name}: got {got}, want {single} {shapes[name]}")
+        checked[name] = array
+    return checked
+
+
+@dataclass(frozen=True, eq=False)
+class ArchiveContents:
+    """What a whole archive says; reading it has changed nothing yet."""
+
+    model: TrainedModel
+    params: Mapping[str, Any]
+    """The snapshot of `params.cfg`, brought into line with `model`."""

@@ -1,0 +1,518 @@
+"""The command line, `ptycho-backends`: one command for each verb of `workflows`.
+
+Whatever takes long to import is imported inside the commands, so that `--help` answers at once.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptycho_backends import __version__
+from ptycho_backends.cli.options import (
+    RUNNING_PANEL,
+    Accelerator,
+    BackendName,
+    BatchSize,
+    ConfigFile,
+    Debug,
+    Epochs,
+    ExecutionFile,
+    Filters,
+    Gridsize,
+    Groups,
+    LearningRate,
+    Mapped,
+    Measurement,
+    Output,
+    Photons,
+    Precision,
+    ProbeTrainable,
+    ProductFile,
+    Quiet,
+    Resume,
+    ScanFile,
+    Seed,
+    StitchingSize,
+    Verbose,
+    option,
+)
+from ptycho_backends.errors import PtychoBackendsError
+
+if TYPE_CHECKING:
+    from ptycho_backends.config import ExecutionConfig
+    from ptycho_backends.scans.scan import Scan
+    from ptycho_backends.values import EpochCallback, EpochRecord
+    from ptycho_backends.workflows import RunResult
+
+Say = Callable[[str], None]
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ptycho-backends",
+    help="Train physics-informed networks on ptychographic scans and reconstruct with them, on PyTorch "
+    "or TensorFlow.\n\nStart with: ptycho-backends demo",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ptycho-backends {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")] = (
+        Path("ptycho_demo")
+    ),
+    backend: BackendName = None,
+    positions: Annotated[
+        int | None, option("--positions", min=20, help="Positions of the simulated scan.")
+    ] = None,
+    epochs: Annotated[int | None, option("--epochs", "-e", min=1, help="Passes over the scan.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and of the weights.")] = 0,
+    accelerator: Accelerator = None,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a scan of a Siemens star, train on it, reconstruct it. Needs no data; a few minutes.
+
+    Example: ptycho-backends demo -o ptycho_demo
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import execution_config
+        from ptycho_backends.registry import get_backend
+
+        chosen = get_backend(backend)
+        positions = workflows.DEMO_POSITIONS if positions is None else positions
+        epochs = workflows.DEMO_EPOCHS if epochs is None else epochs
+        execution = execution_config(None, quiet, accelerator=accelerator)
+        say(
+            f"simulating {positions} positions on a Siemens star, {workflows.DEMO_PHOTONS:g} photons each;"
+            f" training {epochs} epochs on {chosen.name}",
+        )
+        result = workflows.demo(
+            output,
+            backend=chosen,
+            positions=positions,
+            epochs=epochs,
+            seed=seed,
+            execution=execution,
+            on_epoch=_epoch_lines(execution, epochs, say),
+        )
+        _report(result, say, again=f"ptycho-backends run {result.files['scan']} --resume {output}")
+
+
+@app.command()
+def simulate(
+    path: Annotated[Path, typer.Argument(help="The scan to write, an NPZ file.", metavar="SCAN.npz")],
+    side: Annotated[int, typer.Option("--side", "-n", help="Pixels on the side of a pattern.")] = 64,
+    positions: Annotated[int, typer.Option("--positions", help="Number of positions.")] = 400,
+    step: Annotated[
+        float | None, option("--step", help="Mean distance of neighbours, pixels. Default: side / 9.")
+    ] = None,
+    pattern: Annotated[str, typer.Option("--pattern", help="spiral, or raster with jitter.")] = "spiral",
+    nphotons: Annotated[float, typer.Option("--nphotons", help="Mean photons of a pattern.")] = 1e5,
+    noise: Annotated[bool, typer.Option("--noise/--no-noise", help="Draw Poisson counts.")] = True,
+    measurement: Annotated[
+        str, typer.Option("--measurement", help="Write counts (intensity) or their root (amplitude).")
+    ] = "intensity",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and the jitter.")] = 0,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a scan of a Siemens star, its object and probe known.
+
+    Example: ptycho-backends simulate star.npz --positions 900 --nphotons 1e6
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends import workflows
+
+        written = workflows.simulate(
+            path,
+            N=side,
+            positions=positions,
+            step_px=step,
+            pattern=pattern,
+            n_photons=nphotons,
+            seed=seed,
+            measurement=measurement,
+            poisson=noise,
+        )
+        say(f"wrote {written}; look at it with: ptycho-backends inspect {written}")
+
+
+@app.command()
+def train(
+    scan: ScanFile,
+    output: Output = None,
+    backend: BackendName = None,
+    config: ConfigFile = None,
+    execution: ExecutionFile = None,
+    measurement: Measurement = "auto",
+    mapped: Mapped = False,
+    gridsize: Gridsize = None,
+    filters: Filters = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    nphotons: Photons = None,
+    n_groups: Groups = None,
+    seed: Seed = None,
+    probe_trainable: ProbeTrainable = None,
+    learning_rate: LearningRate = None,
+    resume: Resume = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model on a scan; Ctrl-C ends training and keeps what was learned.
+
+    Example: ptycho-backends train scan.npz -o run --gridsize 2 --epochs 60
+
+    Afterwards: ptycho-backends infer run other.npz -o out
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import execution_config, given_size, settle_batch_size, training_job
+
+        job = training_job(
+            scan, measurement, mapped, config, backend, resume, say,
+            model={"gridsize": gridsize, "n_filters_scale": filters},
+            training={
+                "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
+                "seed": seed, "probe_trainable": probe_trainable, "output_dir": output,
+            },
+        )  # fmt: skip
+        how = execution_config(
+            execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
+        )
+        settle_batch_size(job, batch_size, how, say)
+        result = workflows.train(
+            job.scan,
+            job.config,
+            backend=job.backend,
+            execution=how,
+            resume_from=job.resumed,
+            on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
+        )
+        _report(result, say, again=f"ptycho-backends train {scan} --resume {result.output_dir}")
+
+
+@app.command()
+def run(
+    scan: ScanFile,
+    output: Output = None,
+    test_scan: Annotated[
+        Path | None,
+        option("--test", help="Reconstruct this scan instead of the one trained on.", metavar="SCAN.npz"),
+    ] = None,
+    backend: BackendName = None,
+    config: ConfigFile = None,
+    execution: ExecutionFile = None,
+    measurement: Measurement = "auto",
+    mapped: Mapped = False,
+    stitching_size: StitchingSize = 20,
+    product: ProductFile = None,
+    gridsize: Gridsize = None,
+    filters: Filters = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    nphotons: Photons = None,
+    n_groups: Groups = None,
+    seed: Seed = None,
+    probe_trainable: ProbeTrainable = None,
+    learning_rate: LearningRate = None,
+    resume: Resume = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train on a scan, then reconstruct it (or another) with the model.
+
+    Example: ptycho-backends run scan.npz -o run --filters 1 --epochs 40
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import execution_config, given_size, settle_batch_size, training_job
+        from ptycho_backends.scans.scan_files import load_scan
+
+        job = training_job(
+            scan, measurement, mapped, config, backend, resume, say,
+            model={"gridsize": gridsize, "n_filters_scale": filters},
+            training={
+                "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
+                "seed": seed, "probe_trainable": probe_trainable, "output_dir": output,
+                "test_data_file": test_scan,
+            },
+        )  # fmt: skip
+        how = execution_config(
+            execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
+        )
+        settle_batch_size(job, batch_size, how, say)
+        test = job.config.test_data_file
+        result = workflows.run(
+            job.scan,
+            job.config,
+            test_scan=None if test is None else load_scan(test, measurement=measurement, mapped=mapped),
+            backend=job.backend,
+            execution=how,
+            resume_from=job.resumed,
+            on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
+            stitching_size=stitching_size,
+            product=product,
+        )
+        _report(result, say, again=f"ptycho-backends run {scan} --resume {result.output_dir}")
+
+
+@app.command()
+def infer(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Archive (wts.h5.zip), checkpoint (.ckpt), or the folder of a run.", metavar="MODEL"
+        ),
+    ],
+    scan: ScanFile,
+    output: Output = None,
+    backend: BackendName = None,
+    config: ConfigFile = None,
+    execution: ExecutionFile = None,
+    measurement: Measurement = "auto",
+    mapped: Mapped = False,
+    stitching_size: StitchingSize = 20,
+    product: ProductFile = None,
+    n_groups: Annotated[
+        int | None, option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        option(
+            "--batch-size",
+            panel=RUNNING_PANEL,
+            help="Groups predicted at once; auto tries which size is quickest. (32)",
+        ),
+    ] = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct a scan with a trained model, whichever backend trained it.
+
+    Example: ptycho-backends infer run/wts.h5.zip other.npz -o out --backend torch
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import (
+            execution_config,
+            given_size,
+            inference_job,
+            settled_execution,
+        )
+
+        job = inference_job(
+            model, scan, measurement, mapped, config, backend,
+            inference={"n_groups": n_groups, "output_dir": output},
+        )  # fmt: skip
+        how = execution_config(
+            execution, quiet, accelerator=accelerator, precision=precision,
+            inference_batch_size=given_size(batch_size),
+        )  # fmt: skip
+        how = settled_execution(job, batch_size, how, say)
+        result = workflows.infer(
+            job.model,
+            job.scan,
+            backend=job.backend,
+            config=job.config,
+            execution=how,
+            stitching_size=stitching_size,
+            product=product,
+        )
+        _report(result, say)
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(help="An archive, a checkpoint, the folder of a run, or a scan.", metavar="PATH")
+    ],
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> None:
+    """Tell what is in an archive, who made it and whether it is whole; or what a scan holds.
+
+    Example: ptycho-backends inspect run/wts.h5.zip
+    """
+    with _session(verbose, False, debug):
+        if path.suffix.lower() in (".npz", ".h5", ".hdf5"):
+            from ptycho_backends.scans.scan_files import load_scan
+
+            typer.echo(_described(load_scan(path)))
+            return
+        from ptycho_backends.archive.model_file import inspect_archive
+
+        summary = inspect_archive(path)
+        typer.echo(str(summary))
+        if not summary.whole:
+            raise typer.Exit(EXIT_ERROR)
+
+
+@app.command()
+def parity(
+    backends: Annotated[
+        list[str],
+        typer.Argument(help="Backends to compare: torch, tensorflow, or a third party's.", metavar="NAME..."),
+    ],
+    cases: Annotated[
+        int | None, option("--cases", "-n", help="Generated cases. Default: the profile's: 20, 60 or 300.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same cases.")] = 0,
+    profile: Annotated[str, typer.Option("--profile", help="fast, ci or nightly: how much of each case.")] = (
+        "fast"
+    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
+    ] = Path("parity_report"),
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Hold backends against the float64 reference and against each other; write a report.
+
+    Exit code 1 if any deviation is beyond its allowance.
+
+    Example: ptycho-backends parity torch tensorflow
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends.testing.command import parity_command
+
+        code = parity_command(backends, cases=cases, seed=seed, profile=profile, output_dir=output, say=say)
+    if code:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
+    """Logging to stderr while a command runs; errors of this library become one line and exit code 2.
+
+    Yields what tells the user something: `typer.echo`, or nothing with `--quiet`.
+    """
+    level = logging.ERROR if quiet else max(logging.WARNING - 10 * verbose, logging.DEBUG)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    loggers = [logging.getLogger(name) for name in ("ptycho_backends", "ptycho_torch", "py.warnings")]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    if not verbose:
+        # what a framework advises its developers is no message for whoever runs a scan
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            logging.captureWarnings(True)
+            yield (lambda text: None) if quiet else typer.echo
+    except PtychoBackendsError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(EXIT_ERROR) from error
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        logging.captureWarnings(False)
+        for logger, old_level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _Lines(logging.Formatter):
+    """`warning: text`, as errors are told."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {' '.join(super().format(record).split())}"
+
+
+def _epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochCallback | None":
+    """A line an epoch, where no progress bar tells."""
+    if execution.enable_progress_bar:
+        return None
+
+    def tell(record: "EpochRecord") -> None:
+        validated = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
+        say(
+            f"epoch {record.epoch}/{epochs}: train_loss {record.train_loss:.6g}{validated}"
+            f" ({record.seconds:.1f} s)"
+        )
+
+    return tell
+
+
+def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
+    """What was done, how good it is, where it lies; exit code 130 after Ctrl-C."""
+    history = result.model.history
+    if again is not None and history:
+        seconds = sum(record.seconds for record in history)
+        say(f"trained {len(history)} epochs on {result.backend} in {seconds:.0f} s")
+    if result.metrics is not None:
+        say(f"\n{result.metrics}")
+    say(f"\nwritten to {result.output_dir}:")
+    for path in result.files.values():
+        say(f"  {path.name}")
+    if again is not None and result.interrupted:
+        typer.echo(f"interrupted after {len(history)} epochs; go on with: {again}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _described(scan: "Scan") -> str:
+    from ptycho_backends.workflows import holds_counts
+
+    x, y = scan.xcoords, scan.ycoords
+    whole = "whole counts" if holds_counts(scan) else "not whole counts"
+    rows = [
+        ("scan", scan.name),
+        ("patterns", f"{len(scan)} of {scan.N} x {scan.N} pixels, {scan.patterns.dtype}"),
+        ("measurement", f"{scan.measurement}, {whole}, {scan.pattern_energies.mean():.4g} a pattern"),
+        ("positions", f"x {x.min():.1f} .. {x.max():.1f}, y {y.min():.1f} .. {y.max():.1f} px"),
+        ("probe", "guess given" if scan.probe_guess is not None else "none; the default one is used"),
+        (
+            "object",
+            "none" if scan.object_guess is None else "{} x {} pixels".format(*scan.object_guess.shape),
+        ),
+        ("pixel", "size unknown" if scan.pixel_size_m is None else f"{scan.pixel_size_m * 1e9:.4g} nm"),
+    ]
+    return "\n".join(f"{label:<12} {value}" for label, value in rows)

@@ -1,0 +1,204 @@
+"""What the command line asks for as configurations: the YAML file first, then the options that were given."""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptycho_backends.config import (
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+    from_values,
+    raise_if_any,
+)
+from ptycho_backends.config_file import load_config
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.protocol import Backend
+from ptycho_backends.registry import get_backend
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.scan_files import load_scan
+from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
+from ptycho_backends.training.launch import launched
+from ptycho_backends.training.plan import inference_groups, plan_training
+from ptycho_backends.values import TrainedModel
+from ptycho_backends.workflows import holds_counts, mean_photons, resumable_file
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+AUTO = "auto"
+
+Given = dict[str, Any]
+"""Options by field name; None where one was not given."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """Everything that `train` and `run` start from."""
+
+    scan: Scan
+    config: TrainingConfig
+    backend: Backend
+    resumed: TrainedModel | None
+
+
+def training_job(
+    path: Path,
+    measurement: str,
+    mapped: bool,
+    config_file: Path | None,
+    backend: str | None,
+    resume: Path | None,
+    say: Say,
+    *,
+    model: Given,
+    training: Given,
+) -> TrainingJob:
+    """Load the scan, choose the backend, and settle the configuration.
+
+    Options win over the YAML file, the file over the configuration of the model that is resumed.
+    """
+    scan = load_scan(path, measurement=measurement, mapped=mapped)
+    base = None if config_file is None else load_config(config_file)
+    named = set() if config_file is None else _named_fields(config_file)
+    # the file's backend only if the file names one: a default is no choice
+    chosen = get_backend(backend, config=base if "backend" in named else None)
+    resumed = None if resume is None else chosen.load(resumable_file(resume))
+    if base is None and resumed is not None:
+        base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
+        if resume is not None and resume.is_dir() and training.get("output_dir") is None:
+            training = training | {"output_dir": resume}
+    config = _training_config(scan, base or TrainingConfig(), named, model, training, say)
+    config.train_data_file, config.backend = path, chosen.name
+    return TrainingJob(scan, config, chosen, resumed)
+
+
+def _training_config(
+    scan: Scan, base: TrainingConfig, named: set[str], model: Given, training: Given, say: Say
+) -> TrainingConfig:
+    """`base` with what was given; what neither `named` nor given tells is taken from the scan."""
+    model, training = _only_given(model), _only_given(training)
+    if "N" not in named:
+        model["N"] = 0
+    if "nphotons" not in named and "nphotons" not in training:
+        training["nphotons"] = _measured_photons(scan, say)
+    if "n_groups" not in named and "n_groups" not in training:
+        training["n_groups"] = len(scan)
+    inner, inner_problems = from_values(ModelConfig, vars(base.model) | model)
+    config, problems = from_values(TrainingConfig, vars(base) | training | {"model": inner})
+    raise_if_any("settings", [*inner_problems, *(p for p in problems if not p.startswith("model."))])
+    # a group of more than the default four positions needs as many neighbours to choose from
+    if "neighbor_count" not in named:
+        config.neighbor_count = max(config.neighbor_count, config.model.group_size)
+    return config
+
+
+def _measured_photons(scan: Scan, say: Say) -> float:
+    photons = mean_photons(scan)
+    say(f"nphotons: {photons:.4g}, the mean counts of the scan's patterns")
+    if not holds_counts(scan):
+        log.warning(
+            "nphotons: the patterns are no whole counts (nor roots of counts), so %.4g photons a pattern "
+            "is a guess; give --nphotons, or --measurement if amplitude and intensity were mistaken",
+            photons,
+        )
+    return photons
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InferenceJob:
+    """Everything that `infer` starts from."""
+
+    model: TrainedModel
+    scan: Scan
+    config: InferenceConfig
+    backend: Backend
+
+
+def inference_job(
+    model_path: Path,
+    path: Path,
+    measurement: str,
+    mapped: bool,
+    config_file: Path | None,
+    backend: str | None,
+    *,
+    inference: Given,
+) -> InferenceJob:
+    """Load the scan and the model, choose the backend, and settle the configuration."""
+    scan = load_scan(path, measurement=measurement, mapped=mapped)
+    base = InferenceConfig() if config_file is None else load_config(config_file, InferenceConfig)
+    named = set() if config_file is None else _named_fields(config_file)
+    chosen = get_backend(backend, config=base if "backend" in named else None)
+    model = chosen.load(model_path)
+    given = _only_given(inference)
+    if "neighbor_count" not in named:
+        given["neighbor_count"] = max(model.config.neighbor_count, model.config.model.group_size)
+    config, problems = from_values(InferenceConfig, vars(base) | given)
+    raise_if_any("settings", problems)
+    config.model_path, config.test_data_file = model_path, path
+    return InferenceJob(model, scan, config, chosen)
+
+
+def given_size(batch_size: str | None) -> int | str | None:
+    """What `--batch-size` says for the configuration, which tells what is wrong with it: None for 'auto'."""
+    if batch_size in (None, AUTO):
+        return None
+    try:
+        return int(batch_size)
+    except ValueError:
+        return batch_size
+
+
+def settle_batch_size(job: TrainingJob, batch_size: str | None, execution: ExecutionConfig, say: Say) -> None:
+    """Find `job.config.batch_size` by trying, if 'auto' was asked for."""
+    if batch_size != AUTO:
+        return
+    launch = launched(execution, job.backend.name)
+    if launch is not None and launch.size > 1:
+        raise ConfigError(
+            f"batch_size: got 'auto' for {launch.size} processes, each of which might find another; find it with "
+            "one process, and give them that number"
+        )
+    plan = plan_training(job.scan, job.config, job.backend.name, execution, job.resumed)
+    job.config.batch_size = training_batch_size(job.backend, plan, execution)
+    say(f"batch size: {job.config.batch_size}, found by trying")
+
+
+def settled_execution(
+    job: InferenceJob, batch_size: str | None, execution: ExecutionConfig, say: Say
+) -> ExecutionConfig:
+    """`execution` with the inference batch size found by trying, if 'auto' was asked for."""
+    if batch_size != AUTO:
+        return execution
+    groups = inference_groups(job.model, job.scan, job.config)
+    size = inference_batch_size(job.backend, job.model, groups, execution)
+    say(f"batch size: {size}, found by trying")
+    return dataclasses.replace(execution, inference_batch_size=size)
+
+
+def execution_config(path: Path | None, quiet: bool, **given: Any) -> ExecutionConfig:
+    """From the file and the options; a progress bar only where someone sees it."""
+    base = ExecutionConfig() if path is None else load_config(path, ExecutionConfig)
+    # a bar that redraws itself fills a log file with rubbish
+    bar = base.enable_progress_bar and not quiet and sys.stderr.isatty()
+    values = vars(base) | _only_given(given) | {"enable_progress_bar": bar}
+    execution, problems = from_values(ExecutionConfig, values)
+    raise_if_any("settings", problems)
+    return execution
+
+
+def _only_given(options: Given) -> Given:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _named_fields(path: Path) -> set[str]:
+    """Names of the fields, the model's among them, that a file which `load_config` has accepted gives."""
+    content = yaml.safe_load(path.read_bytes())
+    return set(content) | set(content.get("model") or {})

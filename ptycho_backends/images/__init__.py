@@ -1,0 +1,1 @@
+"""From object patches to pictures: stitching, metrics, figures, and result files."""

@@ -1,0 +1,77 @@
+"""From predicted patches to an image: what every backend's `infer` does with what its network gives."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.images import stitching
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.values import Reconstruction
+
+KEPT_PATCHES_BYTES = 2 << 30
+"""`Reconstruction.object_patches` is None where they would take more: a scan may be larger than memory."""
+
+
+def reconstruct(
+    predicted: Iterable[tuple[slice, NDArray[np.complex64]]],
+    groups: GroupedData,
+    N: int,
+    stitching_size: int,
+    backend: str,
+    add_up: Callable[[NDArray[np.float64]], None] | None = None,
+) -> Reconstruction:
+    """Stitch patches while they are predicted.
+
+    Parameters
+    ----------
+    predicted : iterable of (slice, (b, N, N, 1) complex64)
+        Which groups, and their patches; every group once, in one of the processes that work together.
+    groups : GroupedData
+        All of them.
+    N : int
+        Side of a patch.
+    stitching_size : int
+        Side of its central square that is used.
+    backend : str
+        Name for the result.
+    add_up : callable, optional
+        Where several processes work together: makes an array the sum of theirs, in place. None of them has
+        all patches then, so they are not kept.
+
+    Raises
+    ------
+    ShapeError
+        If `stitching_size` does not fit N.
+    """
+    stitching.require_size(stitching_size, N)
+    shape = (len(groups), N, N, 1)
+    keep = add_up is None and 8 * np.prod(shape, dtype=float) <= KEPT_PATCHES_BYTES
+    kept = np.empty(shape, np.complex64) if keep else None
+    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
+    stitcher = stitching.Stitcher(canvas, stitching_size)
+    started, stitch = time.perf_counter(), 0.0
+    for part, patches in predicted:
+        arrived = time.perf_counter()
+        stitcher.add(patches, groups.group_centres_px[part])
+        if kept is not None:
+            kept[part] = patches
+        stitch += time.perf_counter() - arrived
+    predict = time.perf_counter() - started - stitch
+    started = time.perf_counter()
+    if add_up is not None:
+        for sums in stitcher.sums:
+            add_up(sums)
+    image, coverage = stitcher.result()
+    stitch += time.perf_counter() - started
+    return Reconstruction(
+        object=image,
+        coverage=coverage,
+        origin_px=canvas.origin_px,
+        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        object_patches=kept,
+        backend=backend,
+        pixel_size_m=groups.scan.pixel_size_m,
+        timings_s={"predict": predict, "stitch": stitch},
+    )

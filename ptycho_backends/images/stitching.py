@@ -1,0 +1,203 @@
+"""Object patches to one image, quickly: what every backend calls (docs/model.md, section 7).
+
+The formulas are stated in `reference.stitching`, whose functions these compute: the same arguments, the same
+results, to a rounding of float64. A patch is shifted as one row of numbers and added in its turn, so the image
+is the same on every run and however the patches are cut into batches. The cost grows with the number of
+patches times their area; memory is that of three float64 images, which become the result.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import constants
+from ptycho_backends.reference.physics import crop_centre
+from ptycho_backends.reference.stitching import (
+    Canvas,
+    canvas_around,
+    chosen_weights,
+    probe_weights,
+    require_size,
+    square_around,
+    suitable_canvas,
+)
+
+__all__ = [
+    "Canvas", "Stitcher", "canvas_around", "probe_weights", "reassemble_position",
+    "reconstruct_image_barycentric", "require_size", "square_around", "stitch",
+]  # fmt: skip
+
+# Pixels of patches that are shifted at once; what is needed for them stays in a processor's cache.
+CHUNK_PIXELS = 1 << 14
+# Pixels of the image that are divided by their coverage at once.
+CHUNK_RESULT = 1 << 16
+
+
+def reassemble_position(
+    object_patches: NDArray, group_centres_px: NDArray, size: int = constants.DEFAULT_STITCHING_SIZE
+) -> NDArray[np.complex64]:
+    """As `reference.stitching.reassemble_position`."""
+    image, _, _ = stitch(object_patches, group_centres_px, size)
+    return image[..., None]
+
+
+def stitch(
+    object_patches: NDArray,
+    group_centres_px: NDArray,
+    size: int = constants.DEFAULT_STITCHING_SIZE,
+    patch_weights: NDArray | None = None,
+    canvas: Canvas | None = None,
+) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
+    """As `reference.stitching.stitch`."""
+    canvas = suitable_canvas(object_patches, group_centres_px, size, canvas)
+    stitcher = Stitcher(canvas, size, patch_weights)
+    stitcher.add(object_patches, group_centres_px)
+    image, coverage = stitcher.result()
+    return image, coverage, canvas.origin_px
+
+
+def reconstruct_image_barycentric(
+    object_patches: NDArray,
+    group_centres_px: NDArray,
+    probe: NDArray | None = None,
+    size: int = constants.DEFAULT_STITCHING_SIZE,
+    weighting: str = "probe",
+    canvas: Canvas | None = None,
+) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
+    """As `reference.stitching.reconstruct_image_barycentric`."""
+    weights = chosen_weights(probe, size, weighting)
+    return stitch(object_patches, group_centres_px, size, weights, canvas)
+
+
+class Stitcher:
+    """An image that patches are added to as they are predicted, so that not all need to be kept.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        What falls outside is lost.
+    size : int
+        `M`, side of the central square of each patch that is used.
+    patch_weights : (M, M) real array, [y, x], optional
+        Trust in each pixel of a patch; default 1 everywhere.
+    """
+
+    def __init__(self, canvas: Canvas, size: int, patch_weights: NDArray | None = None) -> None:
+        self._canvas, self._size = canvas, size
+        weights = np.ones((size, size)) if patch_weights is None else np.asarray(patch_weights, np.float64)
+        self._plain = patch_weights is None
+        self._weights = weights
+        # real part, imaginary part and coverage apart: adding numbers one by one is quick, pairs are not
+        area = canvas.height * canvas.width
+        self._sums: list[NDArray[np.float64]] | None = [np.zeros(area) for _ in range(3)]
+        # Patches with one pixel of nothing around three of their sides, as one row of numbers each: a shift
+        # by a pixel down or to the right is then one by `size + 1` numbers or by one. The last column, which
+        # holds nothing, stands for the one before the first as well. Patch beside patch, so that such a shift
+        # leaves the memory aligned. Weights of 1 need no shift (`_shifted_ones`).
+        self._chunk = max(1, CHUNK_PIXELS // size**2)
+        planes, side = 2 if self._plain else 3, size + 1
+        self._padded = np.zeros((planes, side * (side + 1) + 1, self._chunk))
+        self._down = np.empty((planes, side * side + 1, self._chunk))
+        self._right = np.empty((3, side * side, self._chunk))
+        if not self._plain:
+            self._inner(2)[...] = weights[..., None]
+
+    def _inner(self, plane: int) -> NDArray[np.float64]:
+        """(M, M, chunk) view of the patches in the padded rows."""
+        side = self._size + 1
+        rows = self._padded[plane, 1 + side : 1 + side * side]
+        return rows.reshape(self._size, side, self._chunk)[:, : self._size]
+
+    def add(self, object_patches: NDArray, group_centres_px: NDArray) -> None:
+        """Add (B, N, N, 1) patches at their (B, 1, 2, 1) centres `[x, y]`."""
+        if self._sums is None:
+            raise RuntimeError("Stitcher: its result has been taken; make a new one to add patches to")
+        corners = group_centres_px[:, 0, :, 0] - self._size / 2 - self._canvas.origin_px
+        whole = np.floor(corners).astype(np.int64)
+        fraction = corners - whole
+        central = crop_centre(object_patches[..., 0], self._size)
+        real, imaginary = self._inner(0), self._inner(1)
+        # row by row, so that patches which are added one after the other touch the same memory
+        order = np.argsort(whole[:, 1], kind="stable")
+        for start in range(0, len(order), self._chunk):
+            part = order[start : start + self._chunk]
+            patches = central[part]
+            if not self._plain:
+                patches = patches * self._weights
+            count = len(part)
+            patches = np.moveaxis(patches, 0, -1)
+            real[..., :count], imaginary[..., :count] = patches.real, patches.imag
+            shifted = self._shifted(fraction[part])
+            pixels, inside = self._pixels(whole[part])
+            for sums, values in zip(self._sums, shifted, strict=True):
+                flat = values.reshape(-1)
+                # adds one by one, in this order
+                np.add.at(sums, pixels, flat if inside is None else flat[inside])
+
+    def _shifted(self, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(3, (M + 1)^2, B) patches and weights, moved down and to the right by parts of a pixel."""
+        count, side = len(fraction), self._size + 1
+        x, y = fraction.T
+        padded, down, right = (
+            array[..., :count] for array in (self._padded, self._down, self._right[: len(self._padded)])
+        )
+        np.subtract(padded[:, :-side], padded[:, side:], out=down)
+        down *= y
+        down += padded[:, side:]
+        np.subtract(down[:, :-1], down[:, 1:], out=right)
+        right *= x
+        right += down[:, 1:]
+        if self._plain:
+            self._shifted_ones(self._right[2, :, :count].reshape(side, side, count), x, y)
+        return self._right[..., :count]
+
+    @staticmethod
+    def _shifted_ones(result: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        """What weights of 1 become: less at their border only."""
+        result[...] = 1
+        result[0] *= 1 - y
+        result[-1] *= y
+        result[:, 0] *= 1 - x
+        result[:, -1] *= x
+
+    def _pixels(self, corner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
+        """Numbers of the canvas's pixels that the shifted patches lie on; and which ones do, if not all."""
+        steps = np.arange(self._size + 1)[:, None]
+        height, width = self._canvas.height, self._canvas.width
+        column, row = steps + corner[:, 0], steps + corner[:, 1]
+        pixels = (row[:, None] * width + column).reshape(-1)
+        first, last = corner.min(axis=0), corner.max(axis=0) + self._size
+        if (first >= 0).all() and last[0] < width and last[1] < height:
+            return pixels, None
+        inside = np.flatnonzero(((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width)))
+        return pixels[inside], inside
+
+    @property
+    def sums(self) -> tuple[NDArray[np.float64], ...]:
+        """What `add` adds to, for the sums of several stitchers of one canvas to be added up in place."""
+        if self._sums is None:
+            raise RuntimeError("Stitcher: its result has been taken; there are no sums any more")
+        return tuple(self._sums)
+
+    def result(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """The (H, W) image, zero where nothing lies, and the sum of the translated weights.
+
+        It takes the place of the sums in memory, so nothing can be added afterwards.
+        """
+        if self._sums is None:
+            raise RuntimeError("Stitcher: its result has been taken already")
+        (real, imaginary, total), self._sums = self._sums, None
+        # both end before, or where, what is still needed begins
+        image, coverage = real.view(np.complex64), imaginary.view(np.float32)[: len(imaginary)]
+        for start in range(0, len(total), CHUNK_RESULT):
+            part = slice(start, start + CHUNK_RESULT)
+            if not total[part].any():
+                # what nobody touched takes no memory yet; and the image is zero there already
+                if coverage[part].view(np.uint32).any():
+                    coverage[part] = 0
+                continue
+            weight = total[part] + constants.STITCHING_FLOOR
+            quotient = np.empty(len(weight), np.complex64)
+            quotient.real, quotient.imag = real[part] / weight, imaginary[part] / weight
+            image[part], coverage[part] = quotient, total[part]
+        shape = (self._canvas.height, self._canvas.width)
+        return image.reshape(shape), coverage.reshape(shape)

@@ -1,0 +1,272 @@
+"""Canonical names and shapes of a model's weights, and their first values from `(config, seed)`.
+
+Canonical kernels are `(height, width, in, out)` float32. The order of `layer_channels` is, for the network
+`cnn`, the order in which the genuine PtychoPINN numbers its layers; that of `weight_shapes` is the one in
+which optimisers and archives list weights.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import constants
+from ptycho_backends.config import ModelConfig
+
+PROBE = "probe"
+LOG_SCALE = "log_scale"
+
+DECODERS = ("amplitude", "phase")
+SHARED_DECODER = "decoder"
+BOTTLENECK = "encoder/bottleneck"
+
+FIRST_AMPLITUDE_BIAS = {
+    "sigmoid": 0.0,
+    "swish": 0.7388350311316078,
+    "softplus": math.log(math.expm1(0.5)),
+    "relu": 0.5,
+}
+"""Where each activation of the amplitude gives 0.5."""
+
+
+def is_running_value(name: str) -> bool:
+    """Whether the weight `name` is a mean or variance of batch normalisation, which no optimiser moves."""
+    return name.endswith(("/norm/mean", "/norm/variance"))
+
+
+# --- structure
+
+
+def trunk_of(config: ModelConfig, decoder: str) -> str:
+    """Under which name the blocks of `decoder` ('amplitude' or 'phase') go: its own, or the shared one."""
+    return SHARED_DECODER if config.use_shared_decoder else decoder
+
+
+def border_channels(config: ModelConfig) -> int:
+    """Feature channels that `pad_object` sets aside for the border; at least one is left for the inner part."""
+    if config.architecture == "cnn":
+        return constants.BORDER_CHANNELS
+    decoded = constants.DECODER_FILTERS[config.N][-1] * config.n_filters_scale
+    return min(max(1, round(config.decoder_last_c_outer_fraction * decoded)), decoded - 1)
+
+
+def attention_stages(config: ModelConfig, block: str) -> tuple[str, ...]:
+    """Which of 'eca', 'cbam' and 'spatial' follow the convolutions of `block`, in order.
+
+    `encoder/bottleneck` is no block but the place after the last one.
+    """
+    if block == BOTTLENECK:
+        asked = {"cbam": config.cbam_bottleneck}
+    elif block.startswith("encoder/"):
+        asked = {"eca": config.eca_encoder, "cbam": config.cbam_encoder}
+    else:
+        asked = {"eca": config.eca_decoder, "cbam": config.cbam_decoder, "spatial": config.spatial_decoder}
+    return tuple(stage for stage, wanted in asked.items() if wanted)
+
+
+def eca_side(channels: int) -> int:
+    """Length of ECA's kernel: `(log2(channels) + 1) / 2`, whole part, the next odd number if it is even.
+
+    References
+    ----------
+    Wang et al. 2020, eq. 12, with gamma = 2 and b = 1.
+    """
+    whole = channels.bit_length() // 2  # the whole part of (log2(channels) + 1) / 2, without its rounding
+    return whole + 1 - whole % 2
+
+
+def cbam_width(channels: int) -> int:
+    """Hidden units of the perceptron that looks over `channels` channels."""
+    return max(channels // constants.CBAM_REDUCTION, constants.CBAM_SMALLEST_WIDTH)
+
+
+def layer_channels(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """`{layer: (channels in, channels out)}` of every 3x3 convolution, in canonical order.
+
+    Layers are `encoder/block<i>/conv<j>` and, for each decoder in (`amplitude`, `phase`),
+    `<decoder>/inner_head`, `<decoder>/border_head`, `<decoder>/block<i>/conv<j>`,
+    `<decoder>/border/conv<j>`. With `use_shared_decoder` the blocks and the border are called `decoder/...`
+    and come before all heads. The inner head exists only with `pad_object`, the border branch only
+    with `probe_big` or without `pad_object` (docs/model.md, section 4).
+    """
+    encoded = constants.ENCODER_FILTERS[config.N][-1] * config.n_filters_scale
+    layers = dict(_encoder_layers(config))
+    if config.use_shared_decoder:
+        layers |= _trunk_layers(config, SHARED_DECODER, encoded)
+    for decoder in DECODERS:
+        layers |= _head_layers(config, decoder)
+        if not config.use_shared_decoder:
+            layers |= _trunk_layers(config, decoder, encoded)
+    return layers
+
+
+_Layers = Iterator[tuple[str, tuple[int, int]]]
+
+
+def _block_layers(block: str, channels: int, filters: int) -> _Layers:
+    yield f"{block}/conv0", (channels, filters)
+    yield f"{block}/conv1", (filters, filters)
+
+
+def _encoder_layers(config: ModelConfig) -> _Layers:
+    channels = config.group_size
+    for i, filters in enumerate(constants.ENCODER_FILTERS[config.N]):
+        yield from _block_layers(f"encoder/block{i}", channels, filters * config.n_filters_scale)
+        channels = filters * config.n_filters_scale
+
+
+def _trunk_layers(config: ModelConfig, trunk: str, channels: int) -> _Layers:
+    for i, filters in enumerate(constants.DECODER_FILTERS[config.N]):
+        yield from _block_layers(f"{trunk}/block{i}", channels, filters * config.n_filters_scale)
+        channels = filters * config.n_filters_scale
+    if config.probe_big or not config.pad_object:
+        border_input = border_channels(config) if config.pad_object else channels
+        border_filters = constants.BORDER_FILTERS[config.N] * config.n_filters_scale
+        yield from _block_layers(f"{trunk}/border", border_input, border_filters)
+
+
+def _head_layers(config: ModelConfig, decoder: str) -> _Layers:
+    heads, scale = config.patch_channels, config.n_filters_scale
+    if config.pad_object:
+        decoded = constants.DECODER_FILTERS[config.N][-1] * scale
+        yield f"{decoder}/inner_head", (decoded - border_channels(config), heads)
+    if config.probe_big or not config.pad_object:
+        yield f"{decoder}/border_head", (constants.BORDER_FILTERS[config.N] * scale, heads)
+
+
+# --- shapes
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """`{name: shape}` of everything a model consists of, in canonical order.
+
+    Each layer of `layer_channels` has a `<layer>/kernel` (3, 3, in, out) and a `<layer>/bias` (out,),
+    float32; then come `log_scale` (), float32, and `probe` (N, N), complex64, `[y, x]`.
+
+    In the network `attention` the last convolution of a block is followed by what looks over its result:
+    `<block>/eca/kernel` (k,), `<block>/cbam/mlp0/...` and `.../mlp1/...` with a kernel (in, out) and a bias,
+    `<block>/cbam/spatial/...` and `<block>/spatial/...` with a kernel (k, k, 2, 1) and a bias. With
+    `batch_norm` a block's convolutions have, instead of the bias, `<layer>/norm/gamma`, `.../beta`,
+    `.../mean` and `.../variance`, each (out,).
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, (channels_in, channels_out) in layer_channels(config).items():
+        block, _, number = layer.rpartition("/conv")
+        shapes[f"{layer}/kernel"] = (3, 3, channels_in, channels_out)
+        if block and config.batch_norm:
+            shapes |= {
+                f"{layer}/norm/{kind}": (channels_out,) for kind in ("gamma", "beta", "mean", "variance")
+            }
+        else:
+            shapes[f"{layer}/bias"] = (channels_out,)
+        if number == "1":
+            shapes |= _attention_shapes(config, block, channels_out)
+            if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
+                shapes |= _attention_shapes(config, BOTTLENECK, channels_out)
+    shapes[LOG_SCALE] = ()
+    shapes[PROBE] = (config.N, config.N)
+    return shapes
+
+
+def _attention_shapes(config: ModelConfig, block: str, channels: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, *kernel: int) -> None:
+        shapes[f"{block}/{name}/kernel"] = kernel
+        shapes[f"{block}/{name}/bias"] = kernel[-1:]
+
+    for stage in attention_stages(config, block):
+        if stage == "eca":
+            shapes[f"{block}/eca/kernel"] = (eca_side(channels),)
+        elif stage == "cbam":
+            layer("cbam/mlp0", channels, cbam_width(channels))
+            layer("cbam/mlp1", cbam_width(channels), channels)
+            layer("cbam/spatial", constants.CBAM_SPATIAL_SIDE, constants.CBAM_SPATIAL_SIDE, 2, 1)
+        else:
+            layer("spatial", config.decoder_spatial_kernel, config.decoder_spatial_kernel, 2, 1)
+    return shapes
+
+
+def weight_dtype(name: str) -> np.dtype:
+    """Stored dtype of the weight `name`: complex64 for the probe, else float32."""
+    return np.dtype(np.complex64 if name == PROBE else np.float32)
+
+
+# --- first values
+
+
+def gates_behind(config: ModelConfig, name: str) -> int:
+    """How many gates of attention halve what the weight `name` has made, before another weight sees it.
+
+    A gate is a sigmoid, and starts at 1/2. Behind a few of them an object would be next to constant
+    whatever was measured, and training would first have to undo that; so the last kernel of a block (with
+    batch normalisation, its gamma) starts at twice its size for each.
+    """
+    block, _, rest = name.partition("/conv1/")
+    if rest != ("norm/gamma" if config.batch_norm else "kernel"):
+        return 0
+    stages = list(attention_stages(config, block))
+    if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
+        stages += attention_stages(config, BOTTLENECK)
+    return sum(2 if stage == "cbam" else 1 for stage in stages)
+
+
+def first_amplitude_bias(config: ModelConfig, name: str) -> float:
+    """What the weight `name` starts at, so that a new object of the network `attention` has amplitude 0.5.
+
+    That is where 'sigmoid' starts by itself; the other activations make zero of zero. An object of next to
+    nothing has amplitudes of either sign, so phases of 0 and pi, and its first gradients drive the phase to
+    where tanh saturates: it stays there. In the network `cnn` every bias starts at zero.
+    """
+    head = "inner_head" if config.pad_object else "border_head"
+    if config.architecture != "attention" or not name.endswith(f"/{head}/bias"):
+        return 0.0
+    return FIRST_AMPLITUDE_BIAS[config.amp_activation] if name.startswith("amplitude/") else 0.0
+
+
+def initial_weights(
+    config: ModelConfig, seed: int, *, probe: NDArray[np.complexfloating], intensity_scale: float
+) -> dict[str, NDArray]:
+    """First weights of a model: Glorot-uniform kernels, zero biases, the given probe and scale.
+
+    Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1. What attention is going to look
+    at starts larger (`gates_behind`), and with it the amplitude does not start from nothing
+    (`first_amplitude_bias`).
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Validated, `N` known.
+    seed : int
+        The same `(config, seed)` gives the same numbers on every machine and in every backend.
+    probe : (N, N) complex array, [y, x]
+        Already normalised (`ptycho_backends.reference.probe.normalise_probe`).
+    intensity_scale : float
+        `s`; its logarithm is stored as `log_scale`.
+
+    Returns
+    -------
+    dict of arrays
+        Canonical names in canonical order, dtypes of `weight_dtype`.
+
+    References
+    ----------
+    Glorot and Bengio 2010, eq. 16: uniform in +-sqrt(6 / (fan_in + fan_out)).
+    """
+    generator = np.random.default_rng(seed)
+    weights: dict[str, NDArray] = {}
+    for name, shape in weight_shapes(config).items():
+        if name.endswith("/kernel"):
+            # along one axis, a kernel takes each channel to each channel: one in, one out
+            *window, channels_in, channels_out = shape if len(shape) > 1 else (*shape, 1, 1)
+            limit = math.sqrt(6.0 / (math.prod(window) * (channels_in + channels_out)))
+            weights[name] = generator.uniform(-limit, limit, shape).astype(np.float32)
+        elif name.endswith(("/norm/gamma", "/norm/variance")):
+            weights[name] = np.ones(shape, weight_dtype(name))
+        else:
+            weights[name] = np.full(shape, first_amplitude_bias(config, name), weight_dtype(name))
+        weights[name] *= np.float32(2.0 ** gates_behind(config, name))
+    weights[LOG_SCALE] = np.asarray(math.log(intensity_scale), np.float32)
+    weights[PROBE] = np.asarray(probe, np.complex64).reshape(config.N, config.N)
+    return weights

@@ -1,0 +1,1 @@
+"""Measured data: scans, their files, products, groups of positions, and simulated scans."""

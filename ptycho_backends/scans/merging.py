@@ -1,0 +1,94 @@
+"""Several scans as one: trained on together, each group within its own scan."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.errors import ScanError
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import Scan
+
+log = logging.getLogger(__name__)
+
+# Probes that resemble one another less than this (overlap of their waves) are told.
+SAME_PROBE = 0.99
+
+
+def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
+    """The groups of several scans as those of one scan, in which the single ones lie side by side.
+
+    Parameters
+    ----------
+    parts : sequence of GroupedData
+        At least one; patterns of one size, groups of one size, all counts or all amplitudes.
+
+    Returns
+    -------
+    GroupedData
+        Its scan has the probe of the first; a warning tells where another scan's is a different one. It
+        has an object if every scan has one.
+
+    Raises
+    ------
+    ScanError
+        If the scans do not fit together; the text names the one that differs.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts[1:]:
+        for what, got, want in (
+            ("patterns of", part.N, first.N),
+            ("groups of", part.nn_indices.shape[1], first.nn_indices.shape[1]),
+            ("patterns that hold", part.scan.measurement, first.scan.measurement),
+        ):
+            if got != want:
+                raise ScanError(f"{part.scan.name}: has {what} {got}, but {first.scan.name} {what} {want}")
+        _compare_probes(first.scan, part.scan)
+    scans = [part.scan for part in parts]
+    shifts, image = _side_by_side(scans)
+    starts = np.cumsum([0, *(len(scan) for scan in scans)])
+    merged = Scan(
+        xcoords=np.concatenate([scan.xcoords + shift for scan, shift in zip(scans, shifts, strict=True)]),
+        ycoords=np.concatenate([scan.ycoords for scan in scans]),
+        patterns=np.concatenate([scan.patterns for scan in scans]),
+        probe_guess=first.scan.probe_guess,
+        object_guess=image,
+        measurement=first.scan.measurement,
+        scan_index=np.repeat(np.arange(len(scans)), [len(scan) for scan in scans]),
+        name=" + ".join(scan.name for scan in scans),
+    )
+    indices = [part.nn_indices + start for part, start in zip(parts, starts[:-1], strict=True)]
+    return GroupedData(
+        merged, np.concatenate(indices), first.normalize, first.data_scaling, first.phase_subtraction
+    )
+
+
+def _compare_probes(first: Scan, other: Scan) -> None:
+    if first.probe_guess is None or other.probe_guess is None:
+        same = first.probe_guess is other.probe_guess
+    else:
+        norms = np.linalg.norm(first.probe_guess) * np.linalg.norm(other.probe_guess)
+        # a factor, also a complex one, is no difference: probes are normalised, phases are free
+        same = abs(np.vdot(first.probe_guess, other.probe_guess)) >= SAME_PROBE * norms
+    if not same:
+        log.warning("%s: its probe differs from that of %s, which is used for both", other.name, first.name)
+
+
+def _side_by_side(scans: Sequence[Scan]) -> tuple[NDArray[np.float64], NDArray[np.complex64] | None]:
+    """How far each scan moves along x, and the objects on one canvas, a pattern's width apart."""
+    gap = scans[0].N
+    widths = []
+    for scan in scans:
+        guess = scan.object_guess
+        widths.append(gap + (np.ptp(scan.xcoords) if guess is None else guess.shape[1]))
+    shifts = np.concatenate([[0.0], np.cumsum(np.ceil(widths))[:-1]])
+    guesses = [scan.object_guess for scan in scans if scan.object_guess is not None]
+    if len(guesses) < len(scans):
+        return shifts, None
+    canvas = np.zeros((max(len(guess) for guess in guesses), int(np.sum(widths))), np.complex64)
+    for guess, shift in zip(guesses, shifts.astype(int), strict=True):
+        canvas[: len(guess), shift : shift + guess.shape[1]] = guess
+    return shifts, canvas

@@ -1,0 +1,319 @@
+"""A scan: positions, diffraction patterns, guesses of probe and object; from and to files."""
+
+import copy
+import logging
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho_backends import checks
+from ptycho_backends.errors import ScanError, ShapeError
+from ptycho_backends.files.stored_patterns import (
+    ClippedPatterns,
+    StoredPatterns,
+    chunks,
+    is_file_backed,
+    release_pages,
+)
+
+log = logging.getLogger(__name__)
+
+MEASUREMENTS = ("amplitude", "intensity", "auto")
+
+
+PTYCHODUS_ANCHOR_PX = 0.5
+"""What positions of Ptychodus lack to be those of a `Scan`: it says where the middle of a patch's N pixels lies,
+`(N - 1) / 2`, a `Scan` where its pixel `N // 2` does."""
+
+
+# Patterns that are converted at once where a whole scan is walked through, if they are small.
+CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scan:
+    """What the beamline recorded, checked and unchanged.
+
+    Parameters
+    ----------
+    xcoords, ycoords : (M,) real array
+        Patch centres on the object grid, in object pixels; x is the column, y the row.
+    patterns : (M, N, N) real array or `StoredPatterns`, [ky, kx]
+        Diffraction patterns with the zero frequency at `[N//2, N//2]`. Kept in their own dtype, and where they
+        are: memory-mapped ones and those of `open_patterns` are read batch by batch.
+    probe_guess : (N, N) or (modes, N, N) complex array, [y, x], optional
+        Illumination. Of several modes the most intense is kept, and what that leaves out is logged.
+    object_guess : (H, W) complex array, [y, x], optional
+        Ground truth or an earlier reconstruction; the pixel `[i, j]` lies at `y = i, x = j`.
+    measurement : {'auto', 'amplitude', 'intensity'}
+        What `patterns` hold: photon counts (intensity) or their square root (amplitude). 'auto' takes
+        an integer dtype for counts and floating point for amplitude.
+    scan_index : (M,) integer array, optional
+        Number of each pattern in the source scan.
+    xcoords_start, ycoords_start : (M,) real array, optional
+        Positions before any refinement; default: the positions.
+    object_mask : (H, W) bool array, optional
+        Where `object_guess` was lit; images are compared only there.
+    pixel_size_m : float, optional
+        Side of an object pixel in metres.
+    photon_energy_eV, detector_distance_m : float, optional
+        Of the experiment; only files for Ptychodus ask for them.
+    name : str
+        For messages and pictures.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        Unequal lengths, no positions, NaN or negative patterns, non-square patterns, and the like.
+    """
+
+    xcoords: NDArray[np.float64]
+    ycoords: NDArray[np.float64]
+    patterns: NDArray | StoredPatterns
+    probe_guess: NDArray[np.complex64] | None = None
+    object_guess: NDArray[np.complex64] | None = None
+    measurement: str = "auto"
+    scan_index: NDArray[np.int64] | None = None
+    xcoords_start: NDArray[np.float64] | None = None
+    ycoords_start: NDArray[np.float64] | None = None
+    object_mask: NDArray[np.bool_] | None = None
+    pixel_size_m: float | None = None
+    photon_energy_eV: float | None = None
+    detector_distance_m: float | None = None
+    name: str = field(default="scan")
+
+    def __post_init__(self) -> None:
+        set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
+        set_("xcoords", checks.real_vector("xcoords", self.xcoords))
+        count = len(self.xcoords)
+        if count == 0:
+            raise ScanError("xcoords: the scan is empty, want at least one position")
+        set_("ycoords", checks.real_vector("ycoords", self.ycoords, count))
+        for name in ("xcoords_start", "ycoords_start"):
+            given = getattr(self, name)
+            here = getattr(self, name.removesuffix("_start"))
+            set_(name, here if given is None else checks.real_vector(name, given, count))
+        set_("patterns", _shaped_patterns(self.patterns, count))
+        set_("measurement", _resolved_measurement(self.measurement, self.patterns))
+        self._check_patterns()
+        if self.probe_guess is not None:
+            set_("probe_guess", _strongest_mode(self.probe_guess, self.N))
+        if self.object_guess is not None:
+            set_("object_guess", checks.complex_image("objectGuess", self.object_guess))
+        if self.object_mask is not None:
+            mask = checks.as_array("objectMask", self.object_mask, "biu", "True and False").astype(bool)
+            if self.object_guess is None or mask.shape != self.object_guess.shape:
+                raise ShapeError(f"objectMask: got shape {mask.shape}, want that of objectGuess")
+            set_("object_mask", mask)
+        index = np.arange(count) if self.scan_index is None else self.scan_index
+        set_("scan_index", checks.integer_vector("scan_index", index, count))
+        for name in ("pixel_size_m", "photon_energy_eV", "detector_distance_m"):
+            value = getattr(self, name)
+            if value is not None and not _is_positive(value):
+                raise ScanError(f"{name}: got {value!r}, want a finite number > 0, or None")
+
+    def __len__(self) -> int:
+        return len(self.xcoords)
+
+    @property
+    def N(self) -> int:
+        """Side of a pattern in pixels."""
+        return int(self.patterns.shape[-1])
+
+    @property
+    def scan_positions_px(self) -> NDArray[np.float64]:
+        """(M, 2) float64, `[x, y]` of each patch centre in object pixels."""
+        return np.stack([self.xcoords, self.ycoords], axis=-1)
+
+    def diffraction_amplitude(self, indices: ArrayLike | slice = slice(None)) -> NDArray[np.float32]:
+        """Measured amplitude of the patterns `indices`, float32, shape `indices.shape + (N, N)`.
+
+        The square root of the counts if the scan holds counts, else the patterns as they are.
+        """
+        chosen = self.patterns[indices if isinstance(indices, slice) else np.asarray(indices)]
+        amplitude = chosen.astype(np.float32)
+        release_pages(self.patterns)
+        return np.sqrt(amplitude, out=amplitude) if self.measurement == "intensity" else amplitude
+
+    def positions_of(self, indices: ArrayLike) -> NDArray[np.float64]:
+        """`indices.shape + (2,)` float64: `scan_positions_px[indices]`, without a copy of all the others."""
+        chosen = np.asarray(indices)
+        return np.stack([self.xcoords[chosen], self.ycoords[chosen]], axis=-1)
+
+    @property
+    def pattern_energies(self) -> NDArray[np.float64]:
+        """(M,) float64, the sum of squared amplitudes (the photon count) of each pattern."""
+        return self.energies_of(slice(None))
+
+    @property
+    def pattern_maxima(self) -> NDArray[np.float64]:
+        """(M,) float64, the largest amplitude of each pattern."""
+        return self.maxima_of(slice(None))
+
+    @cached_property
+    def _known(self) -> dict[str, NDArray[np.float64]]:
+        """What was measured of the patterns so far; NaN elsewhere."""
+        return {name: np.full(len(self), np.nan) for name in ("energies", "maxima")}
+
+    def energies_of(self, indices: ArrayLike | slice) -> NDArray[np.float64]:
+        """`pattern_energies[indices]`; only those patterns are read, and each only once."""
+        return self._measured("energies", indices)
+
+    def maxima_of(self, indices: ArrayLike | slice) -> NDArray[np.float64]:
+        """`pattern_maxima[indices]`; only those patterns are read, and each only once."""
+        return self._measured("maxima", indices)
+
+    def _measured(self, name: str, indices: ArrayLike | slice) -> NDArray[np.float64]:
+        known = self._known[name]
+        wanted = np.arange(len(self))[indices if isinstance(indices, slice) else np.asarray(indices)]
+        missing = np.unique(wanted[np.isnan(known[wanted])])
+        for part in chunks(len(missing), self.N, CHUNK):
+            self._measure(name, missing[part], self.patterns[_as_slice(missing[part])])
+            release_pages(self.patterns)
+        return known[wanted]
+
+    def _measure(self, name: str, which: NDArray[np.int64] | slice, chunk: NDArray) -> None:
+        """Note energies or maxima of the patterns `which`, which are those of `chunk`."""
+        if name == "maxima":
+            largest = chunk.max(axis=(-2, -1)).astype(np.float64)
+            values = np.sqrt(largest) if self.measurement == "intensity" else largest
+        else:
+            # float64 before squaring: integers would overflow, float32 sums would lose counts
+            numbers = chunk.astype(np.float64)
+            if self.measurement == "amplitude":
+                np.square(numbers, out=numbers)
+            values = numbers.sum(axis=(-2, -1))
+        self._known[name][which] = values
+
+    def _check_patterns(self) -> None:
+        """Look for NaN and negative values; counts without a sign have none, and are not even read."""
+        if self.patterns.dtype.kind == "u":
+            return
+        # what costs a pass over a file is measured on the same pass
+        measured = tuple(self._known) if is_file_backed(self.patterns) else ()
+        for part in chunks(len(self), self.N, CHUNK):
+            chunk = self.patterns[part]
+            _require_counts(chunk, part.start)
+            for name in measured:
+                self._measure(name, part, chunk)
+            release_pages(self.patterns)
+
+    def with_probe(self, probe_guess: NDArray) -> "Scan":
+        """The same scan with another probe; its patterns are not checked a second time.
+
+        Parameters
+        ----------
+        probe_guess : (N, N) or (modes, N, N) complex array, [y, x]
+
+        Raises
+        ------
+        ShapeError
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "probe_guess", _strongest_mode(probe_guess, self.N))
+        return other
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} positions", f"{self.N} x {self.N} pixels", self.measurement]
+        parts += ["probe"] if self.probe_guess is not None else []
+        if self.object_guess is not None:
+            parts.append(f"object {self.object_guess.shape[0]} x {self.object_guess.shape[1]}")
+        return f"Scan({self.name!r}: {', '.join(parts)})"
+
+
+def _shaped_patterns(values: ArrayLike | StoredPatterns, count: int) -> NDArray | StoredPatterns:
+    patterns: Any = values
+    if not isinstance(values, StoredPatterns):
+        patterns = checks.as_array("diff3d", values, "iuf", "real numbers")
+    elif values.dtype.kind not in "iuf":
+        raise ShapeError(f"diff3d: got dtype {values.dtype}, want real numbers")
+    checks.require_shape("diff3d", patterns, (None, None, None), ("positions", "ky", "kx"))
+    if len(patterns) != count:
+        raise ScanError(f"diff3d: got {len(patterns)} patterns for {count} positions; want one for each")
+    if patterns.shape[1] != patterns.shape[2] or patterns.shape[1] == 0:
+        raise ShapeError(f"diff3d: got patterns of {patterns.shape[1:]} pixels, want square ones")
+    return patterns
+
+
+def _require_counts(chunk: NDArray, start: int) -> None:
+    """Raise `ScanError` if a pattern of `chunk`, the first of which is number `start`, cannot be one."""
+    if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
+        first = start + int(np.argmin(np.isfinite(chunk).all(axis=(1, 2))))
+        raise ScanError(
+            f"diff3d: pattern {first} holds NaN or infinite values; mask or interpolate bad pixels first"
+        )
+    if (chunk < 0).any():
+        first = start + int(np.argmax((chunk < 0).any(axis=(1, 2))))
+        raise ScanError(
+            f"diff3d: pattern {first} holds negative values, want counts or amplitudes >= 0; "
+            "clip what background subtraction left"
+        )
+
+
+def _as_slice(indices: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Ascending different numbers as a slice, if they follow one another: that copies nothing."""
+    first, last = int(indices[0]), int(indices[-1])
+    return slice(first, last + 1) if last - first + 1 == len(indices) else indices
+
+
+def _resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns) -> str:
+    if measurement not in MEASUREMENTS:
+        raise ScanError(f"measurement: got {measurement!r}, want one of {', '.join(map(repr, MEASUREMENTS))}")
+    if measurement != "auto":
+        return measurement
+    decided = "amplitude" if patterns.dtype.kind == "f" else "intensity"
+    log.info("measurement: patterns of dtype %s are taken for %s", patterns.dtype, decided)
+    return decided
+
+
+def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
+    modes = checks.as_array("probeGuess", values, "iufc", "complex numbers")
+    if modes.ndim != 3:
+        return checks.complex_image("probeGuess", modes, side)
+    checks.require_shape("probeGuess", modes, (None, side, side), ("modes", "y", "x"))
+    if len(modes) == 0:
+        raise ShapeError("probeGuess: got no modes, want at least one")
+    power = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=(1, 2))
+    strongest = int(np.argmax(power))
+    if len(modes) > 1:
+        total = float(power.sum())
+        share = 1.0 - float(power[strongest]) / total if total > 0 else 0.0
+        log.warning(
+            "probeGuess: mode %d of %d is used; the others hold %.1f %% of the intensity, which is left out",
+            strongest, len(modes), 100 * share,
+        )  # fmt: skip
+    return checks.complex_image("probeGuess", modes[strongest], side)
+
+
+def _is_positive(value: Any) -> bool:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(
+        value, bool | np.complexfloating
+    )
+    return bool(is_number and 0 < value < math.inf)
+
+
+def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
+    """`patterns` with what is below zero set to zero, and told: filling bad pixels may undershoot."""
+    if patterns.dtype.kind not in "if" or patterns.ndim != 3:
+        return patterns
+    negative = 0
+    for part in chunks(len(patterns), patterns.shape[-1]):
+        negative += int(np.count_nonzero(patterns[part] < 0))
+        release_pages(patterns)
+    if negative == 0:
+        return patterns
+    log.warning("%s: %d negative counts are set to 0", name, negative)
+    clipped = ClippedPatterns(patterns)
+    return clipped if is_file_backed(patterns) else np.asarray(clipped)
+
+
+def known_object(image: NDArray | None) -> NDArray | None:
+    """`image`, or None where it is 1 everywhere: so Ptychodus writes an object that nobody knows yet."""
+    if image is not None and image.size and image.dtype.kind in "iufc" and bool(np.all(image == 1)):
+        log.info("objectGuess: 1 everywhere, as Ptychodus writes it where the object is not known; left out")
+        return None
+    return image

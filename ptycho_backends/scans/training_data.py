@@ -1,0 +1,125 @@
+"""Training data as Ptychodus writes it for other trainers: HDF5 with everything in one file; and export by suffix."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.errors import ScanError, ShapeError
+from ptycho_backends.files.datasets_hdf5 import DatasetFile, write_datasets
+from ptycho_backends.files.stored_patterns import chunks
+from ptycho_backends.scans.product import SQUARE
+from ptycho_backends.scans.product_scan import object_canvas, product_from_scan
+from ptycho_backends.scans.scan import Scan, known_object
+
+# Every data set of the file.
+NAMES = (
+    "patterns", "bad_pixels", "probe", "object", "probe_position_x_px", "probe_position_y_px",
+    "object_pixel_width_m", "object_pixel_height_m", "detector_object_distance_m", "photon_energy_eV",
+)  # fmt: skip
+
+
+def load_training_hdf5(
+    path: str | os.PathLike[str], *, measurement: str = "intensity", mapped: bool = False
+) -> Scan:
+    """Read Ptychodus's training-data HDF5, safely whoever wrote it.
+
+    Parameters
+    ----------
+    path : path
+    measurement : {'intensity', 'amplitude', 'auto'}
+        What the patterns hold; Ptychodus writes counts, of whatever dtype.
+    mapped : bool
+        Leave the patterns in the file; as `DatasetFile.patterns` reads them.
+
+    Returns
+    -------
+    Scan
+        With pixel size, photon energy and detector distance. An object that is 1 everywhere is none.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        If the file cannot be read, lacks a data set, is damaged, or holds what `Scan` refuses. The text
+        names the file.
+    """
+    path = Path(path)
+    with DatasetFile(path) as file:
+        missing = [name for name in NAMES if name not in file.names]
+        if missing:
+            raise ScanError(_what_it_is(path, file.names, missing))
+        width, height = file.number("object_pixel_width_m"), file.number("object_pixel_height_m")
+        energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
+        arrays = {name: file.array(name) for name in NAMES[2:6]}
+        patterns = file.patterns("patterns") if mapped else file.array("patterns")
+    try:
+        return Scan(
+            xcoords=arrays["probe_position_x_px"],
+            ycoords=arrays["probe_position_y_px"],
+            patterns=patterns,
+            probe_guess=arrays["probe"],
+            object_guess=known_object(arrays["object"]),
+            measurement=measurement,
+            # 0 stands for unknown there; and a scan has one side, so square pixels only
+            pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
+            photon_energy_eV=energy or None,
+            detector_distance_m=distance or None,
+            name=path.stem,
+        )
+    except (ScanError, ShapeError) as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
+    """Write `scan` as Ptychodus's training-data HDF5; atomically, so never half a file.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its `pixel_size_m`, `photon_energy_eV` and `detector_distance_m` must be known. Amplitudes are
+        squared, because the file holds intensities.
+    path : path
+
+    Raises
+    ------
+    ScanError
+        Names everything that is not known.
+    OutputError
+        If the file cannot be written; what was there before is untouched.
+    """
+    product = product_from_scan(scan)
+    image, corner_px = object_canvas(scan)
+    positions_px = scan.scan_positions_px - corner_px
+    arrays: dict[str, NDArray] = {
+        "patterns": _intensities(scan),
+        "bad_pixels": np.zeros((scan.N, scan.N), bool),
+        "probe": product.probe[0],
+        "object": image,
+        "probe_position_x_px": positions_px[:, 0],
+        "probe_position_y_px": positions_px[:, 1],
+        "object_pixel_width_m": np.asarray(product.object_pixel_size_m[0]),
+        "object_pixel_height_m": np.asarray(product.object_pixel_size_m[1]),
+        "detector_object_distance_m": np.asarray(product.metadata.detector_object_distance_m),
+        "photon_energy_eV": np.asarray(product.metadata.photon_energy_eV),
+    }
+    return write_datasets(path, arrays, {}, compression="lzf")
+
+
+def _intensities(scan: Scan) -> NDArray:
+    if scan.measurement == "intensity":
+        return np.asarray(scan.patterns)
+    squared = np.empty(scan.patterns.shape, np.float32)
+    for part in chunks(len(scan), scan.N):
+        np.square(scan.patterns[part].astype(np.float32), out=squared[part])
+    return squared
+
+
+def _what_it_is(path: Path, names: frozenset[str], missing: list[str]) -> str:
+    """Why this HDF5 file is no scan."""
+    if "probe_position_x_m" in names:
+        return f"{path}: a Ptychodus product, which holds no patterns; use `load_product` and `scan_from_product`"
+    if {"patterns", "indexes"} <= names:
+        return f"{path}: Ptychodus's patterns without positions; use `scan_from_product` with the product beside it"
+    held = ", ".join(sorted(names)) or "nothing"
+    return f"{path}: {', '.join(missing)} missing; the file holds {held}"

@@ -1,0 +1,80 @@
+"""Device and precision of a computation on TensorFlow."""
+
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.tensorflow import process_group
+
+
+def compute_dtype(execution: ExecutionConfig) -> tf.DType:
+    """float64 for '64-true', else float32 (mixed precision keeps its weights there)."""
+    return tf.float64 if execution.precision == "64-true" else tf.float32
+
+
+def network_dtype(execution: ExecutionConfig) -> tf.DType:
+    """What the network's convolutions are computed in: bfloat16 for 'bf16-mixed'."""
+    return tf.bfloat16 if execution.precision == "bf16-mixed" else compute_dtype(execution)
+
+
+def device(execution: ExecutionConfig) -> str:
+    """The device that `execution.accelerator` names, as TensorFlow spells it.
+
+    Raises
+    ------
+    ConfigError
+        If this machine does not have it, or this backend does not compute that way.
+    """
+    if execution.precision == "16-mixed":
+        raise ConfigError(
+            "precision: got '16-mixed', which the TensorFlow backend lacks; use 'bf16-mixed' or '32-true'"
+        )
+    if execution.allow_tf32:
+        raise ConfigError(
+            "allow_tf32: got True, but TensorFlow cannot allow it to the network alone, and the physics "
+            "needs more than ten bits; use allow_tf32=False or the torch backend"
+        )
+    kind = device_kind(execution)
+    process_group.require_devices(execution, kind)
+    return f"/{kind}:0"
+
+
+def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
+    """All devices that train together as `execution` says; the first of this process is `device`."""
+    return process_group.strategy_of(execution, device_kind(execution))
+
+
+def device_kind(execution: ExecutionConfig) -> str:
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    wanted = execution.accelerator
+    if wanted == "cpu" or (wanted == "auto" and not has_gpu):
+        return "CPU"
+    if wanted in ("auto", "gpu", "cuda") and has_gpu:
+        return "GPU"
+    raise ConfigError(f"accelerator: got {wanted!r}, but TensorFlow has none here; use 'cpu' or 'auto'")
+
+
+@contextlib.contextmanager
+def computing(execution: ExecutionConfig) -> Iterator[None]:
+    """Compute on the device of `execution`, in the precision that it names.
+
+    On the CPU the same numbers come out on every run as it is: no operation of the model sums in an
+    order that depends on timing. On a GPU `deterministic` needs TensorFlow's switch for the whole
+    process, which nothing can turn off again.
+    """
+    where = device(execution)
+    # several devices are told apart by their strategy
+    place = tf.device(where) if execution.devices == 1 else contextlib.nullcontext()
+    if execution.deterministic and where == "/GPU:0":
+        tf.config.experimental.enable_op_determinism()
+    # TF32 has ten bits; a translation by a fraction of a pixel would be off by 1e-3
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        with place:
+            yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(allowed)

@@ -1,0 +1,1 @@
+"""What every backend shares: the training plan, schedules, checkpoints, launchers, prefetching."""

@@ -1,0 +1,64 @@
+"""Checkpoints that every backend writes and resumes from: archives with the optimiser's state."""
+
+import logging
+from pathlib import Path
+
+from ptycho_backends.archive.model_file import save_archive
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.values import EpochRecord, TrainedModel
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+LAST_CHECKPOINT = f"last.{ARCHIVE_NAME}"
+
+
+class Checkpoints:
+    """The best models by `checkpoint_monitor_metric`, and the last one, each a file to resume from.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets `checkpoints/`.
+    execution : ExecutionConfig
+        `checkpoint_save_top_k` (-1 keeps all, 0 none but the last), `checkpoint_monitor_metric`,
+        `checkpoint_mode`.
+    """
+
+    def __init__(self, folder: Path, execution: ExecutionConfig) -> None:
+        self._folder = folder / FOLDER
+        self._metric = execution.checkpoint_monitor_metric
+        self._sign = 1.0 if execution.checkpoint_mode == "min" else -1.0
+        self._most = execution.checkpoint_save_top_k
+        self._kept: list[tuple[float, Path]] = []
+
+    def save_last(self, model: TrainedModel) -> None:
+        """Keep `model` as the last one."""
+        self._save(model, LAST_CHECKPOINT)
+
+    def save_best(self, model: TrainedModel, record: EpochRecord) -> None:
+        """Keep `model` if the epoch of `record` is one of the best."""
+        metric = self._metric
+        if metric == "val_loss" and record.val_loss is None:
+            metric = "train_loss"
+        value = getattr(record, metric)
+        rank = self._sign * value
+        better = sum(kept <= rank for kept, _ in self._kept)
+        if value != value or (self._most >= 0 and better >= self._most):
+            return
+        path = self._save(model, f"best-epoch={record.epoch}-{metric}={value:.6g}.{ARCHIVE_NAME}")
+        if path is None:
+            return
+        self._kept = sorted([*self._kept, (rank, path)])
+        while 0 <= self._most < len(self._kept):
+            self._kept.pop()[1].unlink(missing_ok=True)
+
+    def _save(self, model: TrainedModel, name: str) -> Path | None:
+        try:
+            return save_archive(model, self._folder / name)
+        except ArchiveError as error:
+            # training that diverged is no reason to lose the checkpoint from before
+            log.warning("no checkpoint: %s", error)
+            return None

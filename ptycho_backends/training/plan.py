@@ -1,0 +1,252 @@
+"""What every backend does before it trains or infers: complete the configuration, form groups, split.
+
+Nothing here depends on a framework, so both start from the same weights and see the same batches.
+"""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.archive.model_file import load_archive
+from ptycho_backends.config import (
+    BACKEND_SPELLINGS,
+    ExecutionConfig,
+    InferenceConfig,
+    TrainingConfig,
+    validate,
+    with_side,
+)
+from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.params import bridge, params
+from ptycho_backends.reference import probe as probes
+from ptycho_backends.reference.initial_weights import initial_weights
+from ptycho_backends.scans.grouping import GroupedData, groups_for_inference, groups_for_training
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.values import Batch, TrainedModel
+
+# Stream of the random numbers that split off the validation set; epochs, counted from 1, have their own.
+SPLIT_STREAM = 0
+
+
+def complete_config(
+    config: TrainingConfig,
+    data: Scan | GroupedData,
+    backend: str,
+    execution: ExecutionConfig | None = None,
+) -> TrainingConfig:
+    """A validated copy of `config` with `N` and `backend` filled in; `params.cfg` is filled from it.
+
+    Raises
+    ------
+    ConfigError
+        Lists every invalid field; or no loss has a weight; or `data` are grouped otherwise.
+    """
+    completed = with_side(config, data.N)
+    completed.backend = BACKEND_SPELLINGS.get(backend, backend)
+    if execution is not None:
+        validate(execution)
+    if isinstance(data, GroupedData) and data.gridsize != completed.model.gridsize:
+        raise ConfigError(
+            f"gridsize: got {completed.model.gridsize}, but the data are grouped with {data.gridsize}"
+        )
+    if completed.model.model_type == "pinn" and not _has_loss(completed):
+        raise ConfigError(
+            "nll_weight, mae_weight, realspace_weight: all zero, so there is nothing to minimise; "
+            "set one of them (realspace_weight together with tv_weight or realspace_mae_weight)"
+        )
+    bridge.update_legacy_dict(params.cfg, completed)
+    return completed
+
+
+def _has_loss(config: TrainingConfig) -> bool:
+    """Whether some loss has a weight."""
+    realspace = config.realspace_weight * (config.tv_weight + config.realspace_mae_weight)
+    auxiliary = config.amplitude_variance_coeff
+    auxiliary += config.amp_loss_coeff if config.amp_loss else 0.0
+    auxiliary += config.phase_loss_coeff if config.phase_loss else 0.0
+    return config.nll_weight + config.mae_weight + realspace + auxiliary > 0
+
+
+def needs_truth(config: TrainingConfig) -> bool:
+    """Whether the loss compares with a known object."""
+    realspace = config.realspace_weight * config.realspace_mae_weight
+    return config.model.model_type == "supervised" or realspace > 0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPlan:
+    """Everything that training needs, decided before a framework is touched.
+
+    Attributes
+    ----------
+    config : TrainingConfig
+        Complete and valid.
+    groups : GroupedData
+    train_indices, validation_indices : integer arrays
+        Which groups train, and which only judge.
+    start : TrainedModel
+        Initial weights, or the model that is resumed with its history and state.
+    """
+
+    config: TrainingConfig
+    groups: GroupedData
+    train_indices: NDArray[np.integer]
+    validation_indices: NDArray[np.integer]
+    start: TrainedModel
+
+    @property
+    def epochs_done(self) -> int:
+        """Finished epochs of the model that is resumed; 0 for a new one."""
+        return self.start.epochs_done
+
+    def epoch_batches(self, epoch: int) -> list[NDArray[np.integer]]:
+        """Group numbers of each batch of `epoch` (counted from 1), in order; the last may be short."""
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_indices)
+        return _chunks(order, self.config.batch_size)
+
+    def validation_batches(self) -> list[NDArray[np.integer]]:
+        return _chunks(self.validation_indices, self.config.batch_size)
+
+    def gather(self, indices: NDArray[np.integer]) -> Batch:
+        """The batch of these groups, with ground truth if the loss needs it."""
+        return self.groups.batch(
+            indices,
+            intensity_scale=self.start.intensity_scale,
+            with_truth=needs_truth(self.config),
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one of several processes takes of a batch.
+
+    Attributes
+    ----------
+    indices : integer array
+        Group numbers; never empty, because every process takes part in every step.
+    groups : int
+        How many of them count: all; or none, where there were fewer groups than processes.
+    batch_groups : int
+        Groups of the whole batch.
+    """
+
+    indices: NDArray[np.integer]
+    groups: int
+    batch_groups: int
+
+
+def shard_batches(batches: list[NDArray[np.integer]], rank: int, size: int) -> list[Shard]:
+    """What process `rank` of `size` takes when they work on `size` of `batches` at a time.
+
+    What the last of them lack is lacking in equal parts.
+    """
+    shares = []
+    for first in range(0, len(batches), size):
+        together = np.concatenate(batches[first : first + size])
+        own = np.array_split(together, size)[rank]
+        shares.append(Shard(own if len(own) else together[:1], len(own), len(together)))
+    return shares
+
+
+def _chunks(indices: NDArray[np.integer], size: int) -> list[NDArray[np.integer]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def plan_training(
+    data: Scan | GroupedData,
+    config: TrainingConfig,
+    backend: str,
+    execution: ExecutionConfig | None = None,
+    resume_from: str | os.PathLike[str] | TrainedModel | None = None,
+) -> TrainingPlan:
+    """Complete the configuration, form the groups, split them, and draw or load the first weights.
+
+    Raises
+    ------
+    ConfigError, ScanError, GroupingError, ArchiveError
+        Before anything is computed or written.
+    """
+    config = complete_config(config, data, backend, execution)
+    resumed = None
+    if resume_from is not None:
+        resumed = resume_from if isinstance(resume_from, TrainedModel) else load_archive(Path(resume_from))
+        _check_same_model(resumed.config, config)
+    scan = data.scan if isinstance(data, GroupedData) else data
+    if needs_truth(config) and scan.object_guess is None:
+        raise ScanError(
+            f"{scan.name}: no objectGuess, which supervised training and the real-space error need; "
+            "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
+        )
+    groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
+    groups = groups.as_configured(config)
+    train, validation = _split(len(groups), config.validation_share, config.seed)
+    start = new_model(scan, config, backend, groups.probe_gain) if resumed is None else resumed
+    return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
+
+
+def _split(count: int, share: float, seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """(training, validation) group numbers, each in ascending order; a single group only trains."""
+    held_out = 0 if count < 2 or share == 0 else min(count - 1, max(1, int(share * count)))
+    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(count)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def new_model(
+    scan: Scan | None, config: TrainingConfig, backend: str, probe_gain: float = 1.0
+) -> TrainedModel:
+    """An untrained model: initial weights from the seed, the scan's probe (or the default one), scale.
+
+    `config` is complete. The default probe is normalised as a guess is, so that the two are
+    interchangeable. `probe_gain` is that of the groups which train (`GroupedData.probe_gain`).
+    """
+    side = config.model.N
+    guess = None if scan is None else scan.probe_guess
+    guess = probes.default_probe(side) if guess is None else guess
+    probe = probes.normalise_probe(guess, config.model.probe_scale)
+    if probe_gain != 1.0:
+        probe = (probe * probe_gain).astype(np.complex64)
+    scale = probes.intensity_scale(config.nphotons, side)
+    weights = initial_weights(config.model, config.seed, probe=probe, intensity_scale=scale)
+    return TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=backend)
+
+
+def _check_same_model(trained: TrainingConfig, wanted: TrainingConfig) -> None:
+    differing = [
+        f"model.{field.name}: got {getattr(wanted.model, field.name)!r}, "
+        f"want {getattr(trained.model, field.name)!r} as in the model that is resumed"
+        for field in dataclasses.fields(wanted.model)
+        if getattr(wanted.model, field.name) != getattr(trained.model, field.name)
+    ]
+    if differing:
+        raise ConfigError("; ".join(differing))
+
+
+def inference_groups(
+    model: TrainedModel, data: Scan | GroupedData, config: InferenceConfig | None = None
+) -> GroupedData:
+    """`data` grouped as `model` wants it: one group around every position, unless `config` says fewer.
+
+    Raises
+    ------
+    ConfigError
+        If the patterns or the grouping do not fit the model.
+    """
+    trained = model.config
+    if isinstance(data, GroupedData):
+        if data.N != trained.model.N or data.gridsize != trained.model.gridsize:
+            raise ConfigError(
+                f"data: got patterns of {data.N} pixels in groups of {data.gridsize}^2, "
+                f"want {trained.model.N} pixels and {trained.model.gridsize}^2 as the model was trained"
+            )
+        return data.as_configured(trained)
+    if config is None:
+        config = InferenceConfig(
+            model=dataclasses.replace(trained.model),
+            neighbor_count=max(trained.neighbor_count, trained.model.group_size),
+        )
+    config = with_side(dataclasses.replace(config, model=dataclasses.replace(trained.model)), data.N)
+    return groups_for_inference(data, config).as_configured(trained)

@@ -1,0 +1,187 @@
+"""The values that the library trades in: plain, immutable, NumPy inside.
+
+Shapes: B groups, C = gridsize**2 positions in a group, N pixels on the side of a pattern.
+Images are `[y, x]`, channels come last, positions are `[x, y]` in object pixels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.config import TrainingConfig
+
+if TYPE_CHECKING:
+    pass
+
+
+Weights = Mapping[str, NDArray]
+"""Canonical names (`initial_weights.weight_shapes`) to arrays, `log_scale` and `probe` among them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one optimiser step sees.
+
+    Attributes
+    ----------
+    diffraction_amplitude : (B, N, N, C) float32
+        Normalised measured amplitude, `X_full`.
+    relative_offsets_px : (B, 1, 2, C) float32
+        `r`: minus each position's offset from the group's centre, `[x, y]`.
+    intensity_scale : float
+        `s`: the network is fed `s * diffraction_amplitude`.
+    object_patches : (B, N, N, C) complex64, optional
+        Ground truth seen from each position, `Y`; needed by supervised training.
+    object_at_centre : (B, N, N, 1) complex64, optional
+        Ground truth at the group's centre; needed by the real-space loss.
+    """
+
+    diffraction_amplitude: NDArray[np.float32]
+    relative_offsets_px: NDArray[np.float32]
+    intensity_scale: float
+    object_patches: NDArray[np.complex64] | None = None
+    object_at_centre: NDArray[np.complex64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.diffraction_amplitude)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The three outputs of the model for a batch (docs/model.md, section 5)."""
+
+    object: NDArray[np.complexfloating]
+    """(B, N, N, 1), the group's object around its centre."""
+    amplitude: NDArray[np.floating]
+    """(B, N, N, C), predicted diffraction amplitude times `exp(log_scale)`."""
+    intensity: NDArray[np.floating]
+    """(B, N, N, C), its square, in photons."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of a training history. Losses are means over the groups of the epoch."""
+
+    epoch: int
+    """Counted from 1."""
+    train_loss: float
+    val_loss: float | None
+    """None where there are too few groups to hold any out."""
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """What resuming needs beyond the weights; the same whichever framework trained.
+
+    `step` optimiser steps are done, `epoch` epochs are finished, and of the one begun after them
+    `batches_done` batches, whose losses (weighted by their groups) sum to `loss_sum`. Moments are
+    Adam's; they have canonical names, and a probe's moments are complex (real and imaginary part are
+    two parameters, so the second moment's parts are separate, both >= 0).
+    """
+
+    step: int
+    epoch: int
+    batches_done: int
+    loss_sum: float
+    first_moments: Weights
+    second_moments: Weights
+    schedule: Mapping[str, Any]
+    """State of `ptycho_backends.training.schedule`: plain numbers and strings."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained model, whichever framework trained it.
+
+    Attributes
+    ----------
+    config : TrainingConfig
+        As it was used: complete and valid.
+    weights : mapping of arrays
+        Canonical names to float32 arrays, `log_scale` and the complex64 `probe` among them.
+    intensity_scale : float
+        `s`, by which measured amplitudes are multiplied before they are fed to the network. A trained
+        `log_scale` may differ from `ln s`.
+    history : sequence of EpochRecord
+        One row an epoch, over all the times that training was resumed.
+    backend : str
+        Which backend made it: 'torch', 'tensorflow', ...
+    interrupted : bool
+        Whether training was stopped before its last epoch by the user.
+    training_state : TrainingState, optional
+        For resuming.
+    """
+
+    config: TrainingConfig
+    weights: Weights
+    intensity_scale: float
+    history: Sequence[EpochRecord] = ()
+    backend: str = ""
+    interrupted: bool = False
+    training_state: TrainingState | None = None
+
+    @property
+    def probe(self) -> NDArray[np.complex64]:
+        """(N, N) complex64, `[y, x]`."""
+        return self.weights["probe"]
+
+    @property
+    def epochs_done(self) -> int:
+        """Finished epochs; 0 for a new model."""
+        return len(self.history) if self.training_state is None else self.training_state.epoch
+
+    def __repr__(self) -> str:
+        model, epochs = self.config.model, len(self.history)
+        loss = f", train_loss {self.history[-1].train_loss:.6g}" if self.history else ""
+        return (
+            f"TrainedModel(N={model.N}, gridsize={model.gridsize}, {model.model_type}, "
+            f"n_filters_scale={model.n_filters_scale}, {epochs} epochs on {self.backend or 'nothing'}{loss})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A stitched image and what it was made of.
+
+    Attributes
+    ----------
+    object : (H, W) complex64, [y, x]
+        Zero where no patch lies.
+    coverage : (H, W) float32
+        How much patch lies over each pixel; 0 outside the scan.
+    origin_px : (2,) float64
+        `[x, y]` of the pixel `object[0, 0]` in the coordinates of the scan's positions.
+    group_centres_px : (B, 2) float64
+        `[x, y]` of each patch.
+    object_patches : (B, N, N, 1) complex64, optional
+        The network's `object` output of each group; None where several processes made the image, or where
+        they would take more than 2 GiB.
+    backend : str
+    pixel_size_m : float, optional
+    timings_s : mapping
+        Seconds spent, by stage.
+    """
+
+    object: NDArray[np.complex64]
+    coverage: NDArray[np.float32]
+    origin_px: NDArray[np.float64]
+    group_centres_px: NDArray[np.float64]
+    object_patches: NDArray[np.complex64] | None = None
+    backend: str = ""
+    pixel_size_m: float | None = None
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        height, width = self.object.shape
+        return (
+            f"Reconstruction({height} x {width} pixels from {len(self.group_centres_px)} patches "
+            f"on {self.backend or 'nothing'})"
+        )
+
+
+EpochCallback = Callable[[EpochRecord], None]

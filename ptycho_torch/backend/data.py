@@ -1,0 +1,112 @@
+"""Groups to tensors, batch by batch: patterns are gathered from the scan when a step needs them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.training import prefetch
+from ptycho_backends.training.plan import Shard, TrainingPlan, shard_batches
+from ptycho_torch.backend.arrays import SHARD_SIZES, TensorBatch, tensors_from_batch
+from ptycho_torch.backend.process_group import ProcessGroup
+
+
+class GroupBatches(Dataset):
+    """Maps an array of group numbers to the tensors of that batch; a `Shard`, also to its `counts`."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = plan
+
+    def __getitem__(self, part: NDArray | Shard) -> TensorBatch:
+        if isinstance(part, Shard):
+            tensors = tensors_from_batch(self._plan.gather(part.indices))
+            # plain numbers, which stay on the host
+            return {**tensors, SHARD_SIZES: (part.groups, part.batch_groups)}  # type: ignore[dict-item]
+        return tensors_from_batch(self._plan.gather(part))
+
+
+class EpochBatches(Sampler):
+    """The batches of each epoch, in the order that the seed gives them on every backend.
+
+    Of the epoch in which training was interrupted, only the batches that were not yet seen. Several
+    processes take one batch each at a time.
+    """
+
+    def __init__(self, plan: TrainingPlan, team: ProcessGroup | None = None) -> None:
+        self._plan = plan
+        self._team = team or ProcessGroup()
+        self._epoch = plan.epochs_done + 1
+        state = plan.start.training_state
+        self._skipped = 0 if state is None else state.batches_done
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning with the number of epochs this run has finished."""
+        self._epoch = self._plan.epochs_done + 1 + epoch
+
+    def _batches(self) -> Sequence[NDArray | Shard]:
+        batches = self._plan.epoch_batches(self._epoch)
+        if self._epoch == self._plan.epochs_done + 1:
+            batches = batches[self._skipped :]
+        return _shards(batches, self._team)
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[NDArray | Shard]:
+        return iter(self._batches())
+
+
+def _shards(batches: list[NDArray], team: ProcessGroup) -> Sequence[NDArray | Shard]:
+    return batches if team.size == 1 else shard_batches(batches, team.rank, team.size)
+
+
+class PrefetchingLoader(DataLoader):
+    """A DataLoader without processes, whose next `ahead` batches a thread gathers during a step."""
+
+    def __init__(self, dataset: Dataset, *, ahead: int, **settings: Any) -> None:
+        super().__init__(dataset, **settings)
+        self._ahead = ahead
+
+    def __iter__(self) -> Iterator[TensorBatch]:  # type: ignore[override]
+        return prefetch.ahead(super().__iter__(), self._ahead)
+
+
+class PtychoDataModule(lightning.LightningDataModule):
+    """Training and validation batches of a `TrainingPlan`; of several processes, the share of one."""
+
+    def __init__(
+        self, plan: TrainingPlan, execution: ExecutionConfig, team: ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self._team = team or ProcessGroup()
+        self.plan = plan
+        self.execution = execution
+
+    def _loader(self, sampler: object) -> DataLoader:
+        run = self.execution
+        dataset = GroupBatches(self.plan)
+        settings: dict[str, Any] = {"sampler": sampler, "batch_size": None, "pin_memory": run.pin_memory}
+        if run.num_workers == 0:
+            return PrefetchingLoader(
+                dataset, ahead=run.prefetch_factor or prefetch.DEFAULT_PREFETCH, **settings
+            )
+        return DataLoader(
+            dataset,
+            num_workers=run.num_workers,
+            persistent_workers=run.persistent_workers,
+            prefetch_factor=run.prefetch_factor,
+            **settings,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = EpochBatches(self.plan, self._team)
+        if self.trainer is not None:
+            sampler.set_epoch(self.trainer.current_epoch)
+        return self._loader(sampler)
+
+    def val_dataloader(self) -> DataLoader | list:
+        batches = self.plan.validation_batches()
+        return self._loader(_shards(batches, self._team)) if batches else []

@@ -1,0 +1,367 @@
+"""Several processes that train or reconstruct together: who takes part, and how they are started.
+
+`docs/several-devices.md` tells what they do together. Processes that `torchrun` or `srun` started join; otherwise
+this process is the first one, and starts the others for as long as the work lasts.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import distributed as dist
+
+from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.errors import ConfigError
+from ptycho_backends.training.launch import SINGLE_DEVICE, TF_CONFIG, launched
+
+# Strategies that mean one thing here: a process for each device.
+SHARED = ("auto", "ddp", "ddp_spawn")
+
+SECONDS_TO_START = 300.0
+SECONDS_TO_END = 10.0
+SECONDS_TO_FAIL = 20.0
+# Of what a helper said last, in the error that tells of its end.
+LAST_WORDS = 2000
+BUFFER_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """Processes that work together, a device each; this is number `rank` of `size`.
+
+    Attributes
+    ----------
+    rank, size : int
+    local_rank, local_size : int
+        The same on this machine.
+    launched : bool
+        Whether something else started these processes, so that each of them runs the caller's program.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    launched: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files, shows progress and calls back."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """Which of `count` things this process does; parts of nearly equal size, one after the other."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def any(self, asked: bool) -> bool:
+        """Whether some process asks; all of them must."""
+        if self.size == 1:
+            return asked
+        count = torch.tensor(int(asked))
+        dist.all_reduce(count)
+        return bool(count)
+
+    def add_up(self, array: NDArray[np.floating]) -> None:
+        """Replace `array`, of float64 and contiguous, by its sum over the processes."""
+        if self.size > 1:
+            dist.all_reduce(torch.from_numpy(array))
+
+
+def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
+    """Who takes part in what is started now.
+
+    Raises
+    ------
+    ConfigError
+        If the processes that were launched are not as many as `execution` asks for, or the strategy is
+        none of those that several processes know.
+    """
+    if execution.strategy == SINGLE_DEVICE:
+        if execution.devices > 1:
+            raise ConfigError(
+                f"strategy: got {SINGLE_DEVICE!r} with devices={execution.devices}; use 'auto' or 'ddp'"
+            )
+        return ProcessGroup()
+    team = ProcessGroup(size=execution.devices, local_size=execution.devices)
+    if launch := launched(execution, "torch"):
+        if launch.told_by == TF_CONFIG:
+            raise ConfigError(
+                f"{TF_CONFIG}: names {launch.size} workers, which only the TensorFlow backend connects; start "
+                f"the processes with torchrun or srun, or keep each to itself with strategy={SINGLE_DEVICE!r}"
+            )
+        team = ProcessGroup(launch.rank, launch.size, launch.local_rank, launch.local_size, launched=True)
+    if launch and execution.devices not in (1, team.local_size):
+        raise ConfigError(
+            f"devices: got {execution.devices}, but {team.local_size} processes were launched on this machine; "
+            "leave it at 1, and their number decides"
+        )
+    if team.size > 1 and execution.strategy not in SHARED:
+        raise ConfigError(
+            f"strategy: got {execution.strategy!r} for {team.size} processes, want one of "
+            + ", ".join(map(repr, SHARED))
+        )
+    return team
+
+
+class _Sum(torch.autograd.Function):
+    """Each process's tensor enters every process's sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        return _added(tensor)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _added(gradient)
+
+
+def _added(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of the `tensor` of each process, on every one of them; differentiable."""
+    result: Tensor = _Sum.apply(tensor)
+    return result
+
+
+@contextlib.contextmanager
+def working_together(team: ProcessGroup, task: Callable[..., object], *arguments: object) -> Iterator[None]:
+    """Connect the processes of `team`, and start those that nobody has launched.
+
+    Parameters
+    ----------
+    team : Team
+        From `process_group_of`.
+    task : function of a module
+        `task(team, *arguments)` is what the processes that are started do, while this one runs the body of
+        the `with` statement: the same work, with the same collective operations.
+    *arguments
+        Pickled; large arrays go by a file that the processes share, mapped files by their name.
+
+    Raises
+    ------
+    RuntimeError
+        If a process that was started ends before it is ready.
+    """
+    if team.size == 1:
+        yield
+    elif team.launched:
+        _connect_launched(team)
+        yield
+    else:
+        with _threads_shared(team.size), _Helpers(team, task, arguments):
+            yield
+
+
+def _connect(team: ProcessGroup, store: dist.Store) -> None:
+    dist.init_process_group(_transport(team), store=store, rank=team.rank, world_size=team.size)
+
+
+def _transport(team: ProcessGroup) -> str:
+    """Gloo for the numbers of the host; where there is CUDA, NCCL for those on its devices, one each."""
+    if not torch.cuda.is_available():
+        return "gloo"
+    if team.local_size <= torch.cuda.device_count():
+        torch.cuda.set_device(team.local_rank)
+    return "cpu:gloo,cuda:nccl"
+
+
+def _connect_launched(team: ProcessGroup) -> None:
+    """Once in a process: the launcher's processes stay connected until they end."""
+    if dist.is_initialized():
+        return
+    if dist.is_torchelastic_launched():
+        dist.init_process_group(_transport(team))
+        return
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    slurm = SLURMEnvironment(auto_requeue=False)
+    _connect(team, dist.TCPStore(slurm.main_address, slurm.main_port, team.size, team.is_first))
+
+
+@contextlib.contextmanager
+def _threads_shared(size: int) -> Iterator[None]:
+    """Let the processes of this machine share its cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // size))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- the processes that are started here
+
+
+class _Helpers:
+    """Processes 1 .. size - 1, as long as the `with` statement lasts.
+
+    They import the task's module and nothing of the caller's program, so that a program needs no
+    `if __name__ == "__main__"`, and an interactive session can start them too.
+    """
+
+    def __init__(
+        self, team: ProcessGroup, task: Callable[..., object], arguments: tuple[object, ...]
+    ) -> None:
+        self._team = team
+        self._task = task
+        self._arguments = arguments
+        self._stack = contextlib.ExitStack()
+        self._started: list[subprocess.Popen] = []
+
+    def __enter__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptycho-")))
+            stack.callback(self._end)
+            store = dist.TCPStore("127.0.0.1", 0, self._team.size, is_master=True, wait_for_workers=False)
+            _pickle_with_buffers((self._task, self._team, self._arguments), self._folder)
+            self._started = [self._start(rank, store.port) for rank in range(1, self._team.size)]
+            self._wait_until_ready(store)
+            _connect(self._team, store)
+            stack.callback(dist.destroy_process_group)
+            self._stack = stack.pop_all()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        with self._stack:
+            if error is None:
+                self._wait(SECONDS_TO_END)
+            elif isinstance(error, RuntimeError):
+                # as is told where one of them has gone
+                self._wait(SECONDS_TO_FAIL)
+                for note in self._last_words():
+                    error.add_note(note)
+
+    def _start(self, rank: int, port: int) -> subprocess.Popen:
+        search = os.pathsep.join(path for path in sys.path if path)
+        code = "from ptycho_torch.backend.process_group import help_first_process; help_first_process()"
+        with self._words(rank).open("wb") as said:
+            return subprocess.Popen(
+                [sys.executable, "-c", code, os.fspath(self._folder), str(rank), str(port)],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=said,
+                env=os.environ | {"PYTHONPATH": search},
+                # Ctrl-C is for the first process, which tells the others
+                start_new_session=True,
+            )
+
+    def _words(self, rank: int) -> Path:
+        return self._folder / f"said-{rank}.txt"
+
+    def _wait_until_ready(self, store: dist.Store) -> None:
+        waiting = [f"ready-{rank}" for rank in range(1, self._team.size)]
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not store.check(waiting):
+            notes = self._last_words()
+            if notes or time.monotonic() > deadline:
+                raise RuntimeError("\n".join(["the other processes did not start", *notes]))
+            time.sleep(0.02)
+
+    def _last_words(self) -> list[str]:
+        """Of those that ended by themselves, and not well."""
+        notes = []
+        for rank, process in enumerate(self._started, start=1):
+            if process.poll():
+                words = self._words(rank).read_text(errors="replace")[-LAST_WORDS:].strip()
+                notes.append(f"process {rank} ended with exit code {process.returncode}: {words}")
+        return notes
+
+    def _wait(self, seconds: float) -> None:
+        """Let them end by themselves."""
+        deadline = time.monotonic() + seconds
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+
+    def _end(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def help_first_process() -> None:
+    """What a helper runs; ends when its work is done, or with the process that started it."""
+    folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
+    task, first, arguments = _unpickle_with_buffers(folder)
+    team = ProcessGroup(rank, first.size, rank, first.local_size)
+    store = dist.TCPStore("127.0.0.1", port, team.size, is_master=False)
+    store.set(f"ready-{rank}", "")
+    _connect(team, store)
+    with _threads_shared(team.size):
+        task(team, *arguments)
+    dist.destroy_process_group()
+
+
+def _end_with(pipe: int) -> None:
+    # not through Python's own buffer, whose lock would be held when the interpreter ends
+    while os.read(pipe, 1):
+        pass
+    os._exit(1)
+
+
+# --- arguments, with large arrays in a file that the processes map
+
+
+class _Pickler(pickle.Pickler):
+    """Sends an array that lies in a mapped file as the name of that file."""
+
+    def reducer_override(self, value: Any) -> Any:
+        mapped = value
+        while isinstance(mapped, np.ndarray) and not isinstance(mapped, np.memmap):
+            mapped = mapped.base
+        # the first map: a view of one tells of the place of the whole
+        while isinstance(mapped, np.memmap) and isinstance(mapped.base, np.memmap):
+            mapped = mapped.base
+        if not isinstance(mapped, np.memmap) or mapped.mode != "r" or mapped.filename is None:
+            return NotImplemented
+        start = value.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
+        place = (start + mapped.offset, value.dtype, value.shape, value.strides)
+        return _mapped, (os.fspath(mapped.filename), *place)
+
+
+def _mapped(
+    path: str, offset: int, dtype: np.dtype, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> NDArray:
+    content = np.memmap(path, np.uint8, "r")
+    return np.ndarray(shape, dtype, content, offset, strides)
+
+
+def _pickle_with_buffers(value: object, folder: Path) -> None:
+    places: list[tuple[int, int]] = []
+    with (folder / "arrays").open("wb") as arrays, (folder / "value").open("wb") as stream:
+
+        def keep(buffer: pickle.PickleBuffer) -> None:
+            arrays.seek(-arrays.tell() % BUFFER_ALIGNMENT, os.SEEK_CUR)
+            places.append((arrays.tell(), arrays.write(buffer.raw())))
+
+        _Pickler(stream, protocol=5, buffer_callback=keep).dump(value)
+    (folder / "places").write_text(json.dumps(places))
+
+
+def _unpickle_with_buffers(folder: Path) -> Any:
+    places = json.loads((folder / "places").read_text())
+    arrays = folder / "arrays"
+    # what a process writes to its arrays stays its own
+    content = np.memmap(arrays, np.uint8, "c") if arrays.stat().st_size else np.empty(0, np.uint8)
+    with (folder / "value").open("rb") as stream:
+        return pickle.load(stream, buffers=[content[start : start + size] for start, size in places])

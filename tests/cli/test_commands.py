@@ -1,0 +1,400 @@
+"""The command line: what it writes, what it says, and what it does with bad input."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ptycho_backends import __version__, registry, workflows
+from ptycho_backends.archive.model_file import load_archive
+from ptycho_backends.cli.commands import app
+from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingConfig
+from ptycho_backends.config_file import load_config
+from ptycho_backends.scans.product import load_product
+from ptycho_backends.scans.scan_files import export_training_data, load_scan, save_scan
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.testing.oracle import OracleBackend
+
+COMMANDS = ("demo", "simulate", "train", "run", "infer", "inspect", "parity")
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate_star(64, 40)
+
+
+@pytest.fixture(autouse=True)
+def oracle(monkeypatch):
+    """`--backend oracle`, and the only one installed; pictures without matplotlib's second each."""
+    entry = registry.BackendEntry("Oracle", "ptycho_backends.testing.oracle:OracleBackend", frozenset(), "")
+    monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
+    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+
+    def touch(_, path, *__):
+        path.touch()
+        return path
+
+    monkeypatch.setattr(workflows, "save_reconstruction_figure", touch)
+    monkeypatch.setattr(workflows, "save_history_figure", touch)
+
+
+@pytest.fixture
+def npz(tmp_path, scan):
+    return save_scan(scan, tmp_path / "scan.npz")
+
+
+def ptycho(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def error_line(*arguments):
+    """The one line that a command says before it ends with exit code 2."""
+    result = ptycho(*arguments, code=2)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+# --- help
+
+
+def test_help_starts_at_once_and_brings_no_numpy():
+    code = (
+        "import sys\nfrom ptycho_backends.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "print('heavy:', sorted({'numpy', 'scipy', 'torch', 'matplotlib', 'skimage'} & set(sys.modules)))"
+    )
+    started = time.perf_counter()
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "heavy: []" in told
+    for command in COMMANDS:
+        assert command in told
+    # alone it takes 0.3 s; the test machine may be busy
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_by_example(command):
+    told = ptycho(command, "--help").output
+    assert f"Example: ptycho-backends {command}" in told
+
+
+def test_version_and_no_arguments():
+    assert ptycho("--version").output.strip() == f"ptycho-backends {__version__}"
+    assert "Usage" in CliRunner().invoke(app, []).output
+
+
+# --- what the commands do
+
+
+def test_demo_says_how_good_and_where(tmp_path):
+    said = ptycho("demo", "-o", tmp_path / "demo", "--positions", 40, "--epochs", 2).output
+    assert "epoch 2/2: train_loss 5, val_loss 5.5" in said
+    assert "phase correlation" in said
+    assert f"written to {tmp_path / 'demo'}:" in said
+    for name in ("scan.npz", "wts.h5.zip", "reconstruction.png", "metrics.json"):
+        assert name in said
+        assert (tmp_path / "demo" / name).exists()
+
+
+def test_simulate_then_inspect(tmp_path):
+    path = tmp_path / "star.npz"
+    said = ptycho("simulate", path, "--positions", 25, "--nphotons", 5e4, "--pattern", "raster").output
+    assert str(path) in said
+    assert load_scan(path).pattern_energies.mean() == pytest.approx(5e4, rel=0.01)
+    said = ptycho("inspect", path).output
+    assert "25 of 64 x 64 pixels" in said
+    assert "whole counts" in said
+
+
+def test_train_infer_inspect(tmp_path, npz, scan):
+    said = ptycho("train", npz, "-o", tmp_path / "run", "--epochs", 2, "--filters", 1, "--seed", 7).output
+    assert f"nphotons: {scan.pattern_energies.mean():.4g}, the mean counts" in said
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.nepochs, config.model.n_filters_scale, config.seed) == (2, 1, 7)
+    assert (config.n_groups, config.model.N, config.backend) == (40, 64, "oracle")
+    assert config.nphotons == pytest.approx(scan.pattern_energies.mean())
+    assert config.train_data_file == npz
+
+    said = ptycho("infer", tmp_path / "run", npz, "-o", tmp_path / "out", "--n-groups", 30).output
+    assert "complex correlation" in said
+    assert "trained" not in said
+    assert (tmp_path / "out" / "reconstruction.npz").is_file()
+    said = ptycho("inspect", tmp_path / "run" / "wts.h5.zip").output
+    assert "whole    yes" in said
+    assert "oracle" in said
+
+
+def test_run_reconstructs_the_test_scan(tmp_path, npz):
+    other = save_scan(simulate_star(64, 30, seed=2), tmp_path / "other.npz")
+    ptycho("run", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--test", other)
+    with np.load(tmp_path / "run" / "reconstruction.npz") as entries:
+        assert len(entries["group_centres_px"]) == 30
+
+
+def test_options_win_over_the_file_and_the_file_over_the_scan(tmp_path, npz):
+    (tmp_path / "c.yaml").write_text(
+        "nepochs: 1\nnphotons: 123.0\nbatch_size: 4\nbackend: oracle\nmodel: {n_filters_scale: 1}\n"
+    )
+    ptycho("train", npz, "-c", tmp_path / "c.yaml", "-o", tmp_path / "run", "--batch-size", 8)
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.nepochs, config.nphotons, config.batch_size) == (1, 123.0, 8)
+    assert (config.n_groups, config.model.N, config.model.n_filters_scale) == (40, 64, 1)
+    # what a run wrote gives the same run again
+    again = tmp_path / "again"
+    ptycho(
+        "train", npz, "-c", tmp_path / "run" / "config.yaml",
+        "--execution", tmp_path / "run" / "execution.yaml", "-o", again,
+    )  # fmt: skip
+    assert load_config(again / "config.yaml") == dataclasses.replace(config, output_dir=again)
+
+
+def test_output_goes_where_the_file_says(tmp_path, npz):
+    target = tmp_path / "from_file"
+    (tmp_path / "c.yaml").write_text(f"nepochs: 1\noutput_dir: {target}\nmodel: {{n_filters_scale: 1}}\n")
+    ptycho("train", npz, "-c", tmp_path / "c.yaml")
+    assert (target / "wts.h5.zip").is_file()
+
+
+def test_how_to_run_reaches_the_backend(tmp_path, npz):
+    ptycho(
+        "train", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1,
+        "--accelerator", "cpu", "--precision", "64-true", "--learning-rate", 0.01,
+    )  # fmt: skip
+    execution = load_config(tmp_path / "run" / "execution.yaml", ExecutionConfig)
+    assert (execution.accelerator, execution.precision, execution.learning_rate) == ("cpu", "64-true", 0.01)
+    # nobody watches a bar in a log file
+    assert execution.enable_progress_bar is False
+
+
+def test_larger_groups_find_enough_neighbours(tmp_path, npz):
+    ptycho("train", npz, "-o", tmp_path, "--gridsize", 3, "-e", 1, "--filters", 1)
+    assert load_config(tmp_path / "config.yaml").neighbor_count == 9
+    ptycho("infer", tmp_path, npz, "-o", tmp_path / "out", "--n-groups", 20)
+    inferred = load_config(tmp_path / "out" / "inference.yaml", InferenceConfig)
+    assert (inferred.n_groups, inferred.neighbor_count, inferred.model.gridsize) == (20, 9, 3)
+    assert (inferred.model_path, inferred.test_data_file) == (tmp_path, npz)
+
+
+def test_quiet_says_nothing(tmp_path, npz):
+    result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "-q")
+    assert result.output == ""
+
+
+def test_patterns_that_are_no_counts_are_told(tmp_path):
+    path = tmp_path / "float.npz"
+    ptycho("simulate", path, "--positions", 25, "--no-noise")
+    result = ptycho("train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1)
+    assert "warning: nphotons: the patterns are no whole counts" in result.stderr
+    assert "give --nphotons" in result.stderr
+    result = ptycho("train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--nphotons", 1e5)
+    assert result.stderr == ""
+
+
+# --- Ctrl-C
+
+
+def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(tmp_path, npz, monkeypatch):
+    monkeypatch.setattr(OracleBackend, "interrupt_after", 2)
+    run = tmp_path / "run"
+    result = ptycho("run", npz, "-o", run, "-e", 4, "--filters", 1, "--nphotons", 777, code=130)
+    again = f"ptycho-backends run {npz} --resume {run}"
+    assert f"interrupted after 2 epochs; go on with: {again}" in result.stderr
+    assert (run / "reconstruction.npz").is_file()
+    assert load_archive(run).interrupted
+
+    monkeypatch.setattr(OracleBackend, "interrupt_after", None)
+    said = ptycho(*again.split()[1:]).output
+    assert "epoch 3/4" in said
+    assert "epoch 1/4" not in said
+    assert len(load_archive(run).history) == 4
+    # the settings of the run that is resumed, not defaults
+    config = load_config(run / "config.yaml")
+    assert (config.nphotons, config.nepochs, config.model.n_filters_scale) == (777.0, 4, 1)
+    ptycho("train", npz, "--resume", run, "-o", tmp_path / "longer", "--epochs", 6)
+    assert len(load_archive(tmp_path / "longer").history) == 6
+
+
+def test_ctrl_c_elsewhere(tmp_path, npz, monkeypatch):
+    def press(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OracleBackend, "infer", press)
+    result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, code=130)
+    assert result.stderr.splitlines()[-1] == "interrupted"
+    assert (tmp_path / "run" / "wts.h5.zip").is_file()
+
+
+# --- bad input
+
+
+def rewritten(path, **changes):
+    """`path` with some entries replaced, or removed where None."""
+    with np.load(path) as entries:
+        values = {**entries} | changes
+    np.savez(path, **{key: value for key, value in values.items() if value is not None})
+    return path
+
+
+NAN = np.full((40, 64, 64), np.nan, np.float32)
+BAD_SCANS = {
+    "missing key": ({"ycoords": None}, "ycoords missing"),
+    "missing patterns": ({"diff3d": None}, "diff3d missing"),
+    "wrong rank": ({"diff3d": np.ones((40, 64), np.float32)}, "diff3d: got shape (40, 64)"),
+    "NaN": ({"diff3d": NAN}, "NaN"),
+    "unequal lengths": ({"xcoords": np.ones(39)}, "got shape (40,)"),
+    "fewer patterns": ({"diff3d": np.ones((39, 64, 64), np.float32)}, "39 patterns for 40 positions"),
+    "N not supported": ({"diff3d": np.ones((40, 48, 48), np.float32), "probeGuess": None}, "48 x 48"),
+    "empty scan": (
+        {
+            key: np.empty((0, 64, 64) if key == "diff3d" else 0)
+            for key in ("diff3d", "xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
+        },
+        "empty",
+    ),
+    "negative counts": ({"diff3d": np.full((40, 64, 64), -1, np.int32)}, "negative"),
+    "dark": ({"diff3d": np.zeros((40, 64, 64), np.uint16)}, "empty (all zeros)"),
+    "not square": ({"diff3d": np.ones((40, 64, 32), np.float32)}, "square"),
+}
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+@pytest.mark.parametrize("what", BAD_SCANS)
+def test_a_bad_scan_is_one_clear_error_and_nothing_is_written(tmp_path, npz, what, verb):
+    changes, text = BAD_SCANS[what]
+    said = error_line(verb, rewritten(npz, **changes), "-o", tmp_path / "run", "--filters", 1)
+    assert text in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.npz"]
+
+
+def test_ptychodus_files_in_and_out(tmp_path, npz, scan):
+    known = dataclasses.replace(scan, pixel_size_m=2e-8, photon_energy_eV=8000.0, detector_distance_m=1.5)
+    training_data = export_training_data(known, tmp_path / "train.h5")
+    product = tmp_path / "made" / "product.h5"
+    run = ("run", training_data, "-o", tmp_path / "run", "-e", 1, "-q", "--product", product)
+    ptycho(*run)
+    assert load_product(product).metadata.photon_energy_eV == 8000.0
+    assert "20 nm" in ptycho("inspect", training_data).output
+    product.unlink()
+    ptycho("infer", tmp_path / "run", training_data, "-o", tmp_path / "out", "--product", product)
+    assert len(load_product(product)) == len(scan)
+    vague = ("infer", tmp_path / "run", npz, "-o", tmp_path / "none", "--product", product)
+    assert "needs pixel_size_m, photon_energy_eV, detector_distance_m" in error_line(*vague)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_bad_scan_for_infer(tmp_path, npz):
+    ptycho("train", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1)
+    bad = save_scan(simulate_star(128, 10), tmp_path / "large.npz")
+    assert "128" in error_line("infer", tmp_path / "run", bad, "-o", tmp_path / "out")
+    assert "NaN" in error_line("infer", tmp_path / "run", rewritten(npz, diff3d=NAN), "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_read(tmp_path, npz):
+    text, out = tmp_path / "text.npz", tmp_path / "out"
+    text.write_text("these are not the patterns you are looking for")
+    half = tmp_path / "half.npz"
+    half.write_bytes(npz.read_bytes()[:5000])
+    for path in (tmp_path / "none.npz", text, half, tmp_path):
+        assert str(path) in error_line("train", path, "-o", out)
+        assert str(path) in error_line("infer", path, npz, "-o", out)
+    assert "none.npz" in error_line("inspect", tmp_path / "none.npz")
+    assert "text.npz" in error_line("inspect", text)
+    assert "c.yaml" in error_line("train", npz, "-c", tmp_path / "c.yaml", "-o", out)
+    assert "none" in error_line("train", npz, "--resume", tmp_path / "none", "-o", out)
+    assert not out.exists()
+
+
+def test_a_damaged_archive_is_told_by_inspect(tmp_path, npz):
+    ptycho("train", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1)
+    archive = tmp_path / "run" / "wts.h5.zip"
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    archive.write_bytes(data)
+    assert "whole    no" in ptycho("inspect", archive, code=2).output
+    assert "wts.h5.zip" in error_line("infer", archive, npz, "-o", tmp_path / "out")
+
+
+def test_output_that_cannot_be_written(tmp_path, npz):
+    blocked = tmp_path / "file" / "run"
+    (tmp_path / "file").write_text("mine")
+    for command in (
+        ("train", npz, "-o", blocked, "-e", 1, "--filters", 1),
+        ("run", npz, "-o", blocked, "-e", 1, "--filters", 1),
+        ("demo", "-o", blocked, "--positions", 20, "--epochs", 1),
+        ("simulate", blocked / "scan.npz", "--positions", 9),
+    ):
+        assert f"error: {blocked}" in error_line(*command)
+    ptycho("train", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1)
+    assert f"error: {blocked}" in error_line("infer", tmp_path / "run", npz, "-o", blocked)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--epochs", 0], "nepochs: got 0"),
+        (["--epochs", 0, "--gridsize", 0, "--batch-size", 3], "gridsize: got 0"),
+        (["--epochs", 0, "--gridsize", 0, "--batch-size", 3], "batch_size: got 3"),
+        (["--nphotons", -1], "nphotons: got -1"),
+        (["--precision", "16"], "precision: got '16'"),
+        (["--accelerator", "tpu"], "accelerator: got 'tpu'"),
+        (["--measurement", "phase"], "measurement: got 'phase'"),
+        (["--backend", "jax"], "backend: got 'jax'"),
+        (["--gridsize", 2, "--n-groups", 41], "41 groups for 40 positions"),
+    ],
+)
+def test_bad_options_are_one_clear_error(tmp_path, npz, options, text):
+    assert text in error_line("train", npz, "-o", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_keys_of_a_file_are_told(tmp_path, npz):
+    (tmp_path / "c.yaml").write_text("nepoch: 3\n")
+    assert "did you mean 'nepochs'" in error_line("train", npz, "-c", tmp_path / "c.yaml")
+
+
+def test_debug_shows_where_an_error_arose(tmp_path):
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path / "none.npz"), "--debug"])
+    assert type(result.exception).__name__ == "ScanError"
+
+
+def test_a_missing_framework_is_told_with_the_command_that_installs_it(tmp_path, npz, monkeypatch):
+    entry = registry.BackendEntry(
+        "Absent", "absent_framework.backend:X", frozenset({"absent_framework"}), "pip install absent"
+    )
+    monkeypatch.setattr(registry, "BUILT_IN", {"absent": entry})
+    said = error_line("train", npz, "-b", "absent", "-o", tmp_path / "run")
+    assert "pip install absent" in said
+    assert "No backend is installed" in error_line("train", npz, "-o", tmp_path / "run")
+    monkeypatch.setenv(registry.ENVIRONMENT_VARIABLE, "absent")
+    assert "Absent backend selected" in error_line("demo", "-o", tmp_path / "run")
+
+
+def test_settings_that_the_file_leaves_open_are_no_choice_of_backend(tmp_path, npz):
+    (tmp_path / "c.yaml").write_text("nepochs: 1\nmodel: {n_filters_scale: 1}\n")
+    assert TrainingConfig().backend == "tensorflow"
+    ptycho("train", npz, "-c", tmp_path / "c.yaml", "-o", tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.yaml").backend == "oracle"
+
+
+def test_commands_leave_logging_and_the_environment_as_they_were(tmp_path, npz):
+    import logging
+
+    logger = logging.getLogger("ptycho_backends")
+    before = (list(logger.handlers), logger.level, logger.propagate, dict(os.environ))
+    ptycho("train", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "-vv")
+    error_line("inspect", tmp_path / "none.npz")
+    assert (list(logger.handlers), logger.level, logger.propagate, dict(os.environ)) == before

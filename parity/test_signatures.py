@@ -24,7 +24,7 @@ TENSORFLOW_ALONE = {
 }
 TORCH_ALONE = {
     "arrays": {"as_tensor", "constant", "counts"},
-    "inference": {"load_and_predict", "stitch_together"},
+    "inference": {"stitch_together"},
 }
 
 

@@ -204,7 +204,7 @@ class Diffraction:
 
 
 def load_product(path: str | os.PathLike[str]) -> Product:
-    """Read a Ptychodus product (`product.h5`), safely whoever wrote it.
+    """Read a Ptychodus product (`product.h5`).
 
     Raises
     ------

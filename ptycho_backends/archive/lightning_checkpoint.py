@@ -24,6 +24,8 @@ from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weigh
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 SUFFIX = ".ckpt"
+WRITER = "torch"
+"""Backend that made the model: the format is Lightning's, so there is no other."""
 CHECKPOINT_KEY = "ptycho_backends"
 PARAMETER_PREFIX = "model.parameters_by_name."
 
@@ -74,7 +76,7 @@ def checkpoint_heading(path: Path) -> dict[str, Any]:
         return {
             "format": "Lightning checkpoint",
             "version": version,
-            "backend": "torch",
+            "backend": WRITER,
             "libraries": {"lightning": version},
             "created": "",
             "members": checkpoint.sizes(),
@@ -152,7 +154,7 @@ class _Checkpoint:
         if not config.model.N:
             raise ArchiveError(f"{self._text}: N: got 0, want the side of the patterns")
         # The configuration tells how much there can be to read.
-        self._file.read_storages(member.weights_limit(config.model, copies=_COPIES, told_by=self._text))
+        self._file.read_storages(member.weights_limit(config.model, copies=_COPIES, source=self._text))
         self._shapes = weight_shapes(config.model)
         scale = float(values["intensity_scale"])
         if not (math.isfinite(scale) and scale > 0):
@@ -161,16 +163,16 @@ class _Checkpoint:
         numbers = {key: values[key] for key in ("epoch", "batches_done", "schedule")}
         return TrainedModel(
             config=config,
-            weights=member.checked_weights(config.model, self._weights(), told_by=self._file.pickle),
+            weights=member.checked_weights(config.model, self._weights(), source=self._file.pickle),
             intensity_scale=scale,
             history=tuple(_record(row) for row in values["history"]),
-            backend="torch",
+            backend=WRITER,
             interrupted=len(values["history"]) < config.nepochs,
             training_state=member.checked_state(
                 {**numbers, "step": step, "loss_sum": float(values["loss_sum"])},
                 moments,
                 config.model,
-                told_by=(self._text, self._file.pickle),
+                sources=(self._text, self._file.pickle),
             ),
         )
 

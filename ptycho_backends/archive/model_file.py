@@ -20,13 +20,17 @@ from typing import Any
 import numpy as np
 
 from ptycho_backends.archive import members as member
+from ptycho_backends.archive.genuine_archive import MANIFEST as GENUINE_MANIFEST
+from ptycho_backends.archive.genuine_archive import genuine_heading, read_genuine
 from ptycho_backends.archive.lightning_checkpoint import checkpoint_heading, is_checkpoint, load_checkpoint
 from ptycho_backends.archive.members import ArchiveContents
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.files import exact_json
 from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.files.safe_hdf5 import hdf5_bytes
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME, Members, open_members
+from ptycho_backends.params import params
 from ptycho_backends.reference.initial_weights import PROBE
 from ptycho_backends.values import TrainedModel
 
@@ -35,7 +39,6 @@ VERSION = "1.0"
 MODELS = ("autoencoder", "diffraction_to_obj")
 
 _REQUIRED = (member.CONFIG, member.PARAMS, member.WEIGHTS, member.HISTORY)
-_GENUINE_MANIFEST = "manifest.dill"
 # A fixed time, so that the same model gives the same bytes; the manifest tells the real one.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _LIBRARIES = ("numpy", "h5py", "torch", "lightning", "tensorflow", "keras")
@@ -96,9 +99,6 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
         If anything is wrong with the file; the text names the member and the reason. Nothing is loaded
         in part, and `params.cfg` stays as it was.
     """
-    # Upwards through the floors, because the legacy contract wants params.cfg filled here.
-    from ptycho_backends.params import params
-
     contents = _read(Path(path))
     params.cfg.update(contents.params)
     return contents.model
@@ -107,13 +107,10 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
 def _read(path: Path) -> ArchiveContents:
     if is_checkpoint(path):
         model = load_checkpoint(path)
-        # a checkpoint has no snapshot, and what another run left in params.cfg is not this model's
-        return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights, {}))
+        return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights))
     try:
         with open_members(path) as members:
             if is_genuine(members):
-                from ptycho_backends.archive.genuine_archive import read_genuine
-
                 return read_genuine(members)
             return _read_members(members)
     except ArchiveError as error:
@@ -124,7 +121,7 @@ def _read(path: Path) -> ArchiveContents:
 
 def is_genuine(members: Members) -> bool:
     """Whether PtychoPINN wrote the archive."""
-    return _GENUINE_MANIFEST in members.sizes and member.MANIFEST not in members.sizes
+    return GENUINE_MANIFEST in members.sizes and member.MANIFEST not in members.sizes
 
 
 # --- writing
@@ -135,12 +132,11 @@ def _members_of(model: TrainedModel) -> dict[str, bytes]:
     shape = config.training.model
     limit = member.weights_limit(shape)
     weights = member.checked_weights(shape, model.weights)
-    params, arrays = member.params_to_bytes(_params_snapshot(config, weights))
     members = {
         member.CONFIG: config.to_bytes(),
-        member.PARAMS: params,
+        member.PARAMS: member.params_to_bytes(_params_snapshot(config, weights)),
         member.HISTORY: member.history_to_bytes(model.history),
-        member.WEIGHTS: member.weights_to_bytes(weights, arrays),
+        member.WEIGHTS: hdf5_bytes(weights),
     }
     for name, data in members.items():
         allowed = limit if name == member.WEIGHTS else member.MAX_TEXT_BYTES
@@ -154,9 +150,7 @@ def _members_of(model: TrainedModel) -> dict[str, bytes]:
 def _params_snapshot(
     config: member.ConfigMember, weights: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """`params.cfg` as it is for this model: its defaults, what a run left in it (or `base`), the model."""
-    from ptycho_backends.params import params
-
+    """`params.cfg` as it is for this model: its defaults, the values of an archive (`base`), the model's."""
     snapshot = params.snapshot(config.training, base)
     snapshot["intensity_scale"] = config.intensity_scale
     # (N, N, 1), as the legacy package has it; a copy, because its callers may write into the dictionary
@@ -268,7 +262,7 @@ def _read_members(members: Members) -> ArchiveContents:
         checked(name)  # from a newer minor version: not understood, but whole
 
     weights, arrays = member.weights_from_bytes(data[member.WEIGHTS], shape)
-    params = _params_snapshot(config, weights, member.params_from_bytes(data[member.PARAMS], arrays))
+    snapshot = _params_snapshot(config, weights, member.params_from_bytes(data[member.PARAMS], arrays))
     model = TrainedModel(
         config=config.training,
         weights=weights,
@@ -278,7 +272,7 @@ def _read_members(members: Members) -> ArchiveContents:
         interrupted=config.interrupted,
         training_state=member.state_from_bytes(*state, shape) if state else None,
     )
-    return ArchiveContents(model, params)
+    return ArchiveContents(model, snapshot)
 
 
 def _require_listed(members: Members, manifest: Manifest) -> None:
@@ -402,8 +396,6 @@ def _heading(path: Path) -> dict[str, Any]:
 
 def _archive_heading(members: Members) -> dict[str, Any]:
     if is_genuine(members):
-        from ptycho_backends.archive.genuine_archive import genuine_heading
-
         return genuine_heading(members)
     manifest = Manifest.read(members)
     shown = ("version", "backend", "libraries", "created", "models")

@@ -23,26 +23,23 @@ SCALAR_TYPES = (
     "float16", "float32", "float64", "complex64", "complex128", "str",
 )  # fmt: skip
 
-StoreArray = Callable[[NDArray], str]
 FetchArray = Callable[[str], NDArray]
 
 
-def dumps(value: Any, store_array: StoreArray | None = None) -> bytes:
+def dumps(value: Any) -> bytes:
     """`value` as UTF-8 JSON from which `loads` makes an equal value of equal types.
 
     Parameters
     ----------
     value : object
         None, numbers, strings, paths, NumPy scalars; lists, tuples and dictionaries of them.
-    store_array : callable, optional
-        Puts an array elsewhere and returns the name by which `loads` gets it back.
 
     Raises
     ------
     TypeError
         For anything else; the text names the type.
     """
-    return (json.dumps(_encoded(value, store_array, 0), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(_encoded(value, 0), indent=1, allow_nan=False) + "\n").encode()
 
 
 def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
@@ -99,17 +96,15 @@ def _finite(text: str) -> float:
     return value
 
 
-def _encoded(value: Any, store_array: StoreArray | None, depth: int) -> Any:
+def _encoded(value: Any, depth: int) -> Any:
     if depth > MAX_NESTING:
         raise TypeError("nested too deeply")
 
     def inner(item: Any) -> Any:
-        return _encoded(item, store_array, depth + 1)
+        return _encoded(item, depth + 1)
 
     if isinstance(value, np.generic):
         return _encoded_scalar(value)
-    if isinstance(value, np.ndarray) and store_array is not None:
-        return {"$array": store_array(value)}
     if isinstance(value, Path):
         return {"$path": str(value)}
     kind = type(value)
@@ -134,7 +129,7 @@ def _encoded_scalar(value: np.generic) -> dict[str, list]:
     name = "str" if isinstance(value, np.str_) else value.dtype.name
     if name not in SCALAR_TYPES:
         raise TypeError(f"numpy.{name} has no place in JSON")
-    return {"$numpy": [name, _encoded(value.item(), None, 0)]}
+    return {"$numpy": [name, _encoded(value.item(), 0)]}
 
 
 def _decoded(value: Any, fetch_array: FetchArray | None, depth: int) -> Any:

@@ -157,13 +157,13 @@ def params() -> dict[str, Any]:
 
 
 def snapshot(config: TrainingConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The whole dictionary for one model: defaults, then `base` (or `cfg`), then all that `config` decides.
+    """The whole dictionary for one model: defaults, then `base`, then all that `config` decides.
 
-    Unlike `bridge.update_legacy_dict`, a field that `config` leaves open is open here too: what another
-    run left in `cfg` is not this model's.
+    `cfg` takes no part: another run, or the host program, may have filled it. Unlike
+    `bridge.update_legacy_dict`, a field that `config` leaves open is open here too.
     """
     initial, decided = defaults(), dataclass_to_legacy_dict(config)
-    merged = {**initial, **(cfg if base is None else base), **decided}
+    merged = {**initial, **(base or {}), **decided}
     return {key: value for key, value in merged.items() if value is not None or key in initial}
 
 

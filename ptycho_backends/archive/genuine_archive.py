@@ -1,4 +1,4 @@
-"""Reading archives that the legacy package PtychoPINN (TensorFlow) wrote.
+"""Archives of the legacy package PtychoPINN (TensorFlow), read as models.
 
 Needs neither TensorFlow nor dill: the pickles are read as data, and of the Keras files only the HDF5 part.
 """
@@ -85,7 +85,7 @@ def read_genuine(members: Members) -> ArchiveContents:
 
 
 def genuine_heading(members: Members) -> dict[str, Any]:
-    """What a summary of the archive says at its top; tolerant, because it is only told to people."""
+    """Heading of a summary; tolerant of missing values, because only people read it."""
     models = _announced_models(members)
     heading = {"format": "PtychoPINN", "version": VERSION, "backend": WRITER, "models": models}
     try:

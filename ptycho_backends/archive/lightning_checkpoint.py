@@ -35,7 +35,7 @@ _MOMENTS = {"first_moments": "exp_avg", "second_moments": "exp_avg_sq"}
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is named as Lightning names its checkpoints."""
+    """Recognise a checkpoint by the suffix that Lightning gives it."""
     return path.suffix.lower() == SUFFIX
 
 
@@ -70,7 +70,7 @@ def checkpoint_values(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def checkpoint_heading(path: Path) -> dict[str, Any]:
-    """What a summary of the checkpoint says without loading it, by the names of `archive.ArchiveSummary`."""
+    """Heading of a summary, by the names of `archive.ArchiveSummary`, without loading the checkpoint."""
     with _opened(path) as checkpoint:
         version = str(checkpoint.content.get("pytorch-lightning_version", "unknown"))
         return {
@@ -153,7 +153,7 @@ class _Checkpoint:
         validate(config)
         if not config.model.N:
             raise ArchiveError(f"{self._text}: N: got 0, want the side of the patterns")
-        # The configuration tells how much there can be to read.
+        # The configuration bounds the size of the rest.
         self._file.read_storages(member.weights_limit(config.model, copies=_COPIES, source=self._text))
         self._shapes = weight_shapes(config.model)
         scale = float(values["intensity_scale"])
@@ -181,7 +181,7 @@ class _Checkpoint:
         for full_name, tensor in self.content["state_dict"].items():
             name = full_name.removeprefix(PARAMETER_PREFIX)
             if name != full_name:
-                with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+                with np.errstate(over="ignore"):  # a number beyond float32 is refused as infinite
                     found[name] = self._canonical(name, tensor).astype(weight_dtype(name), copy=False)
         return found
 

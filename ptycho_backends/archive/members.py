@@ -1,4 +1,4 @@
-"""The members of an archive one by one: what each holds, as bytes, and back with every value checked.
+"""The members of an archive one by one: content to bytes, and back with every value checked.
 
 `docs/archive.md` describes the format for readers who have no access to this code.
 """
@@ -96,7 +96,7 @@ class ConfigMember:
 def _fields_of(config: Any) -> dict[str, Any]:
     """Not `dataclasses.asdict`, which copies values and so could change their types.
 
-    Of `LATER_FIELDS` those that have their default are left out, so older readers know what is there.
+    Of `LATER_FIELDS` those that have their default are left out, so older readers know all the fields.
     """
     found = {
         field.name: getattr(config, field.name)
@@ -305,7 +305,7 @@ def _checked_moments(moments: Weights, config: ModelConfig, source: str = STATE_
 
 @dataclass(frozen=True, eq=False)
 class ArchiveContents:
-    """What a whole archive says; reading it has changed nothing yet."""
+    """Content of a whole archive; reading it has changed nothing yet."""
 
     model: TrainedModel
     params: Mapping[str, Any]

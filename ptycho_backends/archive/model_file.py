@@ -1,7 +1,7 @@
 """One file for a trained model, whichever backend made it: `save_archive`, `load_archive`, `inspect_archive`.
 
-What is stored is the mathematics (named weights, configuration, scale, probe), not a framework's objects,
-and no pickle. Whatever is read is checked in full before anything is handed out.
+A file stores the mathematics (named weights, configuration, scale, probe), not a framework's objects, and no
+pickle. All of it is checked before anything is handed out.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ VERSION = "1.0"
 MODELS = ("autoencoder", "diffraction_to_obj")
 
 _REQUIRED = (member.CONFIG, member.PARAMS, member.WEIGHTS, member.HISTORY)
-# A fixed time, so that the same model gives the same bytes; the manifest tells the real one.
+# A fixed time, so that the same model gives the same bytes; the manifest has the real one.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _LIBRARIES = ("numpy", "h5py", "torch", "lightning", "tensorflow", "keras")
 
@@ -65,7 +65,7 @@ def save_archive(model: TrainedModel, path: str | os.PathLike[str]) -> Path:
         If the model is one that could not be loaded again: an invalid configuration, weights that are
         missing, unknown, of the wrong shape, or not finite.
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     target = Path(path)
     if target.is_dir() or not target.suffix or str(path).endswith((os.sep, "/")):
@@ -120,7 +120,7 @@ def _read(path: Path) -> ArchiveContents:
 
 
 def is_genuine(members: Members) -> bool:
-    """Whether PtychoPINN wrote the archive."""
+    """Recognise an archive that PtychoPINN wrote."""
     return GENUINE_MANIFEST in members.sizes and member.MANIFEST not in members.sizes
 
 
@@ -159,7 +159,7 @@ def _params_snapshot(
 
 
 def _manifest(model: TrainedModel, members: Mapping[str, bytes]) -> dict[str, Any]:
-    # Only what this process has imported took part in making the model.
+    # Only libraries that this process has imported took part in making the model.
     loaded = ((name, getattr(sys.modules.get(name), "__version__", None)) for name in _LIBRARIES)
     libraries = {"ptycho-backends": _own_version(), "python": platform.python_version()}
     return {
@@ -188,7 +188,7 @@ def _own_version() -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an archive announces."""
+    """Announcement of an archive: its version, maker, models and members."""
 
     version: str
     backend: str
@@ -249,7 +249,7 @@ def _read_members(members: Members) -> ArchiveContents:
             raise ArchiveError(f"{name}: damaged; its SHA-256 checksum differs from the manifest's")
         return data
 
-    # The configuration comes first: it tells how large the weights can be.
+    # The configuration comes first: it bounds the size of the weights.
     config = member.ConfigMember.from_bytes(checked(member.CONFIG))
     shape = config.training.model
     data = {name: checked(name) for name in (member.PARAMS, member.HISTORY)}
@@ -283,17 +283,17 @@ def _require_listed(members: Members, manifest: Manifest) -> None:
         raise ArchiveError(f"{missing[0]}: missing")
     if unlisted := sorted(name for name in wanted if name not in manifest.members):
         raise ArchiveError(f"{unlisted[0]}: not listed in {member.MANIFEST}")
-    # Beside an unpacked archive there may be anything; a zip holds only what belongs to it.
+    # Beside an unpacked archive there may be anything; a zip holds only its own members.
     if members.packed and (extra := sorted(set(members.sizes) - wanted - {member.MANIFEST})):
         raise ArchiveError(f"{extra[0]}: not listed in {member.MANIFEST}")
 
 
-# --- telling what is in it
+# --- summary
 
 
 @dataclass(frozen=True)
 class ArchiveSummary:
-    """What is in an archive, who made it, and whether it is whole."""
+    """Content and maker of an archive, and the damage that was found in it."""
 
     path: Path
     format: str
@@ -305,7 +305,7 @@ class ArchiveSummary:
     members: tuple[tuple[str, int], ...]
     """Name and size in bytes of each."""
     problem: str | None
-    """Why the archive cannot be loaded; None if it is whole. What follows is known only then."""
+    """Reason why the archive cannot be loaded; None if it is whole. Later fields are known only then."""
     config: TrainingConfig | None = None
     weight_count: int = 0
     """Arrays, log_scale and probe among them."""
@@ -359,7 +359,7 @@ def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
     Raises
     ------
     ArchiveError
-        If there is no telling whose archive it is: no zip, or no manifest. An archive that is damaged
+        If the archive cannot be recognised: no zip, or no manifest. An archive that is damaged
         further in gives a summary with `problem`.
     """
     path = Path(path)

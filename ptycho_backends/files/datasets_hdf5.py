@@ -174,7 +174,7 @@ def _with_chunk_cache(file: "h5py.File", name: str) -> "h5py.Dataset":
 
 
 def _is_in_one_piece(dataset: "h5py.Dataset") -> bool:
-    """Whether the numbers lie in the file as NumPy has them in memory."""
+    """Recognise a data set whose numbers lie in the file as NumPy has them in memory."""
     from h5py import h5d, h5t
 
     is_contiguous = dataset.id.get_create_plist().get_layout() == h5d.CONTIGUOUS
@@ -223,7 +223,7 @@ def write_datasets(
     Raises
     ------
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     import h5py  # late: it takes a tenth of a second
 

@@ -1,4 +1,4 @@
-"""JSON that gives back the very types it was given, and that refuses what JSON readers usually let pass."""
+"""JSON that keeps exact types, with a reader stricter than usual ones."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.errors import ArchiveError
 
-# What JSON cannot say is an object with one key that starts with this. Plain dictionaries with such keys
+# A value without a form in JSON is an object with one key that starts with this. Plain dictionaries with such keys
 # are written as "$dict", so nothing is mistaken for a tag.
 TAG = "$"
 
@@ -27,7 +27,7 @@ FetchArray = Callable[[str], NDArray]
 
 
 def dumps(value: Any) -> bytes:
-    """`value` as UTF-8 JSON from which `loads` makes an equal value of equal types.
+    """Write `value` as UTF-8 JSON, from which `loads` makes an equal value of equal types.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
     Parameters
     ----------
     data : bytes
-        UTF-8 JSON. How large it may be is the caller's to check.
+        UTF-8 JSON; the caller bounds its size.
     name : str
         Of the archive's member, for messages.
     fetch_array : callable, optional

@@ -110,7 +110,7 @@ class Hdf5Tree:
                 here = here.file
         return here
 
-    def _inside(self, what: str, holder: str, target: str) -> Path:
+    def _inside(self, label: str, holder: str, target: str) -> Path:
         """Path of the file `target`, to which the file `holder` refers; it lies below the folder."""
         folder, given = Path(holder).parent, Path(target)
         place = folder / given
@@ -120,11 +120,11 @@ class Hdf5Tree:
         place = place.resolve()
         if not place.is_relative_to(self._folder):
             raise ScanError(
-                f"{what} to {target}, which lies outside the scan's folder {self._folder}; copy that file there, "
+                f"{label} to {target}, which lies outside the scan's folder {self._folder}; copy that file there, "
                 "or write one file that holds everything"
             )
         if not place.is_file():
-            raise ScanError(f"{what} to {target}, which is not there; it belongs into {folder}")
+            raise ScanError(f"{label} to {target}, which is not there; it belongs into {folder}")
         return place
 
     def _require_stored(self, name: str, dataset: "h5py.Dataset", nested_left: int) -> int:
@@ -151,7 +151,7 @@ class Hdf5Tree:
         file_bytes = 0
         sources = {(source.file_name, source.dset_name) for source in dataset.virtual_sources()}
         for file_name, path in sorted(sources):
-            what = f"{name}: its source {path} in {file_name}"
+            label = f"{name}: its source {path} in {file_name}"
             for target in self._files_of_source(name, dataset.file, file_name):
                 if "%b" in path:
                     # numbered data sets, which end where the first one is missing
@@ -160,29 +160,29 @@ class Hdf5Tree:
                 with contextlib.ExitStack() as opened:
                     same = file_name == "."
                     file = dataset.file if same else opened.enter_context(open_hdf5(target))
-                    source = self._found(file, path, opened, what)
+                    source = self._found(file, path, opened, label)
                     if not isinstance(source, h5py.Dataset):
-                        raise ScanError(f"{what} is a group, want an array")
-                    file_bytes += self._require_stored(what, source, nested_left)
+                        raise ScanError(f"{label} is a group, want an array")
+                    file_bytes += self._require_stored(label, source, nested_left)
         return file_bytes
 
     def _files_of_source(self, name: str, holder: "h5py.File", file_name: str) -> Iterable[Path]:
-        what = f"{name}: a virtual data set that leads"
+        label = f"{name}: a virtual data set that leads"
         if file_name == ".":
             return [Path(holder.filename)]
         if "%b" not in file_name:
-            return [self._inside(what, holder.filename, file_name)]
+            return [self._inside(label, holder.filename, file_name)]
         pattern = file_name.replace("%b", "*")
         numbered = (
             sorted(Path(holder.filename).parent.glob(pattern)) if not Path(pattern).is_absolute() else []
         )
         if not numbered:
-            raise ScanError(f"{what} to {file_name}, of which there is none in {self._folder}")
-        return [self._inside(what, holder.filename, str(one)) for one in numbered]
+            raise ScanError(f"{label} to {file_name}, of which there is none in {self._folder}")
+        return [self._inside(label, holder.filename, str(one)) for one in numbered]
 
 
 def member_names(group: "h5py.Group") -> frozenset[str]:
-    """Names of what a group holds; h5py hands out bytes where a name is no UTF-8."""
+    """Names of the members of a group; h5py hands out bytes where a name is no UTF-8."""
     return frozenset(name if isinstance(name, str) else name.decode("utf-8", "replace") for name in group)
 
 

@@ -151,7 +151,7 @@ class Hdf5Arrays(Mapping[str, NDArray]):
 
 
 def _is_plain_array(group: _pyfive.Group, name: str, path: str) -> bool:
-    """Tell an array from a group; refuse a member that is neither a plain array nor a plain group."""
+    """Recognise an array; refuse a member that is neither a plain array nor a plain group."""
     if isinstance(group.links[name], str):
         raise ArchiveError(f"{path}: a soft link, want the array itself")
     header = group.header_of(name)

@@ -1,7 +1,7 @@
 """`params.cfg`, the flat dictionary of the legacy package: a face that is filled, never asked.
 
-Nothing in this library reads it to decide what to compute; values are arguments here. Backends fill it
-from the configuration before they touch data (rule CONFIG-001), and loading an archive fills it too.
+Nothing in this library reads it to decide anything; values are arguments here. Backends fill it from the
+configuration before they touch data (rule CONFIG-001), and loading an archive fills it too.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def _text() -> Rule:
 
 
 def _rules() -> dict[str, Rule]:
-    """What each known key may hold: the rule of its configuration field, or one of its own."""
+    """Rule of each known key: that of its configuration field, or one of its own."""
     rules = {
         legacy_name(field.name): field.metadata["rule"]
         for cls in (InferenceConfig, TrainingConfig, ModelConfig)
@@ -112,7 +112,7 @@ def defaults() -> dict[str, Any]:
 
 
 cfg: dict[str, Any] = defaults()
-"""The live dictionary. Legacy callers may change it in place; `validate` tells what they broke."""
+"""The live dictionary. Legacy callers may change it in place; `validate` lists the values they broke."""
 
 _ABSENT = object()
 

@@ -131,7 +131,7 @@ def save_scan(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = Tr
     Raises
     ------
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     path = Path(path)
     entries: dict[str, Any] = {

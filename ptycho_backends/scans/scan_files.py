@@ -1,4 +1,4 @@
-"""Scans from files and to files, whatever kind of file: NPZ, Ptychodus's training-data HDF5, patterns alone."""
+"""Scans from and to files of any supported kind: NPZ, Ptychodus's training-data HDF5, patterns alone."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ def load_scan(
     Raises
     ------
     ScanError, ShapeError
-        If the file cannot be read, is of another kind, lacks a key, or holds what `Scan` refuses. The text
+        If the file cannot be read, is of another kind, lacks a key, or holds values that `Scan` refuses. The text
         names the file, and its kind.
     """
     path = Path(path)
@@ -100,7 +100,7 @@ def export_training_data(scan: Scan, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     OutputError
-        For another suffix, and if the file cannot be written; what was there before is untouched.
+        For another suffix, and if the file cannot be written; an earlier file is untouched.
     ScanError
         As `save_training_hdf5`.
     """

@@ -41,7 +41,7 @@ def load_training_hdf5(
     Raises
     ------
     ScanError, ShapeError
-        If the file cannot be read, lacks a data set, is damaged, or holds what `Scan` refuses. The text
+        If the file cannot be read, lacks a data set, is damaged, or holds values that `Scan` refuses. The text
         names the file.
     """
     path = Path(path)
@@ -86,7 +86,7 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
     ScanError
         Names everything that is not known.
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     product = product_from_scan(scan)
     image, corner_px = object_canvas(scan)

@@ -1,4 +1,4 @@
-"""Archives of this library: what is saved is what is loaded."""
+"""Archives of this library: a model survives saving and loading."""
 
 import copy
 import dataclasses
@@ -137,8 +137,8 @@ def test_training_state_survives_bit_for_bit(tmp_path, dtype):
     assert_same_arrays(got.second_moments, want.second_moments)
 
 
-def test_fields_that_came_later_are_there_only_if_they_say_something(tmp_path):
-    """So what was saved before they came loads, and what does not use them is what it was."""
+def test_fields_that_came_later_are_there_only_if_they_differ(tmp_path):
+    """So older files load, and a file that does not use them is the same as before they came."""
     for config, written in (
         (TrainingConfig(), set()),
         (TrainingConfig(amp_loss="Mean_Deviation", validation_share=0.2), {"amp_loss", "validation_share"}),
@@ -231,7 +231,8 @@ PARAMS_MEMBER = """{
  "gaussian_smoothing_sigma": 0.0, "use_xla_translate": true, "architecture": "cnn", "cbam_encoder": false,
  "cbam_bottleneck": false, "cbam_decoder": false, "eca_encoder": false, "eca_decoder": false,
  "spatial_decoder": false, "decoder_spatial_kernel": 7, "use_shared_decoder": false, "edge_pad": 0,
- "decoder_last_c_outer_fraction": 0.125, "batch_norm": false, "n_groups": 512, "neighbor_count": 4, "enable_oversampling": false,
+ "decoder_last_c_outer_fraction": 0.125, "batch_norm": false, "n_groups": 512, "neighbor_count": 4,
+ "enable_oversampling": false,
  "sequential_sampling": false, "normalize": "Batch", "data_scaling": "Parseval", "phase_subtraction": false,
  "backend": "tensorflow", "amp_loss_coeff": 1.0, "phase_loss_coeff": 1.0, "amplitude_variance_coeff": 0.0,
  "validation_share": 0.05, "intensity_scale": 31.3

@@ -76,7 +76,7 @@ def test_a_scan_of_them_is_the_scan_of_memory(counts, kind, dtype, tmp_path, mon
 
 
 class Counted(StoredPatterns):
-    """Tells which patterns were read."""
+    """Notes the numbers of the patterns that were read."""
 
     def __init__(self, patterns):
         self.patterns, self.shape, self.dtype = patterns, patterns.shape, patterns.dtype
@@ -104,7 +104,7 @@ def test_only_what_is_needed_is_read_and_a_pass_over_everything_is_made_once(cou
     assert signed.reads == list(range(len(counts)))
 
 
-def test_what_is_wrong_with_them_is_told(counts, tmp_path):
+def test_wrong_patterns_are_refused(counts, tmp_path):
     x = np.arange(23.0)
     spoilt = counts.astype(np.float32)
     spoilt[13, 2, 3] = np.nan
@@ -132,7 +132,7 @@ def test_what_is_wrong_with_them_is_told(counts, tmp_path):
         Counted(counts)[np.ones(23, bool)]
 
 
-def test_a_file_that_is_cut_short_is_told(counts, tmp_path):
+def test_a_file_that_is_cut_short_is_refused(counts, tmp_path):
     for kind in ("plain", "gzip"):
         path = write(tmp_path / kind, counts, kind)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -189,7 +189,7 @@ def test_an_unknown_object_is_a_canvas_of_ones(star):
 
 @pytest.mark.parametrize("sides", [(20, 20), (33, 40)])
 def test_a_reconstruction_lies_where_its_patches_do(star, sides):
-    """What is bright in the middle of each patch appears at the patches' positions in the world."""
+    """A bright middle of each patch appears at the patches' positions in the world."""
     centres = np.array([[50.0, 60.0], [50.0 + sides[0], 60.0 + sides[1]]])
     patches = np.zeros((2, 64, 64, 1), np.complex64)
     patches[:, 31:33, 31:33] = 1  # around the middle of the patch, which Ptychodus calls its position
@@ -225,7 +225,7 @@ def test_patterns_and_positions_are_paired_by_index(tmp_path, caplog):
     np.testing.assert_array_equal(scan.scan_index, [4, 5, 7, 9])
     np.testing.assert_array_equal(scan.patterns, patterns[1:])
     first, last = one.scan_positions_px[0], one.scan_positions_px[1:].mean(axis=0)
-    want = [first + share * (last - first) for share in (0.0, 0.2, 0.6, 1.0)]
+    want = [first + fraction * (last - first) for fraction in (0.0, 0.2, 0.6, 1.0)]
     np.testing.assert_allclose(scan.scan_positions_px, want)
     assert "1 patterns without one" in caplog.text
     assert scan.pixel_size_m is None
@@ -354,11 +354,11 @@ def files(tmp_path_factory):
 
 @pytest.mark.parametrize("load", [load_product, load_training_hdf5])
 def test_damage_is_an_error_that_names_the_file(files, load, tmp_path):
-    """Bytes changed, cut off, exchanged: the file loads or one error tells, nothing else is raised."""
+    """Bytes changed, cut off, exchanged: the file loads, or the one error that is raised names it."""
     whole = files[load].read_bytes()
     load(files[load])
     draw = random.Random(1)
-    told = []
+    messages = []
     for number in range(150):
         data = bytearray(whole)
         if number % 3 == 0:
@@ -372,9 +372,9 @@ def test_damage_is_an_error_that_names_the_file(files, load, tmp_path):
         try:
             load(path)
         except (ScanError, ShapeError) as error:
-            told.append(str(error))
-    assert len(told) > 50
-    assert all("damaged.h5" in text for text in told)
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert all("damaged.h5" in text for text in messages)
 
 
 @pytest.mark.parametrize("load", [load_product, load_training_hdf5, load_diffraction, load_scan])

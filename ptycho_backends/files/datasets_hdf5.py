@@ -4,6 +4,7 @@ These are files that a user names on their own machine; compression, virtual dat
 beside them are theirs to choose, so the C library reads them. Models come from strangers, and are read by `safe_hdf5`.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.file_kind import kind_of
-from ptycho_backends.files.located_hdf5 import Hdf5Tree, member_names, open_hdf5
+from ptycho_backends.files.located_hdf5 import MAX_CHUNK_BYTES, Hdf5Tree, member_names, open_hdf5
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.files.stored_patterns import StoredPatterns
 
@@ -135,6 +136,7 @@ class Hdf5Patterns(StoredPatterns):
     def __init__(self, dataset: "h5py.Dataset") -> None:
         self.shape, self.dtype = dataset.shape, dataset.dtype.newbyteorder("=")
         self._path, self._name = dataset.file.filename, dataset.name
+        self._kept_bytes = _kept_bytes(dataset)
         self._opened: tuple[int, h5py.Dataset] | None = None
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
@@ -152,25 +154,29 @@ class Hdf5Patterns(StoredPatterns):
     def _dataset(self) -> "h5py.Dataset":
         # a forked process has its parent's handle, which is not its own to use
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), _with_chunk_cache(open_hdf5(Path(self._path)), self._name)
+            self._opened = os.getpid(), self._open()
         return self._opened[1]
+
+    def _open(self) -> "h5py.Dataset":
+        import h5py
+        from h5py import h5d, h5p
+
+        file = open_hdf5(Path(self._path))
+        access = h5p.create(h5p.DATASET_ACCESS)
+        access.set_chunk_cache(_CACHE_SLOTS, self._kept_bytes, 0.75)
+        return h5py.Dataset(h5d.open(file.id, self._name.encode(), access))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
 
-def _with_chunk_cache(file: "h5py.File", name: str) -> "h5py.Dataset":
-    """Open a data set with room for the chunks of neighbouring patterns, at least for those of one."""
-    import h5py
-    from h5py import h5d, h5p
-
-    dataset = file[name]
+def _kept_bytes(dataset: "h5py.Dataset") -> int:
+    """Size of a cache for the chunks of neighbouring patterns, and for those of one pattern if they are larger."""
     if dataset.chunks is None:
-        return dataset
-    of_one = dataset.chunks[0] * int(np.prod(dataset.shape[1:])) * dataset.dtype.itemsize
-    access = h5p.create(h5p.DATASET_ACCESS)
-    access.set_chunk_cache(_CACHE_SLOTS, max(MAX_KEPT_BYTES, 2 * of_one), 0.75)
-    return h5py.Dataset(h5d.open(file.id, name.encode(), access))
+        return MAX_KEPT_BYTES
+    of_one = dataset.chunks[0] * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    # chunks that span the whole scan must not bring all of it into memory
+    return max(MAX_KEPT_BYTES, min(2 * of_one, MAX_CHUNK_BYTES))
 
 
 def _is_in_one_piece(dataset: "h5py.Dataset") -> bool:

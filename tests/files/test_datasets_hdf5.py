@@ -400,14 +400,17 @@ def test_a_forked_process_opens_the_file_for_itself(stored):
     np.testing.assert_array_equal(stored[2], PATTERNS[2])
 
 
-def test_one_chunk_of_everything_is_unpacked_once(tmp_path, monkeypatch):
-    """The cache holds the chunks of one pattern however large they are."""
-    stored = both(written(tmp_path / "x.h5", **LAYOUTS["one chunk"]))[1]
+def test_chunks_of_one_pattern_are_kept_however_large(tmp_path, monkeypatch):
+    """The C library would unpack a chunk beyond its cache, 1 MB by default, for each pattern anew."""
+    array = np.broadcast_to(np.arange(20, dtype=np.uint16)[:, None, None], (20, 256, 256))
+    path = written(tmp_path / "x.h5", array, chunks=(20, 256, 128), compression="gzip")
     monkeypatch.setattr("ptycho_backends.files.datasets_hdf5.MAX_KEPT_BYTES", 1)
-    stored[0]
+    with DatasetFile(path) as file:
+        stored = file.patterns("data")
+    np.testing.assert_array_equal(stored[[7, 0]], array[[7, 0]])
     assert isinstance(stored, Hdf5Patterns)
     _, cache, _ = stored._opened[1].id.get_access_plist().get_chunk_cache()
-    assert cache >= PATTERNS.nbytes
+    assert cache == 2 * array.nbytes
 
 
 def test_sane_sizes_follow_the_files(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.errors import OutputError, ScanError
 from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.images.matplotlib_import import import_matplotlib
 from ptycho_backends.images.metrics import Alignment, Metrics, align, covered_box
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.values import EpochRecord, Reconstruction
@@ -146,6 +147,7 @@ def save_history_figure(history: Sequence[EpochRecord], path: str | os.PathLike[
 
 
 def _figure(width: float, height: float) -> "Figure":
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -39,7 +39,7 @@ FRAMEWORK_FREE = {
     "ptycho_backends.legacy.reassembly": "reassemble_position",
     "ptycho_backends.lightning_checkpoint": "load_checkpoint",
     "ptycho_backends.metrics": "Metrics compare",
-    "ptycho_backends.preparation": "TrainingPlan training_plan",
+    "ptycho_backends.preparation": "TrainingPlan",
     "ptycho_backends.probe": "default_probe normalise_probe",
     "ptycho_backends.product": "Product load_product save_product",
     "ptycho_backends.product_scan": "product_from_reconstruction product_from_scan scan_from_product",

@@ -40,20 +40,45 @@ def test_the_floors_hold(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "form", "statement", "contract"),
     [
-        ("ptycho_backends/scans/scan.py", LATE, "import ptycho_backends.workflows", "Floors of ptycho_backends"),
+        (
+            "ptycho_backends/scans/scan.py",
+            LATE,
+            "import ptycho_backends.workflows",
+            "Floors of ptycho_backends",
+        ),
         (
             "ptycho_backends/values.py",
             TYPING_ONLY,
             "import ptycho_backends.scans.scan",
             "Floors of ptycho_backends",
         ),
-        ("ptycho_backends/files/output.py", LATE, "import ptycho_backends.constants", "Files know errors only"),
+        (
+            "ptycho_backends/files/output.py",
+            LATE,
+            "import ptycho_backends.constants",
+            "Files know errors only",
+        ),
         ("ptycho_backends/registry.py", LATE, "import ptycho_torch.backend", "neither backends nor doors"),
-        ("ptycho_backends/workflows.py", LATE, "import ptycho_backends.tensorflow.backend", "neither backends"),
+        (
+            "ptycho_backends/workflows.py",
+            LATE,
+            "import ptycho_backends.tensorflow.backend",
+            "neither backends",
+        ),
         ("ptycho_backends/tensorflow/data.py", LATE, "import ptycho_torch.backend.data", "one another"),
         ("ptycho_torch/backend/data.py", LATE, "import ptycho_torch.config_bridge", "Floors of ptycho_torch"),
-        ("ptycho_torch/backend/data.py", LATE, "import ptycho_backends.legacy.loader", "Backends know no door"),
-        ("ptycho_backends/images/figures.py", LATE, "from ptycho_backends import load_scan", "Callers' names"),
+        (
+            "ptycho_torch/backend/data.py",
+            LATE,
+            "import ptycho_backends.legacy.loader",
+            "Backends know no door",
+        ),
+        (
+            "ptycho_backends/images/figures.py",
+            LATE,
+            "from ptycho_backends import load_scan",
+            "Callers' names",
+        ),
         ("ptycho_backends/new_room.py", "{}", "import ptycho_backends.errors", "Floors of ptycho_backends"),
     ],
 )
@@ -90,5 +115,7 @@ def test_no_module_imports_a_former_name() -> None:
               for path in folder.glob("*.py") if path.stem != "__init__"}  # fmt: skip
     assert "ptycho_backends.simulate" in former
     sources = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
-    found = {str(path.relative_to(REPOSITORY)): imported_modules(path.read_text()) & former for path in sources}
+    found = {
+        str(path.relative_to(REPOSITORY)): imported_modules(path.read_text()) & former for path in sources
+    }
     assert {path: names for path, names in found.items() if names} == {}

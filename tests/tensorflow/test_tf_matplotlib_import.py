@@ -12,6 +12,10 @@ def test_a_matplotlib_backend_of_another_environment_is_ignored(tmp_path: Path) 
     missing = "module://a_notebook_of_another_environment.backend_inline"
     environment = os.environ | {"MPLBACKEND": missing, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, "-c", "import ptycho_backends.tensorflow"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", "import ptycho_backends.tensorflow"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr

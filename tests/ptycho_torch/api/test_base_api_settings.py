@@ -248,11 +248,11 @@ def far_field_centre(probe):
 
 def test_data_and_image_settings_all_have_their_test():
     """The names that the tests here and in test_torch_door1.py change."""
-    told = {s.field for settings in SETTINGS.values() for s in settings if s.use == "told"}
+    recorded = {s.field for settings in SETTINGS.values() for s in settings if s.use == "recorded"}
     refused = {s.field for settings in SETTINGS.values() for s in settings if s.use == "refused"}
     data = {s.field for settings in SETTINGS.values() for s in settings if s.use == "data"}
     image = {s.field for settings in SETTINGS.values() for s in settings if s.use == "image"}
-    assert told == {"notes", "model_name"}
+    assert recorded == {"notes", "model_name"}
     assert refused == {"probe_reference_coeff", "framework", "orchestrator", "experiment_number"}
     assert data == {
         "neighbor_function", "scan_pattern", "probe_normalize", "x_bounds", "y_bounds", "min_neighbor_distance",

@@ -1,4 +1,4 @@
-"""The reference network against SciPy and against what its layers mean."""
+"""The reference network against SciPy and against the meaning of its layers."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,10 @@
-"""Every routine task; `nox --list` is the index."""
+"""Every routine task; `nox --list` is the index. Bare `nox` runs the quick ones: lint, types, tests."""
 
 import nox
 
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
 IN_PARALLEL = ("-n", "auto", "--dist", "worksteal")  # `-- -n0` for one process
@@ -26,6 +27,14 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "tests", *IN_PARALLEL, *session.posargs)
 
 
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """The framework-free core on the oldest Python, with the lowest versions that pyproject.toml allows."""
+    session.install("--upgrade", "pip>=25.1")
+    session.install("-c", "constraints-lowest.txt", "-e", ".", "--group", "test")
+    session.run("pytest", "tests", *IN_PARALLEL, *session.posargs)
+
+
 @nox.session
 @nox.parametrize("framework", ["torch", "tensorflow"])
 def backend(session: nox.Session, framework: str) -> None:
@@ -43,10 +52,14 @@ def ptychodus(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and formatting."""
-    session.install("ruff>=0.14")
+    """Style, formatting, spelling, the floors of the packages, plain English."""
+    session.install("--upgrade", "pip>=25.1")
+    session.install(*CONSTRAINTS, "--group", "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-logo")
+    session.run("codespell")
+    session.run("python", "docs/prose.py")
 
 
 @nox.session

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from stored import STORAGE, Measurement, Run, StoredRunError, differences, read_run, stored_runs
 
-# What is compared where both runs have it; else seconds. Two times were measured in turn, and another job on the
-# machine makes both longer.
+# The compared number if both runs have it; else seconds. The two times of a ratio are measured in turn, and another
+# job on the machine makes both longer.
 RATIO = "ratio_to_floor"
 
 # Standard errors of the medians' difference that are noise. Of a hundred benchmarks with seven rounds each, more
@@ -30,11 +30,11 @@ LEAST_NOISE_OF_RATIO = 0.10
 LEAST_NOISE_OF_SECONDS = 0.20
 
 # The floor is others' code: if it took longer than in the old run, the machine was busier, by so much. The ratio
-# follows it in part, because caches and threads help the one more than the other. Half is what was seen between
-# runs whose floors lay a factor of two to nine apart.
+# follows it in part, because caches and threads help the one more than the other. Half was
+# observed between runs whose floors differed by a factor of two to nine.
 SHARE_OF_DRIFT = 0.5
 
-# Quartiles of fewer say nothing about noise.
+# Quartiles of fewer rounds do not measure noise.
 FEWEST_ROUNDS = 3
 
 
@@ -77,13 +77,13 @@ def standard_error(quartile_range: float, rounds: int) -> float:
 
 
 def drift(old: Measurement, new: Measurement) -> float | None:
-    """How much the floor itself changed, as the logarithm of a ratio; None if there is none."""
+    """Change of the floor itself, as the logarithm of a ratio; None without a floor."""
     floors = [float(one.extra.get("floor_milliseconds") or 0) for one in (old, new)]
     return abs(math.log(floors[1] / floors[0])) if min(floors) > 0 else None
 
 
 def changed(old: Measurement, new: Measurement, usual_drift: float) -> Change | None:
-    """What became of a benchmark; None if one of its numbers is not one. `usual_drift` is that of other floors."""
+    """Change of a benchmark, None if a number is missing or NaN; `usual_drift` is that of the other floors."""
     by_floor = RATIO in old.extra and RATIO in new.extra
     medians, errors = [], []
     for one in (old, new):
@@ -127,7 +127,7 @@ def changes(old: Run, new: Run) -> list[Change]:
             "or measure the same part again"
         )
     drifts = [value for pair in both if (value := drift(*pair)) is not None]
-    # upper quartile: what most of the floors stayed below
+    # upper quartile, above most of the floors
     usual = statistics.quantiles(drifts, method="inclusive")[2] if len(drifts) > 1 else sum(drifts)
     found = [change for pair in both if (change := changed(*pair, usual)) is not None]
     return sorted(found, key=lambda change: -change.ratio / min(change.allowed, 1e9))

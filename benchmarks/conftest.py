@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """What a stored run holds besides: versions, numbers of threads, the names of the GPUs."""
+    """Add versions, numbers of threads and the names of the GPUs to a stored run."""
     found, threads, accelerators = versions(), {name: os.environ.get(name) for name in THREADS}, []
     threads["cores allowed"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     if find_spec("torch") is not None:
@@ -84,7 +84,7 @@ def execution() -> ExecutionConfig:
     ]
 )
 def plan(request) -> TrainingPlan:
-    """A model of `n_filters_scale` and `gridsize` (g), N (64 unless it says), and its groups in batches."""
+    """A model of `n_filters_scale` and `gridsize` (g), N (default 64), and its groups in batches."""
     filters, gridsize, N, batch = request.param
     config = TrainingConfig(
         model=ModelConfig(N=N, n_filters_scale=filters, gridsize=gridsize),

@@ -1,4 +1,4 @@
-"""The floor of a step: what the network's convolutions alone take, one by one, in the same library, precision,
+"""The floor of a step: the time of the network's convolutions alone, one by one, in the same library, precision,
 layout and number of threads. A step cannot be faster, and whatever it takes beyond is overhead."""
 
 import contextlib
@@ -318,7 +318,7 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(given)
                 result = convolved(*given)
-            # the result, too: what nobody wants is not computed
+            # the result, too: unused values would not be computed
             return [result, *tape.gradient(result, given, gradient)]
 
         def waiting(work: Callable, *given: tf.Tensor) -> Callable[[], Any]:

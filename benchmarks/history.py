@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REPORT = Path("benchmark_report")
 
-# Okabe and Ito's, told apart whatever the eye; the first two as in `ptycho_backends.images.figures`.
+# Okabe and Ito's, distinct for colour-blind readers too; the first two as in `ptycho_backends.images.figures`.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 BACKENDS = {"torch": COLOURS[0], "tensorflow": COLOURS[1]}
 # line, marker
@@ -39,7 +39,7 @@ MOST_LABELS = 6
 
 
 class Line(NamedTuple):
-    """Where a benchmark is drawn, and how."""
+    """Panel and style of a benchmark in the charts."""
 
     panel: str
     label: str
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
 
 def line_of(measurement: Measurement) -> Line:
-    """The backends and precisions of one model share a panel; what has no backend is a line of its own."""
+    """The line of a measurement: backends and precisions of one model share a panel; others have a line each."""
     rest = f"-{measurement.param or ''}-"
     found = {}
     for kind, known in (("backend", BACKENDS), ("precision", PRECISIONS)):
@@ -178,7 +178,7 @@ def png(figure: "Figure") -> bytes:
 
 
 def table(run: Run) -> str:
-    """What the newest run measured."""
+    """HTML table of the newest run."""
     head = ("benchmark", "median", "per second", "", "ratio to floor", "GFLOP/s", "peak memory")
     rows = []
     for one in sorted(run.measurements.values(), key=lambda one: one.name):

@@ -3,8 +3,8 @@
     python benchmarks/larger_than_memory.py --gib 30                    # 30 GiB of uint16 patterns
     python benchmarks/larger_than_memory.py --gib 30 --dtype float32    # which are checked, all of them
 
-The patterns lie in a sparse `.npy` file, which is deleted at the end: those that are looked at are simulated, the
-others are holes, which cost a reader as much as numbers do but no room on the disk. A line of JSON tells the
+The patterns lie in a sparse `.npy` file, which is deleted at the end: those that are read are simulated, the
+others are holes, which cost a reader as much as numbers do but no room on the disk. A line of JSON holds the
 seconds of each stage and the largest resident memory.
 """
 
@@ -71,7 +71,7 @@ def write_patterns(path: Path, count: int, dtype: str, wanted: np.ndarray) -> No
 def work(
     scan: Scan, config: TrainingConfig, share: float, backend: str
 ) -> tuple[Reconstruction, dict[str, Any]]:
-    """Train, reconstruct, and tell how long each took."""
+    """Train and reconstruct; return the image and the seconds of each stage."""
     chosen = get_backend(backend)
     execution = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=None,
                                 enable_checkpointing=False)  # fmt: skip
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     x, y = positions(count)
     share = min(1.0, 40 / np.sqrt(count))
     config = settings(min(asked.groups, count))
-    # groups depend on the positions alone, so patterns of one pixel tell which ones will be looked at
+    # groups depend on the positions alone, so patterns of one pixel are enough to find the needed ones
     bare = Scan(x, y, np.broadcast_to(np.uint8(1), (count, 1, 1)))
     wanted = np.union1d(groups_for_training(bare, config).nn_indices, region(bare, share).nn_indices)
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:

@@ -32,7 +32,7 @@ class Measurement:
 
     @property
     def throughput(self) -> tuple[float, str]:
-        """How much per second, and of what."""
+        """Throughput, and its unit."""
         for key, unit in (("groups_per_second", "groups/s"), ("per_second", "items/s")):
             if key in self.extra:
                 return self.extra[key], unit
@@ -48,9 +48,9 @@ class Run:
     commit : str
         Its first seven digits, with `+` where files were changed besides.
     machine : dict
-        What two runs must share to be compared.
+        Properties that two compared runs must share.
     settings : dict
-        Versions and numbers of threads: what may differ, and is worth telling.
+        Versions and numbers of threads: properties that may differ and are reported.
     measurements : dict
         By the benchmark's full name.
     """
@@ -134,7 +134,7 @@ def settings_of(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`name: old, now new` of what is not the same."""
+    """`name: old, now new` for each difference."""
     return [
         f"{name}: {old.get(name)}, now {new.get(name)}"
         for name in {**old, **new}

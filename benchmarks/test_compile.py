@@ -1,4 +1,4 @@
-"""Whether generating code for the torch network pays (`compile_network`), and after how many batches.
+"""Benefit of generated code for the torch network (`compile_network`), and the batches until it pays.
 
 `extra_info`: seconds until the first result, milliseconds of a batch with and without, and `break_even_batches`,
 or None where it never pays.

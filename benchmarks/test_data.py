@@ -1,6 +1,6 @@
-"""Forming groups, gathering batches, stitching, archives: what no framework has a part in.
+"""Forming groups, gathering batches, stitching, archives: work without a framework.
 
-Each stands beside a floor: the one thing that it cannot do without, plainly done. `extra_info` tells items per
+Each stands beside a floor: its one indispensable operation, in plain form. `extra_info` holds items per
 second and the most memory that was allocated.
 """
 
@@ -35,7 +35,7 @@ MEMORY_OF_LARGE_CANVAS = 12 * 2**30
 def measure(
     benchmark, items: int, call: Callable[[], Any], floor: Callable[[], Any], share: float = 1.0
 ) -> Any:
-    """Time `call` beside `floor`, which does `share` of the least work; returns what `call` does."""
+    """Time `call` beside `floor`, which does the fraction `share` of the least work; return the result of `call`."""
     if not benchmark.enabled:
         return benchmark(call)
     results = []

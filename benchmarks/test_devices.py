@@ -18,7 +18,7 @@ EPOCHS = 5
 
 
 def seconds_of_work(seconds: float) -> float:
-    """How often a plain convolution is done in `seconds`, per second: what a core gives."""
+    """Plain convolutions per second on one core, measured for `seconds`."""
     import torch
 
     torch.set_num_threads(1)
@@ -31,7 +31,7 @@ def seconds_of_work(seconds: float) -> float:
 
 
 def gain_of_two_cores() -> float:
-    """What two processes that have nothing to do with each other do, over what one does: the most there is."""
+    """Throughput of two independent processes over that of one: the upper limit of any gain."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(seconds_of_work, [0.5, 0.5], 1)
         alone = pool.apply(seconds_of_work, (3.0,))

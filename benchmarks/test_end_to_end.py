@@ -1,4 +1,4 @@
-"""From a scan file to a trained model and an image: what a user waits for, compiling included.
+"""From a scan file to a trained model and an image: the waiting time of a user, compiling included.
 
 Floor: the convolutions of as many steps and inferences (`floor.py`).
 """

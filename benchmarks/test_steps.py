@@ -9,7 +9,7 @@ pytestmark = pytest.mark.parametrize("plan", [pytest.param((1, 1, 64, 16), id="f
 
 @pytest.fixture
 def case(benchmark, backend, execution, plan):
-    """Where the convolutions come from; None if they are not needed."""
+    """Source of the convolutions; None if they are not needed."""
     return make_case(backend.name, plan, execution) if benchmark.enabled else None
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of the pages in docs/ from the code they describe: `python docs/generate_tables.py`.
+"""Write the tables of the pages in docs/ from the code they describe: `python docs/generate_tables.py`.
 
 `tests/test_docs.py` fails while a page and the code differ.
 """
@@ -78,7 +78,7 @@ PAGES: Mapping[str, Callable[[], dict[str, str]]] = {
 
 
 def field_table(cls: type[Any]) -> str:
-    """One row per field of `cls`: name, default, what is allowed, meaning."""
+    """One row per field of `cls`: name, default, allowed values, meaning."""
     rows = []
     for field in dataclasses.fields(cls):
         doc = field.metadata["doc"]

@@ -1,5 +1,5 @@
-"""The names of the legacy package PtychoPINN, so that programs written for it, Ptychodus above all, find them.
+"""The names of the legacy package PtychoPINN, for programs written for it, Ptychodus above all.
 
-A face without logic of its own: each module re-exports what `ptycho_backends.legacy` does. Which framework
-computes is `PTYCHO_BACKEND` or the configuration (docs/ptychodus.md).
+The modules re-export those of `ptycho_backends.legacy`, without logic of their own. `PTYCHO_BACKEND` or the
+configuration selects the framework (docs/ptychodus.md).
 """

@@ -1,7 +1,7 @@
 """From the configurations that Ptychodus sends to those of this library, and back.
 
-What becomes of which field is told by `SETTINGS`, the one table. A value that is refused is a `ConfigError`
-with the name that Ptychodus's user knows.
+One table, `SETTINGS`, defines the use of each field. A refused value is a `ConfigError` with the name that the
+user of Ptychodus knows.
 """
 
 import difflib
@@ -53,7 +53,7 @@ SAME_EXECUTION_FIELDS = (
     "finetune_early_stop_patience",
 )  # fmt: skip
 
-# Values of a prediction that are held at once; 256 groups of four at N = 64.
+# Most values of one prediction in memory; 256 groups of four at N = 64.
 LARGEST_INFERENCE_BATCH = 2**22
 
 
@@ -67,7 +67,7 @@ def to_model_config(
     data : DataConfig
     model : ModelConfig
     overrides : mapping, optional
-        Values for fields of the result, for what Ptychodus has no setting for.
+        Values for fields of the result that Ptychodus has no setting for.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def to_model_config(
 
 
 def hides_anything(mask: Any) -> bool:
-    """Whether `mask`, None or True or False or an array of zeros and ones, is one."""
+    """True if `mask` (None, a boolean, or an array of zeros and ones) hides a pixel."""
     if mask is None or isinstance(mask, bool):
         return bool(mask)
     return bool((np.asarray(mask) == 0).any())
@@ -101,7 +101,7 @@ def to_training_config(
     training: TrainingConfig,
     overrides: Mapping[str, Any] | None = None,
 ) -> neutral.TrainingConfig:
-    """What to train towards which loss.
+    """The training configuration: the model, the losses and the data of a training run.
 
     Parameters
     ----------
@@ -119,15 +119,15 @@ def to_training_config(
     """
     check([data, network, training])
     overrides = dict(overrides or {})
-    # N may still be that of the data to come
+    # N is 0 as long as the data, which decide it, are not read
     side = model.N or data.N
     photons = (network.intensity_scale * side / 2) ** 2
-    asked = overrides.get("nphotons")
-    if network.intensity_scale == ModelConfig.intensity_scale and asked is not None:
-        photons = asked
-    elif asked is not None and not math.isclose(asked, photons, rel_tol=1e-6):
+    requested = overrides.get("nphotons")
+    if network.intensity_scale == ModelConfig.intensity_scale and requested is not None:
+        photons = requested
+    elif requested is not None and not math.isclose(requested, photons, rel_tol=1e-6):
         raise ConfigError(
-            f"nphotons: got {asked:g}, but intensity_scale={network.intensity_scale:g} means {photons:g}; "
+            f"nphotons: got {requested:g}, but intensity_scale={network.intensity_scale:g} means {photons:g}; "
             "leave one of them out"
         )
     overrides.pop("nphotons", None)
@@ -157,7 +157,7 @@ def to_inference_config(
     inference: InferenceConfig,
     overrides: Mapping[str, Any] | None = None,
 ) -> neutral.InferenceConfig:
-    """What to reconstruct; how the patches are put together stays with `inference`.
+    """The inference configuration; the settings of stitching stay in `inference`.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def to_execution_config(
     data: DataConfig | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> neutral.ExecutionConfig:
-    """How to run, on what this machine has.
+    """The execution configuration, adapted to the devices of this machine.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def to_execution_config(
 
 
 def _devices(training: TrainingConfig) -> dict[str, Any]:
-    """What is asked for where it is there, else one processor; Ptychodus asks for CUDA unless told otherwise."""
+    """The requested devices if this machine has them, else one processor; Ptychodus requests CUDA by default."""
     accelerator = _accelerator(training.device)
     if training.n_devices == 1 or accelerator != training.device:
         return {"accelerator": accelerator}
@@ -217,12 +217,12 @@ def _devices(training: TrainingConfig) -> dict[str, Any]:
 def _accelerator(device: str) -> str:
     import torch
 
-    there: dict[str, Callable[[], bool]] = {
+    is_available: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "gpu": lambda: torch.cuda.is_available() or torch.backends.mps.is_available(),
         "mps": torch.backends.mps.is_available,
     }
-    if device not in there or there[device]():
+    if device not in is_available or is_available[device]():
         return device
     log.warning("device: %r is not available here; the processor computes", device)
     return "cpu"
@@ -259,7 +259,7 @@ def _finetune_stages(training: TrainingConfig) -> tuple[Any, ...]:
 
 
 def neighbour_choice(data: DataConfig) -> NeighbourChoice:
-    """How groups are chosen."""
+    """The choice of neighbours for groups."""
     return NeighbourChoice(
         group_size=data.C,
         function=data.neighbor_function,
@@ -286,10 +286,10 @@ def _made(cls: type[C], values: Mapping[str, Any], overrides: Mapping[str, Any] 
 def configs_of_model(
     model: TrainedModel,
 ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]:
-    """The configurations that describe a model which was not trained through Ptychodus.
+    """Configurations of a model that was not trained through Ptychodus.
 
-    What such a model has no setting for keeps its default, except that one group is formed around each
-    position.
+    Settings without a counterpart in such a model keep their defaults, except that one group is formed around
+    each position.
     """
     trained = model.config
     network = trained.model

@@ -1,7 +1,7 @@
 """The five configurations that Ptychodus builds and sends to its training process: plain values, no logic.
 
-What becomes of each field is told by one table, `config_bridge.SETTINGS`; the defaults are what Ptychodus
-passes unless its user says otherwise. Importing this needs neither a framework nor a device.
+One table, `config_bridge.SETTINGS`, defines the use of each field; the defaults are those of Ptychodus. Importing
+this module needs neither a framework nor a device.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class ModelConfig:
 
 @dataclass
 class TrainingConfig:
-    """How to train, and on what device."""
+    """Settings of training, and its device."""
 
     epochs: int = 50
     batch_size: int = 16
@@ -113,7 +113,7 @@ class TrainingConfig:
 
 @dataclass
 class InferenceConfig:
-    """How to make the image; stored in the model file, because nothing is asked when it is made."""
+    """Settings of the image; stored in the model file, because a reconstruction has no settings of its own."""
 
     batch_size: int = 1000
     middle_trim: int = 32
@@ -125,4 +125,4 @@ class InferenceConfig:
 
 @dataclass
 class DatagenConfig:
-    """Nothing yet: Ptychodus passes one without a field, and simulates data by other means."""
+    """Empty: Ptychodus passes one without a field, and simulates data by other means."""

@@ -16,7 +16,7 @@ class PtychoDataContainerTorch:
     Parameters
     ----------
     grouped_data : mapping or PtychoDataContainer
-        What `generate_grouped_data` returns, or a container.
+        A result of `generate_grouped_data`, or a container.
     probe : (N, N) complex array or None
         Default: that of the container.
 
@@ -50,7 +50,7 @@ class PtychoDataContainerTorch:
 
     @property
     def Y_I(self) -> torch.Tensor | None:
-        """Amplitude of the ground truth; the legacy name says intensity."""
+        """Amplitude of the ground truth; the legacy name means intensity."""
         return None if self.Y is None else self.Y.abs()
 
     @property

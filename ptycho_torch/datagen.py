@@ -1,6 +1,6 @@
 """Simulated training data, under the name that programs written for the legacy port know.
 
-The physics is that of `ptycho_backends.scans.simulate`; here it is put together for whoever has an object and a probe.
+The physics is that of `ptycho_backends.scans.simulate`; these functions start from a given object and probe.
 """
 
 import math
@@ -44,7 +44,7 @@ def raster_positions(shape: tuple[int, int], N: int, count: int, seed: int = 0) 
             f"object: got {shape[0]} x {shape[1]} pixels for {count} patches of {N}; want a larger object, "
             "and at least one patch"
         )
-    # as wide as the object allows, the displacement of a third of a step included
+    # as wide as the object allows with the displacement of a third of a step
     step_px = room / (math.ceil(math.sqrt(count)) + 0.6)
     return jittered_raster(count, step_px, seed=seed) + np.array(shape[::-1]) / 2
 
@@ -102,7 +102,7 @@ def write_training_data(
     objects : sequence of (H, W) complex arrays
     probe : (N, N) complex array
     folder : path
-        Made if it is not there.
+        Created if missing.
     n_positions, n_photons, seed, measurement
         As in `simulate_training_data`; each object has its own noise.
 

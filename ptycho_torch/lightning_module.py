@@ -1,4 +1,4 @@
-"""`PtychoPINN_Lightning`: the module that trains, with the four configurations that Ptychodus gives it."""
+"""`PtychoPINN_Lightning`: the training module, with the four configurations of Ptychodus."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from ptycho_torch.config_bridge import configs_of_model, hides_anything, to_mode
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 
 CONFIGS_KEY = "ptycho_torch"
-"""Under this key of its JSON text a checkpoint holds the four configurations."""
+"""Key of the four configurations in the JSON text of a checkpoint."""
 
 Configs = tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]
 CLASSES: dict[str, type] = {
@@ -35,7 +35,7 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
     Parameters
     ----------
     model_config, data_config, training_config, inference_config
-        Instances of `config_params`, or mappings of their fields; by default the stock ones.
+        Instances of `config_params`, or mappings of their fields; None for the defaults.
     start : TrainedModel, optional
         Default: initial weights and a default probe, of the size that `data_config` names.
     execution, on_epoch
@@ -78,7 +78,7 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
         return self.data_config, self.model_config, self.training_config, self.inference_config
 
     def neutral_model(self) -> TrainedModel:
-        """The network as it is now, for either backend to reconstruct with."""
+        """The network with its present weights, for reconstruction by either backend."""
         start = self._start
         weights = {
             name: value.astype(start.weights[name].dtype) for name, value in self.model.weights().items()
@@ -86,7 +86,7 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
         return dataclasses.replace(start, weights=weights, history=tuple(self.history), training_state=None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As `PtychoModule`; and the four configurations, so that the file needs nothing beside it."""
+        """As `PtychoModule`, with the four configurations, so that the file is complete."""
         super().on_save_checkpoint(checkpoint)
         values = json.loads(checkpoint[CHECKPOINT_KEY])
         values[CONFIGS_KEY] = {
@@ -103,14 +103,14 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
         strict: bool | None = None,
         **configs: Any,
     ) -> "PtychoPINN_Lightning":
-        """Read a model file; on the processor, wherever it was trained.
+        """Read a model file into the memory of the processor.
 
         Parameters
         ----------
         checkpoint_path : path
-            A `.ckpt` that training wrote, or an archive (`wts.h5.zip`) of either backend.
+            A `.ckpt` of training, or an archive (`wts.h5.zip`) of either backend.
         map_location, hparams_file, strict
-            Lightning's; play no part, because nothing in the file is executed or guessed.
+            Lightning's; ignored, because no content of the file is executed or guessed.
         model_config, data_config, training_config, inference_config : optional
             In place of those in the file.
 
@@ -127,7 +127,7 @@ class PtychoPINN_Lightning(PtychoModule):  # noqa: N801 - the name that Ptychodu
 def stored_configs(path: str | os.PathLike[str], model: TrainedModel | None = None) -> Configs:
     """Data, model, training, inference: the configurations in a model file.
 
-    Of a file that was not written through Ptychodus, those that describe its model.
+    For a file that was not written through Ptychodus, configurations that describe its model.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def stored_configs(path: str | os.PathLike[str], model: TrainedModel | None = No
         If the file is damaged, or is none of this library's.
     """
     if model is None:
-        # also tells if the file is none of ours
+        # raises for a file that is none of ours
         model = load_archive(path)
     stored = checkpoint_values(path).get(CONFIGS_KEY) if is_checkpoint(Path(path)) else None
     if stored is None:
@@ -148,7 +148,7 @@ def stored_configs(path: str | os.PathLike[str], model: TrainedModel | None = No
 
 
 def as_config(kind: type, value: Any) -> Any:
-    """`value` as an instance of `kind`: as it is, of a mapping, or the stock one for None."""
+    """`value` as an instance of `kind`: unchanged, from a mapping, or the default one for None."""
     if isinstance(value, kind):
         return value
     values = {} if value is None else dict(value)
@@ -157,7 +157,7 @@ def as_config(kind: type, value: Any) -> Any:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """The fields of `config` as JSON knows them; a mask becomes whether there is one."""
+    """The fields of `config` as JSON values; a mask becomes True or False."""
     values = dataclasses.asdict(config)
     if values.get("probe_mask") is not None:
         values["probe_mask"] = hides_anything(values["probe_mask"])

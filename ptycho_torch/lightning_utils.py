@@ -1,4 +1,4 @@
-"""Finding what training left behind."""
+"""Search for the checkpoints of a training run."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ptycho_backends.training.checkpoints import FOLDER
 
-# Lightning writes the monitored loss into the name, and `-v1` after it where that name was taken.
+# Lightning writes the monitored loss into the name, and `-v1` after it if that name exists.
 _LOSS = re.compile(r"(?:val|train)_loss=([-+0-9.e]+?)(?:-v\d+)?$")
 
 

@@ -22,8 +22,8 @@ class MemmapDatasetBridge(Dataset):
     """A scan whose patterns stay on disk and are read as they are needed, as groups for PyTorch.
 
     `bridge[i]` is one group: `diffraction` (C, N, N) float32 and `offsets` (C, 2) float32 `[x, y]`; with ground
-    truth where the loss needs it. So `DataLoader(bridge, batch_size=16)` gives batches. `data_module` is what
-    training uses itself. The numbers are those of the same scan in memory.
+    truth if the loss needs it. So `DataLoader(bridge, batch_size=16)` gives batches. Training itself uses
+    `data_module`. The numbers are those of the same scan in memory.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class MemmapDatasetBridge(Dataset):
         As `load_scan` reads it, uncompressed.
     config : TrainingConfig
     memmap_dir : path, optional
-        For a file that is compressed: an uncompressed copy is written there, once, and used.
+        For a compressed file: folder of an uncompressed copy, which is written once and then used.
     measurement : {'auto', 'amplitude', 'intensity'}
         As in `load_scan`.
 
@@ -82,7 +82,7 @@ class MemmapDatasetBridge(Dataset):
 
 
 def _uncompressed(path: Path, folder: Path) -> Path:
-    """A copy of the scan in `folder` that can be mapped; one that is there and newer is used."""
+    """A copy of the scan in `folder` that can be mapped; an existing newer copy is used."""
     copy = folder / f"{path.stem}.mapped.npz"
     if not copy.is_file() or copy.stat().st_mtime_ns < path.stat().st_mtime_ns:
         save_scan(load_scan(path), copy, compressed=False)

@@ -1,4 +1,4 @@
-"""Models that MLflow keeps: found by the number of their run. MLflow is needed for nothing else."""
+"""Models in MLflow, found by the number of their run. Only this module needs MLflow."""
 
 import os
 import re
@@ -14,7 +14,7 @@ _RUN = re.compile(r"[0-9a-f]{32}$")
 
 
 def is_run_id(name: str | os.PathLike[str]) -> bool:
-    """Whether `name` is the number of an MLflow run, and no file or folder."""
+    """True if `name` is the number of an MLflow run, and no file or folder."""
     return bool(_RUN.match(os.fspath(name))) and not Path(name).exists()
 
 
@@ -25,7 +25,7 @@ def model_of_run(run_id: str, tracking_uri: str | None = None) -> Path:
     ----------
     run_id : str
     tracking_uri : str, optional
-        Where MLflow keeps its runs; default: as MLflow itself is set up.
+        Store of MLflow's runs; default: that of MLflow's own set-up.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def model_of_run(run_id: str, tracking_uri: str | None = None) -> Path:
     try:
         mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=folder, tracking_uri=tracking_uri)
     except Exception as error:
-        # what is raised depends on where MLflow keeps its runs
+        # the exception depends on the store of the runs
         raise ArchiveError(f"{run_id}: MLflow has no artifacts of this run ({error})") from error
     archives = sorted(Path(folder).rglob(ARCHIVE_NAME))
     checkpoints = [find_best_checkpoint(path.parent) for path in sorted(Path(folder).rglob("*.ckpt"))]

@@ -11,14 +11,14 @@ from ptycho_backends.params import bridge, params
 
 
 class RawDataTorch(RawData):
-    """A scan that takes what it is not told about grouping from a configuration.
+    """A scan with defaults for grouping from a configuration.
 
     Parameters
     ----------
     xcoords, ycoords, diff3d, probeGuess, scan_index, objectGuess, measurement
         As `RawData.from_coords_without_pc`.
     config : TrainingConfig or InferenceConfig, optional
-        Fills `params.cfg`, before anything is grouped (rule CONFIG-001).
+        Fills `params.cfg` before any grouping (rule CONFIG-001).
 
     Raises
     ------
@@ -54,7 +54,7 @@ class RawDataTorch(RawData):
         gridsize: int | None = None,
         **options: Any,
     ) -> LegacyGroups:
-        """`RawData.generate_grouped_data`; what is None comes from the data or the configuration."""
+        """`RawData.generate_grouped_data`; the data or the configuration replace arguments that are None."""
         config = self.config
         if gridsize is None and config is None:
             raise GroupingError("gridsize: not given, want an integer >= 1, or a config for RawDataTorch")

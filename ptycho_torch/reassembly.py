@@ -1,4 +1,4 @@
-"""Stitching that takes tensors; what it does is `ptycho_backends.images.stitching`."""
+"""Stitching of tensors, by `ptycho_backends.images.stitching`."""
 
 import numpy as np
 import torch

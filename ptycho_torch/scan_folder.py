@@ -24,12 +24,12 @@ from ptycho_torch.config_params import DataConfig, ModelConfig
 
 log = logging.getLogger(__name__)
 
-# The random numbers that choose groups; the same on every run, so that a run can be repeated.
+# Seed of the choice of groups; constant, so that a run can be repeated.
 GROUP_SEED = 0
 
 
 def training_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The `*.npz` files of `folder` itself, by name; or the one file that `folder` is.
+    """The `*.npz` files of `folder` itself, by name; or `folder` alone if it is a file.
 
     Raises
     ------
@@ -46,7 +46,8 @@ def training_files(folder: str | os.PathLike[str]) -> list[Path]:
 def load_training_scan(path: str | os.PathLike[str]) -> Scan:
     """A scan from a file that Ptychodus exported, or from one that this library wrote.
 
-    Ptychodus's hold counts, whatever their dtype, and its positions; this library's say what they hold.
+    Files of Ptychodus hold counts of any dtype and positions in its coordinates. Those of this library name their
+    measurement.
 
     Raises
     ------
@@ -71,12 +72,12 @@ def _is_our_own(path: Path) -> bool:
         with np.load(path, allow_pickle=False) as entries:
             return "measurement" in entries
     except Exception:
-        # `load_scan` tells what is wrong with it
+        # `load_scan` raises with the reason
         return False
 
 
 def live_scan(diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike) -> Scan:
-    """A scan from the arrays that Ptychodus hands over when an image is wanted.
+    """A scan from the arrays that Ptychodus passes for a reconstruction.
 
     Parameters
     ----------
@@ -105,12 +106,12 @@ def live_scan(diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike) 
 
 
 def with_size_of_the_data(data: DataConfig, side: int) -> DataConfig:
-    """`data` for patterns of `side` pixels; a warning tells if the setting is another.
+    """`data` for patterns of `side` pixels, with a warning if the setting differs.
 
     Raises
     ------
     ConfigError
-        If there is no network for that size.
+        If no network has that size.
     """
     if not SIDES.accepts(side):
         raise ConfigError(f"N: the patterns are {side} x {side} pixels, want {SIDES.text}; crop or bin them")
@@ -138,7 +139,7 @@ def training_groups(
         raise ConfigError(
             f"num_datasets: got {network.num_datasets}, but there are {len(files)} training files; want 1 or that"
         )
-    scans = [_with_probe_as_wanted(load_training_scan(path), data) for path in files]
+    scans = [_with_probe_ramp_removed(load_training_scan(path), data) for path in files]
     data = with_size_of_the_data(data, scans[0].N)
     if network.mode == "Supervised":
         for scan in scans:
@@ -149,7 +150,7 @@ def training_groups(
         for scan in scans
     ]
     groups = merge_groups(parts)
-    _tell_if_groups_are_too_wide(groups, network)
+    _warn_of_wide_groups(groups, network)
     log.info("training: %d groups of %d from %s", len(groups), data.C, groups.scan)
     return groups, data
 
@@ -160,7 +161,7 @@ def image_groups(scan: Scan, data: DataConfig) -> GroupedData:
     return group_around(scan, seeds, neighbour_choice(data), seed=GROUP_SEED, leave_none_out=True)
 
 
-def _with_probe_as_wanted(scan: Scan, data: DataConfig) -> Scan:
+def _with_probe_ramp_removed(scan: Scan, data: DataConfig) -> Scan:
     if not data.probe_ramp_removal or scan.probe_guess is None:
         return scan
     return scan.with_probe(probes.without_phase_ramp(scan.probe_guess))
@@ -175,8 +176,8 @@ def _require_labels(scan: Scan) -> None:
         )
 
 
-def _tell_if_groups_are_too_wide(groups: GroupedData, network: ModelConfig) -> None:
-    """The canvas of a group has room for a few pixels only; what lies farther out is cut."""
+def _warn_of_wide_groups(groups: GroupedData, network: ModelConfig) -> None:
+    """Warn of groups wider than their canvas, which cuts the parts outside it."""
     room = ((groups.gridsize - 1) * network.offset + network.max_position_jitter) / 2
     reach = np.abs(groups.relative_offsets_px).max(axis=(1, 2, 3))
     if (reach > room).any():

@@ -1,4 +1,4 @@
-"""What becomes of every setting that Ptychodus sends: the one table, checked and documented from here.
+"""Table of all settings that Ptychodus sends, with rule and use of each; the source of checks and documentation.
 
 docs/ptychodus-settings.md is generated from it. No framework is needed to read it.
 """
@@ -27,13 +27,13 @@ from ptycho_backends.rules import (
 from ptycho_backends.scans.neighbours import FUNCTIONS, SCAN_PATTERNS
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 
-Use = Literal["mapped", "data", "image", "refused", "told"]
+Use = Literal["mapped", "data", "image", "refused", "recorded"]
 USES: dict[Use, str] = {
     "mapped": "a setting of this library, on both backends",
     "data": "how groups, patterns and labels are made",
     "image": "how the image is put together",
     "refused": "only this value: anything else is an error that names it",
-    "told": "a text that is kept in the model file",
+    "recorded": "a text that is kept in the model file",
 }
 
 
@@ -50,9 +50,9 @@ class Setting:
     use : str
         One of `USES`.
     rule : Rule
-        What is allowed; everything else is refused by name.
+        Allowed values; others are refused by name.
     text : str
-        What it does.
+        Its effect.
     """
 
     field: str
@@ -62,8 +62,8 @@ class Setting:
     text: str
 
 
-def _pair(what: str, accepts: Any) -> Rule:
-    return Rule(what, lambda value: isinstance(value, tuple | list) and len(value) == 2 and accepts(*value))
+def _pair(text: str, accepts: Any) -> Rule:
+    return Rule(text, lambda value: isinstance(value, tuple | list) and len(value) == 2 and accepts(*value))
 
 
 _BOUNDS = _pair(
@@ -83,7 +83,7 @@ _POWER = integer(1, power_of_two=True)
 _POSITIVE = number(0, exclusive=True)
 
 _DATA = (
-    Setting("N", "model_size", "mapped", integer(1), "side of a pattern; if the data have another, theirs is used, and a warning tells both"),
+    Setting("N", "model_size", "mapped", integer(1), "side of a pattern; if the data have another, theirs is used, with a warning"),
     Setting("C", "num_channels", "mapped", integer(1), "positions in a group; want the product of `grid_size`"),
     Setting("normalize", "data_normalization_mode", "mapped", choice("Batch", "Group"), "patterns are scaled by one factor, or by one for each group (`normalize`)"),
     Setting("neighbor_function", "neighbor_lookup_method", "data", choice(*FUNCTIONS), "members of a group: `C` of the `K` nearest; `C` of those in a range of distances; or one of the `K_quadrant` nearest from each quadrant (`C` = 4)"),
@@ -94,7 +94,7 @@ _DATA = (
     Setting("min_neighbor_distance", "min_neighbor_distance", "data", number(0), "for `Min_dist`, pixels"),
     Setting("max_neighbor_distance", "max_neighbor_distance", "data", number(0), "for `Min_dist`, pixels"),
     Setting("K_quadrant", "num_nearest_neighbors_for_quadrant_lookup", "data", integer(0), "for `4_quadrant`"),
-    Setting("n_subsample", "coordinate_subsampling_factor", "data", integer(1), "different groups around each position; a warning tells if there are fewer"),
+    Setting("n_subsample", "coordinate_subsampling_factor", "data", integer(1), "different groups around each position; fewer give a warning"),
     Setting("probe_scale", "probe_scale", "mapped", _POSITIVE, "`probe_scale`"),
     Setting("K", "num_nearest_neighbors_for_lookup", "data", integer(0), "for `Nearest` (`neighbor_count`)"),
     Setting("grid_size", "grid_size_y, grid_size_x", "mapped", _GRID, "`gridsize`"),
@@ -136,7 +136,7 @@ _MODEL = (
     Setting("eca_encoder", "eca_encoder", "mapped", boolean(), "`eca_encoder`"),
     Setting("offset", "offset", "mapped", integer(0), "`offset`"),
     Setting("probe_reference_coeff", "probe_reference_loss_coeff", "refused", choice(0.0), "off"),
-    Setting("amplitude_variance_loss", "amplitude_variance_loss", "mapped", boolean(), "whether `amplitude_variance_coeff` counts"),
+    Setting("amplitude_variance_loss", "amplitude_variance_loss", "mapped", boolean(), "switch for `amplitude_variance_coeff`"),
     Setting("amplitude_variance_coeff", "amplitude_variance_coeff", "mapped", number(0), "`amplitude_variance_coeff`"),
 )  # fmt: skip
 
@@ -158,8 +158,8 @@ _TRAINING = (
     Setting("scheduler", "learning_rate_scheduler", "mapped", choice("Default", "Exponential", "Cosine"), "`scheduler`"),
     Setting("warmup_epochs", "learning_rate_warmup_epochs", "mapped", integer(0), "`warmup_epochs`"),
     Setting("min_lr_ratio", "minimum_learning_rate_ratio", "mapped", number(0, 1), "`min_lr_ratio`"),
-    Setting("notes", "notes", "told", _TEXT, "kept in the model file"),
-    Setting("model_name", "model_name", "told", _TEXT, "kept in the model file"),
+    Setting("notes", "notes", "recorded", _TEXT, "kept in the model file"),
+    Setting("model_name", "model_name", "recorded", _TEXT, "kept in the model file"),
     Setting("enable_staged_finetuning", "enable_staged_finetuning", "mapped", boolean(), "two or three stages of further epochs (`finetune_stages`), in place of `epochs_fine_tune`"),
     Setting("finetune_stage1_epochs", "finetune_stage1_epochs", "mapped", integer(1), "first stage: the decoders"),
     Setting("finetune_stage2_epochs", "finetune_stage2_epochs", "mapped", integer(1), "second stage: the encoder's top as well"),
@@ -200,11 +200,11 @@ SECTIONS: dict[type, str] = {
     TrainingConfig: "PtychoPINNTorchTraining",
     InferenceConfig: "PtychoPINNTorchInference",
 }
-"""Where each stands in Ptychodus's settings file."""
+"""Section of each in Ptychodus's settings file."""
 
 
 def problems_of(config: Any) -> list[str]:
-    """Every value of `config` that is refused, as "field (key in the settings file): got X, want Y"."""
+    """Every refused value of `config`, as "field (key in the settings file): got X, want Y"."""
     found = []
     for setting in SETTINGS[type(config)]:
         value = getattr(config, setting.field)
@@ -217,12 +217,12 @@ def problems_of(config: Any) -> list[str]:
 
 
 def check(configs: Sequence[Any]) -> None:
-    """Refuse what the table refuses, and what contradicts itself.
+    """Refuse values that break a rule of the table, and contradictory values.
 
     Raises
     ------
     ConfigError
-        Lists everything, each under the name that Ptychodus has for it.
+        Lists all problems, each under the name that Ptychodus uses.
     """
     problems = [problem for config in configs for problem in problems_of(config)]
     data = next((config for config in configs if isinstance(config, DataConfig)), None)

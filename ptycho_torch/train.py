@@ -1,4 +1,4 @@
-"""`main`: trains on a folder of training files, as programs written for the legacy port call it."""
+"""`main`: training on a folder of files, with the interface of the legacy port."""
 
 import difflib
 import os
@@ -35,9 +35,9 @@ def main(
     ptycho_dir : path
     config_path : path, optional
         YAML or JSON with the sections `data`, `model`, `training`, `inference`; each names fields of that
-        class in `config_params`. What is not named has its default.
+        class in `config_params`. Other fields keep their defaults.
     existing_config : ConfigManager, or (data, model, training, inference, datagen), optional
-        In place of a file; the last ones may be left out.
+        In place of a file; trailing ones are optional.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def main(
     ConfigError
         If both or unreadable configurations are given, or a setting is refused.
     ScanError, ShapeError, GroupingError, OutputError
-        If the data or the folder will not do.
+        If the data or the folder cannot be used.
     """
     if config_path is not None and existing_config is not None:
         raise ConfigError("config_path, existing_config: got both, want one of them")
@@ -77,7 +77,7 @@ def load_config_manager(path: str | os.PathLike[str]) -> ConfigManager:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or names a section or field that there is not.
+        If the file cannot be read, or names an unknown section or field.
     """
     content = read_mapping(path, "the sections " + ", ".join(SECTIONS))
     problems = [

@@ -1,4 +1,4 @@
-"""Small helpers around training, under the names that programs written for the legacy port know."""
+"""Seeds, learning-rate range test and MLflow parameters, under the names of the legacy port."""
 
 import dataclasses
 import importlib
@@ -21,25 +21,25 @@ from ptycho_torch.backend.module import PtychoModule
 
 __all__ = ["LearningRates", "PtychoDataModule", "find_learning_rate", "log_parameters_mlflow", "set_seed"]
 
-# Weight of the newest value in the running mean that the range test looks at.
+# Weight of the newest value in the running mean of the range test.
 SMOOTHING = 0.2
 
-# The test ends when the loss has risen by this many times what it had fallen by.
+# The test ends when the rise of the loss exceeds its largest fall by this factor.
 DIVERGED = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningRates:
-    """What a range test found.
+    """Results of a range test.
 
     Attributes
     ----------
     learning_rates : tuple of float
         One for each step made.
     loss_changes : tuple of float
-        Running mean of what training so far changed the loss of each step's batch by; below 0 is progress.
+        Running mean of the change by training in the loss of each step's batch; below 0 is progress.
     suggestion : float
-        Where the loss fell fastest, before it was lowest.
+        Rate of the fastest fall, before the minimum of the loss.
     """
 
     learning_rates: tuple[float, ...]
@@ -50,7 +50,7 @@ class LearningRates:
 def set_seed(seed: int = 42) -> int:
     """Seed Python, NumPy and PyTorch, workers of data loaders included; returns the seed.
 
-    This library's own draws (weights, groups, batches) come from `TrainingConfig.seed` and need none of this.
+    This library's own draws (weights, groups, batches) come from `TrainingConfig.seed` alone.
 
     Raises
     ------
@@ -71,13 +71,13 @@ def find_learning_rate(
 ) -> LearningRates:
     """Learning-rate range test: steps of Adam whose rate grows geometrically, until the loss diverges.
 
-    The same module and data give the same answer. The module's weights, and whether each is trained, are as
-    before when it ends, however it ends.
+    The same module and data give the same result. The weights of the module are restored at the end, also after
+    an error.
 
     Parameters
     ----------
     module : PtychoModule
-        On the device where the test shall run.
+        On the device of the test.
     data : PtychoDataModule
         Its training batches are taken in the order of the epochs.
     smallest, largest : float
@@ -106,7 +106,7 @@ def find_learning_rate(
     batches = list(itertools.islice(_training_batches(data), steps))
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     with torch.no_grad():
-        # batches differ more from one another than a step makes them, so each is its own yardstick
+        # the loss differs more between batches than between steps, so each batch is compared with itself
         untrained = [float(_loss(module, data, indices)) for indices in batches]
     rates: list[float] = []
     changes: list[float] = []
@@ -166,7 +166,7 @@ def log_parameters_mlflow(*configs: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        What was logged: 'TrainingConfig.model.N', ... to values.
+        The logged parameters: 'TrainingConfig.model.N', ... to values.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whole pieces of work under the names of the legacy port; they always compute with PyTorch."""
+"""Training and reconstruction under the names of the legacy port; always with PyTorch."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def run_cdi_example_torch(
     *,
     execution: ExecutionConfig | None = None,
 ) -> components.Outcome:
-    """`components.run_cdi_example` on PyTorch, whatever `PTYCHO_BACKEND` says."""
+    """`components.run_cdi_example` on PyTorch, regardless of `PTYCHO_BACKEND`."""
     return components.run_cdi_example(train_data, test_data, config, M, backend="torch", execution=execution)
 
 
@@ -27,5 +27,5 @@ def train_cdi_model_torch(
     *,
     execution: ExecutionConfig | None = None,
 ) -> dict[str, Any]:
-    """`components.train_cdi_model` on PyTorch, whatever `PTYCHO_BACKEND` says."""
+    """`components.train_cdi_model` on PyTorch, regardless of `PTYCHO_BACKEND`."""
     return components.train_cdi_model(train_data, test_data, config, backend="torch", execution=execution)

@@ -1,8 +1,8 @@
-"""What several test modules share, and which backends are tested.
+"""Shared fixtures, and the selection of tested backends.
 
 `--backend=torch` (or `tensorflow`; may be repeated) runs the tests of that backend and of the
 framework-free core, and fails if its framework is missing. Without it every installed framework is
-tested, Ptychodus too where it is installed, and a line at the end says what was not.
+tested, Ptychodus too where it is installed, and a line at the end names the others.
 """
 
 import os
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def why_not(name: str, config: pytest.Config) -> str | None:
-    """Reason not to collect the tests of backend `name`, if there is one."""
+    """Reason not to collect the tests of backend `name`; None to collect them."""
     asked = config.getoption("--backend")
     if asked and name not in asked:
         return "not asked for"
@@ -63,7 +63,7 @@ def why_not(name: str, config: pytest.Config) -> str | None:
 
 
 def why_not_ptychodus(config: pytest.Config) -> str | None:
-    """Reason not to collect `tests/ptychodus`, if there is one."""
+    """Reason not to collect `tests/ptychodus`; None to collect them."""
     if config.getoption("--backend"):
         return "not asked for"
     return None if find_spec("ptychodus") is not None else "ptychodus not installed; nox -s ptychodus"
@@ -87,7 +87,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(autouse=True)
 def params_cfg_as_new() -> Iterator[None]:
-    """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
+    """`params.cfg` is one dictionary for the whole process; each test finds the defaults."""
     from ptycho_backends.params import params
 
     params.cfg.clear()

@@ -62,7 +62,7 @@ def store(folder, number, *benchmarks, host="one", gpus=(), torch="2.13", commit
 
 
 def compared(compare, folder, capsys, *options):
-    """Exit code, what was said, and what was complained about."""
+    """Exit code, standard output and standard error."""
     code = compare(["--storage", str(folder), *map(str, options)])
     said = capsys.readouterr()
     return code, said.out, said.err
@@ -127,7 +127,7 @@ def test_a_floor_that_changed_itself_excuses_some(compare, tmp_path, capsys, flo
     store(tmp_path, 1, new, measured("test_start", 1.3))
     code, said, _ = compared(compare, tmp_path, capsys, "--all")
     assert code == (verdict == "slower")
-    # what has no floor is judged by the floors of the others
+    # benchmarks without a floor are judged by the floors of the others
     assert [line.split()[-1] for line in said.splitlines()[-2:]] == [verdict, verdict]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.errors import OutputError, ScanError
 from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.images.matplotlib_import import import_matplotlib
 from ptycho_backends.images.metrics import Alignment, Metrics, align, covered_box
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.values import EpochRecord, Reconstruction
@@ -32,7 +33,7 @@ PHASE_MAP = "viridis"
 CYCLIC_PHASE_MAP = "twilight"
 ERROR_MAP = "RdBu_r"
 
-# Okabe and Ito's blue and vermilion: told apart whatever the eye.
+# Okabe and Ito's blue and vermilion: distinct for colour-blind readers too.
 TRAIN_COLOUR, VALIDATION_COLOUR, RATE_COLOUR = "#0072B2", "#D55E00", "#7F7F7F"
 
 PANEL_INCHES = 3.1
@@ -54,7 +55,7 @@ def save_reconstruction_figure(
     scan: Scan | None = None,
     metrics: Metrics | None = None,
 ) -> Path:
-    """Amplitude and phase side by side; below them the known object and the error, where there is one.
+    """Draw amplitude and phase side by side; below them the known object and the error, if there is one.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def save_reconstruction_figure(
 
 
 def save_history_figure(history: Sequence[EpochRecord], path: str | os.PathLike[str]) -> Path:
-    """Training and validation loss and the learning rate, over the epochs.
+    """Draw training loss, validation loss and learning rate over the epochs.
 
     Parameters
     ----------
@@ -146,6 +147,7 @@ def save_history_figure(history: Sequence[EpochRecord], path: str | os.PathLike[
 
 
 def _figure(width: float, height: float) -> "Figure":
+    import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -171,7 +173,7 @@ def _alignment(reconstruction: Reconstruction, scan: Scan | None) -> Alignment |
     try:
         return align(reconstruction, scan)
     except ScanError:
-        # too little overlap to compare: `metrics.compare` says so, the picture shows what there is
+        # too little overlap to compare: `metrics.compare` raises; the figure shows the reconstruction alone
         return None
 
 
@@ -293,7 +295,7 @@ def _heading(reconstruction: Reconstruction, scan: Scan | None, metrics: Metrics
 
 
 def _limit_losses(losses: "Axes", values: NDArray) -> None:
-    """Logarithmic where that shows more; else linear, without a first epoch that squeezes all others."""
+    """Set a logarithmic scale for a wide range; else linear limits that ignore an outlying first epoch."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return
@@ -309,7 +311,7 @@ def _limit_losses(losses: "Axes", values: NDArray) -> None:
 
 
 def _limit_rates(rates: "Axes", values: NDArray) -> None:
-    """Whole decades: a rate that hardly changes would otherwise be labelled with crowded fractions."""
+    """Set limits at whole decades; a nearly constant rate would get crowded labels otherwise."""
     from matplotlib.ticker import NullFormatter
 
     rates.yaxis.set_minor_formatter(NullFormatter())

@@ -1,7 +1,7 @@
-"""How good a reconstruction is, where the object is known.
+"""Metrics of a reconstruction against the known object.
 
 Ptychography leaves one complex factor free, and a stitched canvas may sit a fraction of a pixel beside
-the truth; both are removed, and told. Nothing else is: no phase ramp, no unwrapping, no larger shift.
+the truth. Both are removed and reported. No phase ramp and no larger shift is removed; phases are not unwrapped.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ MAX_SHIFT_PX = 3.0
 UPSAMPLING = 100
 REGISTRATION_PASSES = 4
 
-# Fewer pixels than this say nothing.
+# Fewer pixels are too few for any metric.
 MIN_PIXELS = 100
 
 # SSIM looks at windows of this many pixels; a smaller overlap gets none.
@@ -58,9 +58,9 @@ class Metrics:
     shift_px : (float, float)
         `[x, y]` by which the reconstruction had to be moved to lie on the truth.
     factor : complex
-        What the reconstruction was multiplied by.
+        Multiplied with the reconstruction before the comparison.
     pixels : int
-        How many pixels were compared.
+        Number of compared pixels.
     trim_px : int
         Pixels cut off around the covered region.
     """
@@ -78,7 +78,7 @@ class Metrics:
     trim_px: int
 
     def as_dict(self) -> dict[str, float | int | list[float] | None]:
-        """Plain numbers for JSON: the factor as amplitude and phase, None for what is not finite."""
+        """Plain numbers for JSON: the factor as amplitude and phase, None for values that are not finite."""
         values = dataclasses.asdict(self)
         factor = values.pop("factor")
         values["shift_px"] = list(values["shift_px"])
@@ -120,7 +120,7 @@ class Alignment:
         `[x, y]` by which the reconstruction has to be moved to lie on the truth.
     factor : complex
     box : (slice, slice)
-        Where this lies on the canvas, `[y, x]`.
+        Its place on the canvas, `[y, x]`.
     """
 
     reconstruction: NDArray[np.complex128]
@@ -132,14 +132,14 @@ class Alignment:
 
 
 def compare(reconstruction: Reconstruction, scan: Scan, *, trim_px: int = DEFAULT_TRIM_PX) -> Metrics:
-    """Compare a reconstruction with the object that the scan knows.
+    """Compare a reconstruction with the known object of its scan.
 
     Parameters
     ----------
     reconstruction : Reconstruction
         In the coordinates of the scan's positions.
     scan : Scan
-        With `object_guess`; `object_mask`, if there is one, limits what is compared.
+        With `object_guess`; `object_mask`, if present, limits the compared area.
     trim_px : int
         Pixels to leave out around the covered region, where few patches overlap.
 
@@ -150,7 +150,7 @@ def compare(reconstruction: Reconstruction, scan: Scan, *, trim_px: int = DEFAUL
     Raises
     ------
     ScanError
-        If the scan knows no object, or too little of it lies under the reconstruction.
+        If the scan has no known object, or too little of it lies under the reconstruction.
     """
     return measure(align(reconstruction, scan, trim_px=trim_px), trim_px)
 
@@ -192,7 +192,7 @@ def align(reconstruction: Reconstruction, scan: Scan, *, trim_px: int = DEFAULT_
 
 
 def measure(alignment: Alignment, trim_px: int = DEFAULT_TRIM_PX) -> Metrics:
-    """The figures of an alignment; `trim_px` is only written down."""
+    """Metrics of an alignment; `trim_px` is only recorded in them."""
     region = alignment.region
     ours, truth = alignment.reconstruction[region], alignment.truth[region]
     norms = np.linalg.norm(ours) * np.linalg.norm(truth)
@@ -280,7 +280,7 @@ def _registered(reconstruction: Reconstruction, truth_image: NDArray, region: ND
     shift = np.zeros(2)
     for _ in range(REGISTRATION_PASSES):
         truth = _windowed(_truth_at(truth_image, reconstruction, shift)[box], inside)
-        # plain cross-correlation: its maximum over shifts ignores a global phase, and noise has no say
+        # plain cross-correlation: its maximum over shifts ignores a global phase, and is robust to noise
         step, _, _ = phase_cross_correlation(truth, ours, upsample_factor=UPSAMPLING, normalization=None)
         shift = shift + step[::-1]
         if np.abs(shift).max() > MAX_SHIFT_PX:
@@ -329,7 +329,7 @@ def _similarity(ours: NDArray, truth: NDArray, region: NDArray[np.bool_]) -> tup
     box = _bounding_box(region)
     if min(region[box].shape) < SSIM_WINDOW_PX:
         return psnr, math.nan
-    # what lies outside the region must not count through the windows at its rim
+    # pixels outside the region must not count through the windows at its rim
     same = np.where(region, ours, truth)
     _, local = structural_similarity(
         same[box], truth[box], win_size=SSIM_WINDOW_PX, data_range=span, full=True

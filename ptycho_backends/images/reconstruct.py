@@ -1,4 +1,4 @@
-"""From predicted patches to an image: what every backend's `infer` does with what its network gives."""
+"""From predicted patches to an image: the stitching half of every backend's `infer`."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.values import Reconstruction
 
 KEPT_PATCHES_BYTES = 2 << 30
-"""`Reconstruction.object_patches` is None where they would take more: a scan may be larger than memory."""
+"""`Reconstruction.object_patches` is None for patches that take more: a scan may be larger than memory."""
 
 
 def reconstruct(
@@ -22,14 +22,14 @@ def reconstruct(
     backend: str,
     add_up: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> Reconstruction:
-    """Stitch patches while they are predicted.
+    """Stitch patches as they are predicted.
 
     Parameters
     ----------
     predicted : iterable of (slice, (b, N, N, 1) complex64)
-        Which groups, and their patches; every group once, in one of the processes that work together.
+        Slice of the groups, and their patches. All processes together yield every group once.
     groups : GroupedData
-        All of them.
+        All groups of the scan.
     N : int
         Side of a patch.
     stitching_size : int
@@ -37,8 +37,8 @@ def reconstruct(
     backend : str
         Name for the result.
     add_up : callable, optional
-        Where several processes work together: makes an array the sum of theirs, in place. None of them has
-        all patches then, so they are not kept.
+        All-reduce for several processes: replaces an array by its sum over all of them, in place. No process
+        has all patches then, so they are not kept.
 
     Raises
     ------

@@ -21,7 +21,7 @@ _ARRAYS = ("object", "coverage", "origin_px", "group_centres_px")
 
 
 def save_reconstruction(reconstruction: Reconstruction, path: str | os.PathLike[str]) -> Path:
-    """Write the stitched image and where it lies as NPZ; the single patches are left out.
+    """Write the stitched image and its position as NPZ, without the single patches.
 
     Keys: `object` (H, W) complex64 `[y, x]`, `coverage` (H, W) float32, `origin_px` (2,) `[x, y]` of
     `object[0, 0]` in scan coordinates, `group_centres_px` (B, 2) `[x, y]`, `pixel_size_m` (NaN if
@@ -30,7 +30,7 @@ def save_reconstruction(reconstruction: Reconstruction, path: str | os.PathLike[
     Raises
     ------
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file stays untouched.
     """
     path = Path(path)
     pixel_size = math.nan if reconstruction.pixel_size_m is None else reconstruction.pixel_size_m
@@ -45,7 +45,7 @@ def save_reconstruction(reconstruction: Reconstruction, path: str | os.PathLike[
 
 
 def load_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
-    """Read what `save_reconstruction` wrote.
+    """Read a file of `save_reconstruction`.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Object patches to one image, quickly: what every backend calls (docs/model.md, section 7).
+"""Fast stitching of object patches to one image, for all backends (docs/model.md, section 7).
 
-The formulas are stated in `reference.stitching`, whose functions these compute: the same arguments, the same
-results, to a rounding of float64. A patch is shifted as one row of numbers and added in its turn, so the image
-is the same on every run and however the patches are cut into batches. The cost grows with the number of
+The formulas are stated in `reference.stitching`. These functions have the same arguments and, to a rounding of
+float64, the same results. Patches are shifted as rows of numbers and added in a fixed order, so the image does
+not depend on the run or on the batch size. The cost grows with the number of
 patches times their area; memory is that of three float64 images, which become the result.
 """
 
@@ -26,7 +26,7 @@ __all__ = [
     "reconstruct_image_barycentric", "require_size", "square_around", "stitch",
 ]  # fmt: skip
 
-# Pixels of patches that are shifted at once; what is needed for them stays in a processor's cache.
+# Pixels of patches that are shifted at once; their working arrays fit in a processor's cache.
 CHUNK_PIXELS = 1 << 14
 # Pixels of the image that are divided by their coverage at once.
 CHUNK_RESULT = 1 << 16
@@ -69,12 +69,12 @@ def reconstruct_image_barycentric(
 
 
 class Stitcher:
-    """An image that patches are added to as they are predicted, so that not all need to be kept.
+    """Running sum of patches on a canvas; a patch can be discarded after it is added.
 
     Parameters
     ----------
     canvas : Canvas
-        What falls outside is lost.
+        Parts of patches outside it are dropped.
     size : int
         `M`, side of the central square of each patch that is used.
     patch_weights : (M, M) real array, [y, x], optional
@@ -89,9 +89,9 @@ class Stitcher:
         # real part, imaginary part and coverage apart: adding numbers one by one is quick, pairs are not
         area = canvas.height * canvas.width
         self._sums: list[NDArray[np.float64]] | None = [np.zeros(area) for _ in range(3)]
-        # Patches with one pixel of nothing around three of their sides, as one row of numbers each: a shift
-        # by a pixel down or to the right is then one by `size + 1` numbers or by one. The last column, which
-        # holds nothing, stands for the one before the first as well. Patch beside patch, so that such a shift
+        # Patches with one zero pixel along three of their sides, as one row of numbers each: a shift by one
+        # pixel down or to the right is then a shift by `size + 1` numbers or by one. The last, empty column
+        # also stands for the column before the first. Patches lie along the last axis, so that such a shift
         # leaves the memory aligned. Weights of 1 need no shift (`_shifted_ones`).
         self._chunk = max(1, CHUNK_PIXELS // size**2)
         planes, side = 2 if self._plain else 3, size + 1
@@ -152,7 +152,7 @@ class Stitcher:
 
     @staticmethod
     def _shifted_ones(result: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """What weights of 1 become: less at their border only."""
+        """Shifted weights of 1: below 1 at their border only; written into `result`."""
         result[...] = 1
         result[0] *= 1 - y
         result[-1] *= y
@@ -160,7 +160,7 @@ class Stitcher:
         result[:, -1] *= x
 
     def _pixels(self, corner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
-        """Numbers of the canvas's pixels that the shifted patches lie on; and which ones do, if not all."""
+        """Canvas pixels under the shifted patches, and the indices of the patch pixels inside, None for all."""
         steps = np.arange(self._size + 1)[:, None]
         height, width = self._canvas.height, self._canvas.width
         column, row = steps + corner[:, 0], steps + corner[:, 1]
@@ -173,25 +173,25 @@ class Stitcher:
 
     @property
     def sums(self) -> tuple[NDArray[np.float64], ...]:
-        """What `add` adds to, for the sums of several stitchers of one canvas to be added up in place."""
+        """The running sums (real, imaginary, coverage), for an all-reduce in place over stitchers of one canvas."""
         if self._sums is None:
             raise RuntimeError("Stitcher: its result has been taken; there are no sums any more")
         return tuple(self._sums)
 
     def result(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-        """The (H, W) image, zero where nothing lies, and the sum of the translated weights.
+        """The (H, W) image, zero outside all patches, and the sum of the translated weights.
 
-        It takes the place of the sums in memory, so nothing can be added afterwards.
+        The result reuses the memory of the sums, so `add` fails afterwards.
         """
         if self._sums is None:
             raise RuntimeError("Stitcher: its result has been taken already")
         (real, imaginary, total), self._sums = self._sums, None
-        # both end before, or where, what is still needed begins
+        # both end at or before the part of the sums that is still needed
         image, coverage = real.view(np.complex64), imaginary.view(np.float32)[: len(imaginary)]
         for start in range(0, len(total), CHUNK_RESULT):
             part = slice(start, start + CHUNK_RESULT)
             if not total[part].any():
-                # what nobody touched takes no memory yet; and the image is zero there already
+                # untouched pages take no memory yet, and the image is zero there already
                 if coverage[part].view(np.uint32).any():
                     coverage[part] = 0
                 continue

@@ -1,4 +1,4 @@
-"""`PtychoDataContainer`: grouped data as the network is fed with it, under the legacy names."""
+"""`PtychoDataContainer`: grouped data as network input, under the legacy names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.errors import GroupingError
 
-# Of the grouped dictionary, what a container is made of.
+# Keys of the grouped dictionary that a container needs.
 _NEEDED = (
     "X_full", "Y", "coords_offsets", "coords_relative", "coords_start_relative", "coords_nn", "nn_indices",
 )  # fmt: skip
@@ -33,10 +33,10 @@ class PtychoDataContainer:
     coords_nn : (B, 1, 2, C) float64
         The positions themselves.
     nn_indices : (B, C) int64
-        Which positions of the scan.
+        Numbers of the positions in the scan.
     probeGuess : (N, N) complex64 or None
     labels : callable
-        Gathers `Y`, which is large and seldom asked for.
+        Gathers `Y`, which is large and seldom needed.
     """
 
     X: NDArray[np.float32]
@@ -51,12 +51,12 @@ class PtychoDataContainer:
 
     @cached_property
     def Y(self) -> NDArray[np.complex64] | None:
-        """(B, N, N, C) complex64 ground truth, where the scan has an object."""
+        """(B, N, N, C) complex64 ground truth, None if the scan has no object."""
         return self.labels()
 
     @property
     def Y_I(self) -> NDArray[np.float32] | None:
-        """Amplitude of the ground truth; the legacy name says intensity."""
+        """Amplitude of the ground truth; the legacy name means intensity."""
         return None if self.Y is None else np.abs(self.Y)
 
     @property
@@ -78,33 +78,33 @@ def load(
     which: str | None = None,
     create_split: bool = False,
 ) -> PtychoDataContainer:
-    """Make a container of what `cb` returns.
+    """Make a container of the dictionary that `cb` returns.
 
     Parameters
     ----------
     cb : callable
         Returns the dictionary of `RawData.generate_grouped_data`; with `create_split` a pair of it and
-        the share of the groups, in (0, 1), that train.
+        the fraction of the groups, in (0, 1), for training.
     probeGuess : (N, N) complex array or None
         Carried along.
     which : {'train', 'test'}, optional
         With `create_split`: the first groups, or those after them.
     create_split : bool
-        Keep only the part that `which` names.
+        Keep only the part `which`.
 
     Raises
     ------
     GroupingError
-        If the dictionary lacks a key, or the part that is asked for does not exist.
+        If the dictionary lacks a key, or the requested part does not exist.
     """
     given = cb()
-    grouped, share = given if create_split else (given, None)
+    grouped, fraction = given if create_split else (given, None)
     missing = [key for key in _NEEDED if not isinstance(grouped, Mapping) or key not in grouped]
     if missing:
         raise GroupingError(
             f"grouped data: {', '.join(missing)} missing, want what RawData.generate_grouped_data returns"
         )
-    part = None if share is None else _part(len(grouped["nn_indices"]), share, which)
+    part = None if fraction is None else _part(len(grouped["nn_indices"]), fraction, which)
 
     def taken(key: str) -> Any:
         # the whole array as it is, since centres know their canvas
@@ -123,13 +123,13 @@ def load(
     )
 
 
-def _part(count: int, share: float, which: str | None) -> slice:
+def _part(count: int, fraction: float, which: str | None) -> slice:
     if which not in ("train", "test"):
         raise GroupingError(f"which: got {which!r}, want 'train' or 'test' with create_split=True")
-    if not 0 < share < 1:
-        raise GroupingError(f"split: got {share!r}, want the share of the groups that train, in (0, 1)")
-    border = int(count * share)
+    if not 0 < fraction < 1:
+        raise GroupingError(f"split: got {fraction!r}, want the share of the groups that train, in (0, 1)")
+    border = int(count * fraction)
     part = slice(0, border) if which == "train" else slice(border, count)
     if part.start == part.stop:
-        raise GroupingError(f"split: {share:g} of {count} groups leaves none to {which}")
+        raise GroupingError(f"split: {fraction:g} of {count} groups leaves none to {which}")
     return part

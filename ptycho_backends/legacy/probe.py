@@ -1,4 +1,4 @@
-"""The probe in `params.cfg`, under the legacy names. What is computed uses the model's own."""
+"""The probe in `params.cfg`, under the legacy names. Computations use the probe of the model."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,12 @@ def get_default_probe(N: int | None = None) -> NDArray[np.complex64]:
 
 
 def get_probe() -> NDArray[np.complex64]:
-    """(N, N, 1) complex64: what was set last, by a caller or by loading an archive.
+    """(N, N, 1) complex64: the probe set last, by a caller or by loading an archive.
 
     Raises
     ------
     KeyError
-        If nothing was.
+        If no probe was set.
     """
     return params.get("probe")
 

@@ -1,4 +1,4 @@
-"""`RawData`: a scan under the legacy package's names; a face over `Scan` that knows Ptychodus's habits."""
+"""`RawData`: a scan under the legacy package's names; a face over `Scan` with the conventions of Ptychodus."""
 
 import dataclasses
 import logging
@@ -18,12 +18,12 @@ from ptycho_backends.scans.scan_files import is_ptychodus_file, load_scan, save_
 
 log = logging.getLogger(__name__)
 
-# What group_scan draws from when the caller names no seed, so that the same call gives the same image.
+# Seed of group_scan if the caller gives none, so that the same call gives the same image.
 DEFAULT_SEED = 0
 
 
 class RawData:
-    """A scan as legacy callers see it.
+    """A scan with the interface of the legacy package.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ class RawData:
     scan_index : (M,) integer array, optional
     objectGuess : (H, W) complex array, optional, [y, x]
     measurement : {'auto', 'amplitude', 'intensity'}
-        What `diff3d` holds, as in `Scan`.
+        Meaning of `diff3d`, as in `Scan`.
 
     Attributes
     ----------
     scan : Scan
-        What everything else is read from.
+        Source of all other attributes.
     from_ptychodus : bool
-        Whether it was read from a file that Ptychodus wrote.
+        True for a scan from a file of Ptychodus.
 
     Raises
     ------
@@ -102,9 +102,9 @@ class RawData:
     ) -> "RawData":
         """A scan whose positions were never refined; parameters as in the class.
 
-        With `measurement='auto'`, patterns that come with a stack of probe modes are counts in whatever
-        dtype, because it is Ptychodus that calls in this way. Negative ones, which its filling of bad pixels
-        may leave, become 0.
+        With `measurement='auto'`, patterns that come with a stack of probe modes are counts of any dtype,
+        because only Ptychodus calls in this way. Negative counts, which its filling of bad pixels may leave,
+        become 0.
         """
         if measurement == "auto" and probeGuess is not None and np.ndim(probeGuess) == 3:
             measurement = "intensity"
@@ -143,8 +143,8 @@ class RawData:
 
     @property
     def diff3d(self) -> NDArray:
-        """(M, N, N), as given: amplitudes or counts, which `measurement` tells."""
-        return self.scan.patterns  # type: ignore[return-value] # indexed alike, wherever they are kept
+        """(M, N, N), as given: amplitudes or counts, according to `measurement`."""
+        return self.scan.patterns  # type: ignore[return-value] # indexed alike in memory and in a file
 
     @property
     def probeGuess(self) -> NDArray[np.complex64] | None:
@@ -167,9 +167,9 @@ class RawData:
 
     @property
     def labelled_scan(self) -> Scan:
-        """`scan` with the positions at which `objectGuess` shows what was measured.
+        """`scan` with its positions in the coordinates of `objectGuess`.
 
-        They differ for Ptychodus by `PTYCHODUS_ANCHOR_PX`.
+        Those of Ptychodus differ by `PTYCHODUS_ANCHOR_PX`.
         """
         if not self.from_ptychodus:
             return self.scan
@@ -208,16 +208,16 @@ class RawData:
         dataset_path : str, optional
             Unused: groups are formed anew each time, so there is no cache beside the data.
         gridsize : int
-            Must be given: `params.cfg` is not asked.
+            Must be given: `params.cfg` is not read.
         seed : int, optional
-            None: 0, so that the same call groups alike, now and later, on whichever framework.
+            None: 0, so that the same call gives the same groups, on every framework.
         sequential_sampling, enable_oversampling, neighbor_pool_size
             As in `group_scan`.
 
         Returns
         -------
         LegacyGroups
-            As `GroupedData.to_legacy_dict`; `coords_offsets` also knows the scan's canvas.
+            As `GroupedData.to_legacy_dict`; `coords_offsets` also carries the scan's canvas.
 
         Raises
         ------
@@ -242,7 +242,7 @@ class RawData:
         return LegacyGroups(grouped, canvas_around(self.scan.scan_positions_px, N))
 
     def _check_counts(self, K: int, nsamples: int, gridsize: int, enable_oversampling: bool) -> None:
-        """In the caller's words, before `group_scan` says it in its own."""
+        """Raise `GroupingError` with the legacy parameter names; `group_scan` would use its own."""
         if nsamples < 1:
             raise GroupingError(f"nsamples: got {nsamples}, want at least 1 group")
         if gridsize == 1:
@@ -261,10 +261,10 @@ class RawData:
 
 
 class LegacyGroups(Mapping[str, Any]):
-    """The grouped dictionary, whose large arrays are gathered when they are asked for, and then kept.
+    """The grouped dictionary; its large arrays are gathered on first access and then kept.
 
-    Labels take twice the memory of the patterns, and nobody who reconstructs asks for them. A process that
-    runs out of memory is killed, for which Ptychodus waits for ever.
+    Labels take twice the memory of the patterns, and reconstruction does not need them. A process that runs
+    out of memory is killed, and Ptychodus then waits for it for ever.
     """
 
     _LARGE = ("diffraction", "X_full", "Y")
@@ -280,7 +280,7 @@ class LegacyGroups(Mapping[str, Any]):
         return self._gathered[key]
 
     def __contains__(self, key: object) -> bool:
-        # the one that is inherited would gather
+        # the inherited method would gather
         return key in self._LARGE or key in self._gathered
 
     def _gather(self, key: str) -> NDArray | None:

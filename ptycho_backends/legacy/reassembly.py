@@ -12,8 +12,8 @@ from ptycho_backends.images.stitching import Canvas, stitch
 class GroupCentres(np.ndarray):
     """(B, 1, 2, 1) group centres `[x, y]`, px, that remember the canvas of their whole scan.
 
-    The legacy interface has no other way to tell it to `reassemble_position`. What is computed from such
-    an array has no canvas, because it may mean other places.
+    The legacy interface has no other way to pass it to `reassemble_position`. Results of computations with
+    such an array have no canvas, because they may be other positions.
     """
 
     canvas: Canvas | None
@@ -38,16 +38,16 @@ def reassemble_position(
     obj_tensor : (B, N, N, 1) complex array, [y, x]
         Of any framework, on the CPU.
     global_offsets : (B, 1, 2, 1) array, [x, y]
-        Group centres in object pixels. Those that `RawData.generate_grouped_data` made bring their canvas:
-        the bounding box of the scan and one probe width around it, as Ptychodus sizes and centres its
-        objects. For others it is the square around their mean.
+        Group centres in object pixels. Those of `RawData.generate_grouped_data` carry their canvas: the
+        bounding box of the scan and one probe width around it, the size and centre of Ptychodus's objects.
+        For others the canvas is the square around their mean.
     M : int
         Side of the central square that is used, pixels.
 
     Returns
     -------
     (height, width, 1) complex64 array, [y, x]
-        NumPy, whatever was given; zero where no patch lies.
+        Always NumPy; zero outside all patches.
 
     Raises
     ------

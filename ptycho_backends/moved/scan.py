@@ -1,7 +1,22 @@
-"""`ptycho_backends.scans.scan`, under its former name."""
+"""`ptycho_backends.scans.scan` and `ptycho_backends.scans.scan_files`, under their former common name."""
 
-import sys
+from ptycho_backends.scans.scan import CHUNK, MEASUREMENTS, PTYCHODUS_ANCHOR_PX, Scan
+from ptycho_backends.scans.scan_files import (
+    KNOWN_ENTRIES,
+    PTYCHODUS_ENTRIES,
+    is_ptychodus_file,
+    load_scan,
+    save_scan,
+)
 
-from ptycho_backends.scans import scan
-
-sys.modules[__name__] = scan
+__all__ = [
+    "CHUNK",
+    "KNOWN_ENTRIES",
+    "MEASUREMENTS",
+    "PTYCHODUS_ANCHOR_PX",
+    "PTYCHODUS_ENTRIES",
+    "Scan",
+    "is_ptychodus_file",
+    "load_scan",
+    "save_scan",
+]

@@ -1,7 +1,6 @@
-"""`ptycho_backends.scans.training_data`, under its former name."""
+"""`ptycho_backends.scans.training_data` and the export beside it, under their former common name."""
 
-import sys
+from ptycho_backends.scans.scan_files import export_training_data
+from ptycho_backends.scans.training_data import load_training_hdf5, save_training_hdf5
 
-from ptycho_backends.scans import training_data
-
-sys.modules[__name__] = training_data
+__all__ = ["export_training_data", "load_training_hdf5", "save_training_hdf5"]

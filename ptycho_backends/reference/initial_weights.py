@@ -27,11 +27,11 @@ FIRST_AMPLITUDE_BIAS = {
     "softplus": math.log(math.expm1(0.5)),
     "relu": 0.5,
 }
-"""Where each activation of the amplitude gives 0.5."""
+"""Argument at which each activation of the amplitude equals 0.5."""
 
 
 def is_running_value(name: str) -> bool:
-    """Whether the weight `name` is a mean or variance of batch normalisation, which no optimiser moves."""
+    """Test for the running statistics (mean, variance) of batch normalisation, which no optimiser updates."""
     return name.endswith(("/norm/mean", "/norm/variance"))
 
 
@@ -39,7 +39,7 @@ def is_running_value(name: str) -> bool:
 
 
 def trunk_of(config: ModelConfig, decoder: str) -> str:
-    """Under which name the blocks of `decoder` ('amplitude' or 'phase') go: its own, or the shared one."""
+    """Name of the blocks of `decoder` ('amplitude' or 'phase'): its own, or that of the shared decoder."""
     return SHARED_DECODER if config.use_shared_decoder else decoder
 
 
@@ -52,17 +52,17 @@ def border_channels(config: ModelConfig) -> int:
 
 
 def attention_stages(config: ModelConfig, block: str) -> tuple[str, ...]:
-    """Which of 'eca', 'cbam' and 'spatial' follow the convolutions of `block`, in order.
+    """Attention stages ('eca', 'cbam', 'spatial') behind the convolutions of `block`, in order.
 
-    `encoder/bottleneck` is no block but the place after the last one.
+    `encoder/bottleneck` names the place behind the last encoder block.
     """
     if block == BOTTLENECK:
-        asked = {"cbam": config.cbam_bottleneck}
+        enabled = {"cbam": config.cbam_bottleneck}
     elif block.startswith("encoder/"):
-        asked = {"eca": config.eca_encoder, "cbam": config.cbam_encoder}
+        enabled = {"eca": config.eca_encoder, "cbam": config.cbam_encoder}
     else:
-        asked = {"eca": config.eca_decoder, "cbam": config.cbam_decoder, "spatial": config.spatial_decoder}
-    return tuple(stage for stage, wanted in asked.items() if wanted)
+        enabled = {"eca": config.eca_decoder, "cbam": config.cbam_decoder, "spatial": config.spatial_decoder}
+    return tuple(stage for stage, is_enabled in enabled.items() if is_enabled)
 
 
 def eca_side(channels: int) -> int:
@@ -77,7 +77,7 @@ def eca_side(channels: int) -> int:
 
 
 def cbam_width(channels: int) -> int:
-    """Hidden units of the perceptron that looks over `channels` channels."""
+    """Hidden units of the perceptron over `channels` channels."""
     return max(channels // constants.CBAM_REDUCTION, constants.CBAM_SMALLEST_WIDTH)
 
 
@@ -139,12 +139,12 @@ def _head_layers(config: ModelConfig, decoder: str) -> _Layers:
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """`{name: shape}` of everything a model consists of, in canonical order.
+    """`{name: shape}` of all weights of a model, in canonical order.
 
     Each layer of `layer_channels` has a `<layer>/kernel` (3, 3, in, out) and a `<layer>/bias` (out,),
     float32; then come `log_scale` (), float32, and `probe` (N, N), complex64, `[y, x]`.
 
-    In the network `attention` the last convolution of a block is followed by what looks over its result:
+    In the network `attention`, attention stages follow the last convolution of a block:
     `<block>/eca/kernel` (k,), `<block>/cbam/mlp0/...` and `.../mlp1/...` with a kernel (in, out) and a bias,
     `<block>/cbam/spatial/...` and `<block>/spatial/...` with a kernel (k, k, 2, 1) and a bias. With
     `batch_norm` a block's convolutions have, instead of the bias, `<layer>/norm/gamma`, `.../beta`,
@@ -197,11 +197,11 @@ def weight_dtype(name: str) -> np.dtype:
 
 
 def gates_behind(config: ModelConfig, name: str) -> int:
-    """How many gates of attention halve what the weight `name` has made, before another weight sees it.
+    """Number of attention gates between the output of the weight `name` and the next weight.
 
-    A gate is a sigmoid, and starts at 1/2. Behind a few of them an object would be next to constant
-    whatever was measured, and training would first have to undo that; so the last kernel of a block (with
-    batch normalisation, its gamma) starts at twice its size for each.
+    A gate is a sigmoid and starts at 1/2. Several gates in a row would make the first objects nearly
+    constant, and training would have to undo that. So the last kernel of a block (with batch normalisation,
+    its gamma) starts at twice its size for each gate.
     """
     block, _, rest = name.partition("/conv1/")
     if rest != ("norm/gamma" if config.batch_norm else "kernel"):
@@ -213,11 +213,11 @@ def gates_behind(config: ModelConfig, name: str) -> int:
 
 
 def first_amplitude_bias(config: ModelConfig, name: str) -> float:
-    """What the weight `name` starts at, so that a new object of the network `attention` has amplitude 0.5.
+    """First value of the bias `name`: a new object of the network `attention` has amplitude 0.5.
 
-    That is where 'sigmoid' starts by itself; the other activations make zero of zero. An object of next to
-    nothing has amplitudes of either sign, so phases of 0 and pi, and its first gradients drive the phase to
-    where tanh saturates: it stays there. In the network `cnn` every bias starts at zero.
+    With `sigmoid` a zero bias gives 0.5; the other activations map zero to zero. An object near zero has
+    amplitudes of either sign, hence phases of 0 and pi. Its first gradients drive the phase into the
+    saturation of tanh, where it stays. In the network `cnn` every bias starts at zero.
     """
     head = "inner_head" if config.pad_object else "border_head"
     if config.architecture != "attention" or not name.endswith(f"/{head}/bias"):
@@ -230,9 +230,8 @@ def initial_weights(
 ) -> dict[str, NDArray]:
     """First weights of a model: Glorot-uniform kernels, zero biases, the given probe and scale.
 
-    Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1. What attention is going to look
-    at starts larger (`gates_behind`), and with it the amplitude does not start from nothing
-    (`first_amplitude_bias`).
+    Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1. Weights in front of attention
+    gates start larger (`gates_behind`), and the amplitude starts at 0.5 (`first_amplitude_bias`).
 
     Parameters
     ----------

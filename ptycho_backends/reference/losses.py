@@ -1,4 +1,4 @@
-"""What training minimises (docs/model.md, section 6)."""
+"""Losses: the terms and the total that training minimises (docs/model.md, section 6)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +72,8 @@ def amplitude_variation(object_image: NDArray) -> NDArray:
 def phase_variation(object_image: NDArray) -> NDArray:
     """Mean squared forward difference of the phase in radians, downwards plus to the right.
 
-    A difference is that of neighbouring directions, so it lies within half a turn; where one of the two
-    pixels is zero there is none.
+    A difference is that of neighbouring directions, so it lies within half a turn. It is zero if one of the
+    two pixels is zero.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def phase_deviation(object_image: NDArray) -> NDArray:
     .. math:: \langle | \arg(O_{yx} \bar m) | \rangle, \quad m = \langle O / |O| \rangle
 
     with :math:`m` taken over the group's pixels. A deviation lies within half a turn, and a phase common
-    to all pixels changes nothing. Pixels that are zero have no direction and deviate by nothing.
+    to all pixels has no effect. Pixels that are zero have no direction and a deviation of zero.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def amplitude_variance(object_image: NDArray) -> NDArray:
 
 
 def auxiliary_terms(config: TrainingConfig, object_image: NDArray) -> dict[str, tuple[float, NDArray]]:
-    """The auxiliary losses that `config` asks for: `{name: (weight, value)}`.
+    """The auxiliary losses that `config` enables: `{name: (weight, value)}`.
 
     They judge the central half of the object, `N/2 x N/2` pixels: outside it the canvas is divided by
     little more than `OVERLAP_FLOOR`, and would outweigh everything else a thousandfold.
@@ -159,12 +159,12 @@ def auxiliary_terms(config: TrainingConfig, object_image: NDArray) -> dict[str, 
 
 
 def _phase(image: NDArray) -> NDArray:
-    # the angle of -0 - 0i is minus pi: which zero it is must not matter
+    # the angle of -0 - 0i is minus pi: the sign of a zero must not matter
     return np.where(image == 0, 0.0, np.angle(image))
 
 
 def required(truth: NDArray | None) -> NDArray:
-    """`truth`, or a `ScanError` where the loss cannot do without it."""
+    """Return `truth`; raise `ScanError` if it is None."""
     if truth is None:
         raise ScanError(
             "objectGuess: got none, but supervised training and the real-space error compare with it"
@@ -181,13 +181,13 @@ def loss_terms(
     patches_truth: NDArray | None,
     object_truth: NDArray | None,
 ) -> dict[str, NDArray]:
-    """Every term of the loss that `config` asks for, unweighted, and their weighted sum as `total`.
+    """Every loss term that `config` enables, unweighted, and their weighted sum as `total`.
 
     Parameters
     ----------
     config : TrainingConfig
     object_patches : (B, c, N, N) complex array, [y, x]
-        What the network predicts, before the canvas; judged by supervised training.
+        Output of the network, before the canvas; judged by supervised training.
     object_image : (B, N, N) complex array, [y, x]
         The model's `object`; judged by the real-space and the auxiliary losses.
     amplitude, measured_amplitude : (B, C, N, N) real arrays, [ky, kx]

@@ -1,4 +1,4 @@
-"""The whole model in float64: what a batch predicts, and how far that is from the measurement.
+"""The whole model in float64: predictions for a batch, and their loss against the measurement.
 
 Here channels-last NumPy arrays of the public boundary meet `[y, x]`-last images of `physics`.
 """

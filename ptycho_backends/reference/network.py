@@ -1,9 +1,9 @@
 """The networks `cnn` and `attention` (docs/model.md, section 4): diffraction amplitude to object patches.
 
 Images are channels-last here, `(B, y, x, channels)`. `weights` maps canonical names
-(`initial_weights.weight_shapes`) to arrays. `statistics`, where it is given, makes batch normalisation use
-the batch's own mean and variance, as in training, and gets them under the names of the running values;
-without it the running values are used.
+(`initial_weights.weight_shapes`) to arrays. Batch normalisation uses the running statistics unless the dict
+`statistics` is given. With it, as in training, batch normalisation uses the mean and variance of the batch and
+stores them in `statistics` under the names of the running ones.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ Statistics = dict[str, NDArray]
 
 
 def conv(image: NDArray, weights: Weights, layer: str) -> NDArray:
-    """Cross-correlation, stride 1, zero padding that keeps the size, plus bias where the layer has one.
+    """Cross-correlation, stride 1, zero padding that keeps the size, plus the bias if the layer has one.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ def batch_norm(image: NDArray, weights: Weights, layer: str, statistics: Statist
         Holds `<layer>/gamma`, `beta`, `mean` and `variance`, each (channels,).
     layer : str
     statistics : dict, optional
-        If given, mean and (biased) variance are those of `image` over groups and pixels, and are put
-        into it as `<layer>/mean` and `<layer>/variance`; else they are the weights of these names.
+        If given, mean and (biased) variance are those of `image` over groups and pixels, stored there as
+        `<layer>/mean` and `<layer>/variance`. Otherwise they are the weights of these names.
 
     References
     ----------
@@ -111,12 +111,12 @@ def batch_norm(image: NDArray, weights: Weights, layer: str, statistics: Statist
 
 
 def _mean_of_batch(image: NDArray) -> NDArray:
-    """Mean of each channel; axis by axis, for a sum of all pixels in a row would lose four digits."""
+    """Mean of each channel, axis by axis: one sum over all pixels would lose four digits."""
     return image.mean(axis=2).mean(axis=1).mean(axis=0)
 
 
 def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics:
-    """The running values after a batch with these `statistics`: a tenth of the way towards them."""
+    """Running statistics after a batch with these `statistics`: moved a tenth of the way towards them."""
     return {
         name: weights[name] + constants.BATCH_NORM_MOMENTUM * (value - weights[name])
         for name, value in statistics.items()
@@ -124,10 +124,10 @@ def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics
 
 
 def channel_attention(image: NDArray, weights: Weights, layer: str) -> NDArray:
-    """CBAM's first half: each channel times the sigmoid of what a perceptron makes of all channels.
+    """CBAM's first half: each channel times a gate, the sigmoid of a perceptron over all channels.
 
-    The perceptron (dense, ReLU, dense: `<layer>/mlp0`, `<layer>/mlp1`) sees the channels' means, and once
-    more their maxima; what it says of the two is added.
+    The perceptron (dense, ReLU, dense: `<layer>/mlp0`, `<layer>/mlp1`) is applied to the channels' means and
+    to their maxima; its two outputs are added.
 
     References
     ----------
@@ -167,7 +167,7 @@ def efficient_channel_attention(image: NDArray, weights: Weights, layer: str) ->
 
 
 def attend(image: NDArray, weights: Weights, block: str, config: ModelConfig) -> NDArray:
-    """Every stage of attention that `config` asks for after `block`, one after the other."""
+    """Apply the attention stages that `config` enables behind `block`, in order."""
     for stage in attention_stages(config, block):
         if stage == "eca":
             image = efficient_channel_attention(image, weights, f"{block}/eca")
@@ -182,7 +182,7 @@ def attend(image: NDArray, weights: Weights, block: str, config: ModelConfig) ->
 def block_features(
     image: NDArray, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
 ) -> NDArray:
-    """What every block begins with: twice convolution, batch normalisation if asked for, ReLU; attention."""
+    """Common part of all blocks: twice convolution, optional batch normalisation, ReLU; then attention."""
     for layer in (f"{block}/conv0", f"{block}/conv1"):
         image = conv(image, weights, layer)
         if config.batch_norm:
@@ -230,27 +230,27 @@ def trunk(
     Returns
     -------
     dict of arrays
-        What each head sees: with `pad_object` `inner_head` (B, N/2, N/2, channels); with `probe_big` or
+        Input of each head: with `pad_object` `inner_head` (B, N/2, N/2, channels); with `probe_big` or
         without `pad_object` `border_head` (B, N, N, channels).
     """
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
         features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
-    seen, outer = {}, features
+    head_inputs, outer = {}, features
     if config.pad_object:
         aside = border_channels(config)
-        seen["inner_head"], outer = features[..., :-aside], features[..., -aside:]
+        head_inputs["inner_head"], outer = features[..., :-aside], features[..., -aside:]
     if config.probe_big or not config.pad_object:
-        seen["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
-    return seen
+        head_inputs["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+    return head_inputs
 
 
-def heads(seen: Mapping[str, NDArray], weights: Weights, config: ModelConfig, decoder: str) -> NDArray:
-    """The amplitude or the phase of the patches from what `trunk` found.
+def heads(head_inputs: Mapping[str, NDArray], weights: Weights, config: ModelConfig, decoder: str) -> NDArray:
+    """The amplitude or the phase of the patches from the head inputs that `trunk` returns.
 
     Parameters
     ----------
-    seen : mapping of arrays
+    head_inputs : mapping of arrays
     weights : mapping
     config : ModelConfig
     decoder : {'amplitude', 'phase'}
@@ -260,15 +260,18 @@ def heads(seen: Mapping[str, NDArray], weights: Weights, config: ModelConfig, de
     (B, N, N, c) array
         `c = C` with `object_big`, else 1. A phase is in radians.
     """
-    said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
+    head_outputs = {
+        head: conv(features, weights, f"{decoder}/{head}") for head, features in head_inputs.items()
+    }
     if not config.pad_object:
-        patches = head_activation(said["border_head"], config, decoder)
+        patches = head_activation(head_outputs["border_head"], config, decoder)
         return patches * border_mask(config)[..., None] if config.edge_pad else patches
     margin = config.N // 4
-    patches = head_activation(said["inner_head"], config, decoder)
+    patches = head_activation(head_outputs["inner_head"], config, decoder)
     patches = np.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-    if "border_head" in said:
-        patches = patches + activation("swish", said["border_head"]) * border_mask(config)[..., None]
+    if "border_head" in head_outputs:
+        border = activation("swish", head_outputs["border_head"])
+        patches = patches + border * border_mask(config)[..., None]
     return patches
 
 
@@ -301,11 +304,12 @@ def decode(
     docs/model.md, section 4.
     """
     if config.use_shared_decoder:
-        seen = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+        trunks = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
     else:
-        seen = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+        trunks = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
     amplitude, phase = (
-        heads(one, weights, config, decoder) for one, decoder in zip(seen, DECODERS, strict=True)
+        heads(head_inputs, weights, config, decoder)
+        for head_inputs, decoder in zip(trunks, DECODERS, strict=True)
     )
     return amplitude, phase
 

@@ -43,16 +43,16 @@ def _shift(image: NDArray, shift_px: NDArray, axis: int) -> NDArray:
     lower = np.floor(source).astype(np.int64)
     fraction = source - lower
     moved = np.zeros(1, image.dtype)
-    for index, share in ((lower, 1.0 - fraction), (lower + 1, fraction)):
+    for index, weight in ((lower, 1.0 - fraction), (lower + 1, fraction)):
         inside = (index >= 0) & (index < length)
         index = np.clip(index, 0, length - 1)
-        share = np.where(inside, share, 0.0)
+        weight = np.where(inside, weight, 0.0)
         other = -1 if axis == -2 else -2
-        index, share = np.expand_dims(index, other), np.expand_dims(share, other)
+        index, weight = np.expand_dims(index, other), np.expand_dims(weight, other)
         leading = np.broadcast_shapes(image.shape[:-2], index.shape[:-2])
         spread = np.broadcast_to(image, leading + image.shape[-2:])
         taken = np.take_along_axis(spread, np.broadcast_to(index, leading + index.shape[-2:]), axis)
-        moved = moved + taken * share
+        moved = moved + taken * weight
     return moved.astype(np.result_type(image.dtype, np.float64) if image.dtype.kind in "iu" else image.dtype)
 
 
@@ -171,7 +171,7 @@ def diffraction_amplitude(exit_wave: NDArray) -> NDArray:
 
 
 def exit_waves(views: NDArray, probe: NDArray, config: ModelConfig) -> NDArray:
-    """Probe times view, smoothed and masked as `config` says.
+    """Probe times view, with the smoothing and the mask that `config` enables.
 
     Parameters
     ----------

@@ -60,8 +60,8 @@ def normalise_probe(guess: NDArray, probe_scale: float) -> NDArray[np.complex64]
 def without_phase_ramp(guess: NDArray) -> NDArray[np.complex64]:
     """A probe guess whose far field is centred: its linear phase is taken away.
 
-    The ramp is that which moves the centre of mass of `|FFT2(guess)|^2` to the zero frequency. What a
-    probe loses the object gains, so the diffraction of the two together stays the same.
+    The ramp is the one that moves the centre of mass of `|FFT2(guess)|^2` to the zero frequency. A trained
+    object takes up the ramp that the probe loses, so their common diffraction stays the same.
 
     Parameters
     ----------

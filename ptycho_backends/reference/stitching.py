@@ -20,7 +20,7 @@ CHUNK_PIXELS = 4096 * 20**2
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """Where an image lies: its size in pixels, and the position `[x, y]` of its pixel `[0, 0]`."""
+    """Size of an image in pixels, and the position `[x, y]` of its pixel `[0, 0]`."""
 
     height: int
     width: int
@@ -28,7 +28,7 @@ class Canvas:
 
 
 def canvas_around(positions_px: NDArray, N: int) -> Canvas:
-    """The canvas that shows all that the positions lit: their bounding box and one probe width more.
+    """Canvas of the whole illuminated area: the bounding box of the positions and one probe width more.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def canvas_around(positions_px: NDArray, N: int) -> Canvas:
     Canvas
         Its middle, `((height - 1) / 2, (width - 1) / 2)`, is where the middle of a patch,
         `((N - 1) / 2, (N - 1) / 2)`, lies when its position is the middle of the bounding box. So a
-        program which centres its arrays, as Ptychodus does, finds the image where it wants it.
+        program that centres its arrays, as Ptychodus does, finds the image in its place.
     """
     positions = np.asarray(positions_px, np.float64)
     low, high = positions.min(axis=0), positions.max(axis=0)
@@ -98,7 +98,7 @@ def stitch(
     patch_weights: NDArray | None = None,
     canvas: Canvas | None = None,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float64]]:
-    """`reassemble_position` that also tells how much patch lies where, and where the canvas lies.
+    """Stitch as `reassemble_position`; return the coverage and the origin of the canvas as well.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def stitch(
     patch_weights : (M, M) real array, [y, x], optional
         Trust in each pixel of a patch; default 1 everywhere.
     canvas : Canvas, optional
-        Where to stitch; what falls outside is lost. Default: the square of `reassemble_position`.
+        Area to stitch; parts of patches outside it are dropped. Default: the square of `reassemble_position`.
 
     Returns
     -------
@@ -146,12 +146,12 @@ def require_size(size: int, N: int) -> None:
 
 
 class Stitcher:
-    """An image that patches are added to as they are predicted, so that not all need to be kept.
+    """Running sum of patches on a canvas; a patch can be discarded after it is added.
 
     Parameters
     ----------
     canvas : Canvas
-        What falls outside is lost.
+        Parts of patches outside it are dropped.
     size : int
         `M`, side of the central square of each patch that is used.
     patch_weights : (M, M) real array, [y, x], optional
@@ -176,9 +176,9 @@ class Stitcher:
         for start in range(0, len(corners), chunk):
             part = slice(start, start + chunk)
             patches = crop_centre(object_patches[part, :, :, 0], self._size)
-            pixels, shares = _footprint(corners[part], self._size, shape)
-            for pixel, share in zip(pixels, shares, strict=True):
-                self._add(pixel.ravel(), patches * self._weights * share, self._weights * share)
+            pixels, weights = _footprint(corners[part], self._size, shape)
+            for pixel, weight in zip(pixels, weights, strict=True):
+                self._add(pixel.ravel(), patches * self._weights * weight, self._weights * weight)
 
     def _add(self, pixel: NDArray, values: NDArray, weights: NDArray) -> None:
         # only the rows that these patches touch: on a large canvas most lie elsewhere
@@ -191,31 +191,34 @@ class Stitcher:
         self._coverage[here] += np.bincount(pixel - first, weights.ravel(), count)
 
     def result(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-        """The (H, W) image, zero where nothing lies, and the sum of the translated weights."""
+        """The (H, W) image, zero outside all patches, and the sum of the translated weights."""
         shape = (self._canvas.height, self._canvas.width)
         image = (self._total / (self._coverage + constants.STITCHING_FLOOR)).astype(np.complex64)
         return image.reshape(shape), self._coverage.reshape(shape).astype(np.float32)
 
 
 def _footprint(corner_px: NDArray, size: int, shape: tuple[int, int]) -> tuple[list[NDArray], list[NDArray]]:
-    """Where patches with a sub-pixel corner land: four (B, M, M) pixel numbers, four (B, 1, 1) shares."""
+    """Pixels under patches with a sub-pixel corner: four (B, M, M) pixel numbers, and their bilinear weights.
+
+    The weights are (B, M, M) arrays, zero for pixels outside the canvas.
+    """
     height, width = shape
     whole = np.floor(corner_px).astype(np.int64)
     fraction = corner_px - whole
     steps = np.arange(size)
-    pixels, shares = [], []
+    pixels, weights = [], []
     for down in (0, 1):
         for right in (0, 1):
             row = whole[:, 1, None] + steps + down
             column = whole[:, 0, None] + steps + right
-            share_y = fraction[:, 1] if down else 1 - fraction[:, 1]
-            share_x = fraction[:, 0] if right else 1 - fraction[:, 0]
+            weight_y = fraction[:, 1] if down else 1 - fraction[:, 1]
+            weight_x = fraction[:, 0] if right else 1 - fraction[:, 0]
             inside_y, inside_x = (row >= 0) & (row < height), (column >= 0) & (column < width)
             inside = inside_y[:, :, None] & inside_x[:, None, :]
-            # what ends beyond the canvas lands on pixel 0, as nothing
+            # pixels beyond the canvas become pixel 0 with weight zero
             pixels.append(np.where(inside, row[:, :, None] * width + column[:, None, :], 0))
-            shares.append((share_y * share_x)[:, None, None] * inside)
-    return pixels, shares
+            weights.append((weight_y * weight_x)[:, None, None] * inside)
+    return pixels, weights
 
 
 def probe_weights(probe: NDArray, size: int) -> NDArray[np.float64]:
@@ -244,7 +247,7 @@ def probe_weights(probe: NDArray, size: int) -> NDArray[np.float64]:
 
 
 def chosen_weights(probe: NDArray | None, size: int, weighting: str) -> NDArray[np.float64] | None:
-    """The weights that `weighting` names, as in `reconstruct_image_barycentric`; None for all alike."""
+    """Weights for a `weighting` of `reconstruct_image_barycentric`; None for equal weights."""
     if weighting not in ("probe", "uniform"):
         raise ValueError(f"weighting: got {weighting!r}, want 'probe' or 'uniform'")
     if weighting == "uniform":
@@ -273,7 +276,7 @@ def reconstruct_image_barycentric(
     size : int
         `M`.
     weighting : {'probe', 'uniform'}
-        Weight by the probe's intensity, or all alike.
+        Weight by the probe's intensity, or equally.
     canvas : Canvas, optional
         As in `stitch`.
 

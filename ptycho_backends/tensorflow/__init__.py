@@ -12,6 +12,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from ptycho_backends.images.matplotlib_import import import_matplotlib
+
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # What every start of TensorFlow says on standard error, before any log level is heeded.
 _STARTUP_NOISE = re.compile(
@@ -58,4 +60,5 @@ def _start_tensorflow() -> None:
             tensorflow.config.list_physical_devices("GPU")  # the rest of the noise comes here
 
 
+import_matplotlib()  # first: TensorFlow imports Keras, which imports matplotlib
 _start_tensorflow()

@@ -1,5 +1,5 @@
-"""What proves a backend right: generated cases, laws, the conformance kit and the parity report.
+"""Proof that a backend is right: generated cases, laws, the conformance kit and the parity report.
 
-Nothing else in `ptycho_backends` imports this package. `cases`, `agreement` and `parity`
+Only the command line imports this package. `cases`, `agreement` and `parity`
 need NumPy only; `strategies` needs Hypothesis, `contract` pytest.
 """

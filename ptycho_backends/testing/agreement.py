@@ -1,7 +1,7 @@
-"""When do two results agree? One measure, one table of allowances, one assertion.
+"""Agreement of two results: one measure, one table of allowances, one assertion.
 
-The measure is the relative 2-norm, `|got - want| / |want|`: it is what error propagation speaks of, and a
-single pixel near zero cannot spoil it.
+The measure is the relative 2-norm, `|got - want| / |want|`: the measure of error propagation, and robust to
+single pixels near zero.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Allowance:
-    """How far a quantity may deviate, and why that far and no farther."""
+    """Largest allowed deviation of a quantity, with its reason."""
 
     bound: float
     reason: str
@@ -76,13 +76,13 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
 
 
 class Disagreement(AssertionError):
-    """Two results that should agree do not; the text tells quantity, error, place and allowance."""
+    """Two results that should agree do not; the text names quantity, error, place and allowance."""
 
 
 def deviation(got: ArrayLike, want: ArrayLike) -> float:
     """`|got - want| / |want|` in the 2-norm; infinite for NaN, another shape or another kind of number.
 
-    Where `want` is zero everywhere, 0 if `got` is too, else infinite.
+    If `want` is zero everywhere: 0 if `got` is too, else infinite.
     """
     got, want = np.asarray(got), np.asarray(want)
     if _misfit(got, want):
@@ -108,7 +108,7 @@ def step_deviation(
 ) -> tuple[float, str]:
     """Difference of two trained sets of weights over the length of the way from `start`, worst array.
 
-    A weight that stays where it was must do so in both.
+    A weight that stays unchanged must do so in both.
     """
     if set(got) != set(want):
         return math.inf, "names: " + ", ".join(sorted(set(got) ^ set(want)))
@@ -125,7 +125,7 @@ def assert_agrees(quantity: str, got: ArrayLike, want: ArrayLike, allowance: str
     Parameters
     ----------
     quantity : str
-        What is compared, for the message.
+        Name of the compared quantity, for the message.
     got, want : arrays
         Of one shape and one kind of number (real, complex, integer).
     allowance : str or Allowance
@@ -174,7 +174,7 @@ def _norm(array: NDArray) -> float:
 
 
 def _misfit(got: NDArray, want: NDArray) -> str:
-    """What makes the two incomparable, or nothing."""
+    """Reason why the two cannot be compared, or an empty text."""
     if got.shape != want.shape:
         return f"got shape {got.shape}, want {want.shape}"
     kinds = "iu" if want.dtype.kind in "iu" else want.dtype.kind

@@ -1,6 +1,6 @@
 """Generated cases: a configuration, weights and batches that follow from a few plain values.
 
-A `Case` prints as the call that makes it again, so what went wrong in a report can be pasted into a
+A `Case` prints as the call that makes it again, so a failed case of a report can be pasted into a
 prompt. Hypothesis draws its fields (`strategies.cases`), or one integer does (`draw_case`).
 """
 
@@ -52,8 +52,8 @@ LOSSES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )  # fmt: skip
 """Mixtures of losses by name; 'supervised' is the other kind of training.
 
-Beside the auxiliary losses the others are small, lest they hide their gradient; but not absent, for a constant
-more of amplitude changes none of the auxiliary ones, so the gradient of a bias would be rounding alone.
+Beside the auxiliary losses the others are small, so that they do not hide their gradients. They are not absent:
+auxiliary losses ignore a constant added to the amplitude, so the gradient of a bias would be rounding alone.
 """
 
 FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
@@ -78,7 +78,7 @@ FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
         "architecture": ("cnn", "cnn", "attention"),
     }
 )
-"""What each field of a case may be; as often as it stands here. The first is what shrinking tends to."""
+"""Values of each field of a case, repeated in proportion to their frequency; shrinking tends to the first."""
 
 ATTENTION_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
     {
@@ -100,7 +100,7 @@ ATTENTION_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
 
 @dataclass(frozen=True, repr=False)
 class Case:
-    """One thing to compute on every backend, said in plain values.
+    """One computation for every backend, given by plain values.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Case:
     groups : int
         Groups in a batch.
     dark : bool
-        The first pattern recorded nothing.
+        The first pattern is empty.
     seed : int
         Of the weights, the probe, the noise and the offsets.
     """
@@ -154,12 +154,12 @@ class Case:
     seed: int = 0
 
     def __repr__(self) -> str:
-        said = (
+        fields = (
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         )
-        return f"Case({', '.join(said)})"
+        return f"Case({', '.join(fields)})"
 
     @cached_property
     def config(self) -> TrainingConfig:
@@ -261,11 +261,11 @@ def _scan(N: int, gridsize: int, number: int) -> Scan:
 
 
 def within_reason(drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a case as they were drawn, but for what no one would ask for or wait for.
+    """Drawn fields of a case, without combinations that are slow or numerically unbounded.
 
-    Twice the filters at the larger sizes take seconds, and exercise nothing more. Batch normalisation divides
-    by the spread of a batch; one or two groups, or an empty pattern among them, have next to none, and what
-    that magnifies rounding by has no bound.
+    Twice the filters at the larger sizes take seconds and test nothing more. Batch normalisation divides by
+    the spread of a batch. With one or two groups, or an empty pattern, that spread is almost zero, and the
+    division magnifies rounding without bound.
     """
     fields = dict(drawn)
     if fields["N"] != 64:
@@ -276,7 +276,7 @@ def within_reason(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw_case(seed: int, **fixed: Any) -> Case:
-    """The case that the integer `seed` stands for; `fixed` fields are taken as given."""
+    """The case of the integer `seed`; `fixed` fields are taken as given."""
     generator = np.random.default_rng(seed)
     drawn = {name: values[int(generator.integers(len(values)))] for name, values in FIELD_VALUES.items()}
     if {**drawn, **fixed}["architecture"] == "attention":

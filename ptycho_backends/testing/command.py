@@ -1,4 +1,4 @@
-"""What `ptycho-backends parity` does: run, tell how it goes, write the report, say whether all agree."""
+"""The command `ptycho-backends parity`: run with progress lines, write the report, return the exit code."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ def parity_command(
     Parameters
     ----------
     backends : sequence of str
-        One or more names; each is held against the reference, and against the others.
+        One or more names; each is compared with the reference and with the others.
     cases : int, optional
-        Generated cases; the profile says how many by default.
+        Generated cases; default: the number of the profile.
     seed : int
         The same seed gives the same cases.
     profile : {'fast', 'ci', 'nightly'}
     output_dir : path
     say : callable
-        Gets each line of progress.
+        Receives each line of progress.
 
     Returns
     -------
@@ -49,17 +49,17 @@ def parity_command(
     """
     _check(backends, cases, seed, profile)
     folder = output_directory(output_dir)
-    asked = PROFILE_CASES[profile] if cases is None else cases
-    say(f"{asked} cases on {', '.join(backends)}, profile {profile}, seed {seed}")
+    count = PROFILE_CASES[profile] if cases is None else cases
+    say(f"{count} cases on {', '.join(backends)}, profile {profile}, seed {seed}")
 
-    def tell(report: parity.Report) -> None:
-        if report.cases_done % max(1, asked // 20) == 0 or report.cases_done == asked:
+    def on_case(report: parity.Report) -> None:
+        if report.cases_done % max(1, count // 20) == 0 or report.cases_done == count:
             beyond = len(report.failures)
             verdict = f"{beyond} beyond their allowance" if beyond else "all within their allowances"
-            say(f"  {report.cases_done:4d} of {asked} cases, {report.seconds:.0f} s: {verdict}")
-            _write(report, folder)  # a long run that is killed leaves what it had
+            say(f"  {report.cases_done:4d} of {count} cases, {report.seconds:.0f} s: {verdict}")
+            _write(report, folder)  # so that a killed run leaves a report
 
-    report = parity.run(backends, cases=asked, seed=seed, profile=profile, on_case=tell)
+    report = parity.run(backends, cases=count, seed=seed, profile=profile, on_case=on_case)
     _write(report, folder)
     for line in summary(report):
         say(line)

@@ -1,6 +1,6 @@
 """Directional derivatives of the reference loss by central differences, with an estimate of their error.
 
-The reference states the loss, not its gradient; this is how a gradient is held against it.
+The reference states the loss, not its gradient; these derivatives are the standard for gradients.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,16 @@ from ptycho_backends.reference import model as reference
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.values import Batch, Weights
 
-# Along a direction of which every array is as long as the weight it moves.
+# Steps along a direction whose arrays have the norms of the weights that they change.
 ROUGH_STEP = 2.0**-16
 SMALLEST_STEP, LARGEST_STEP = 2.0**-37, 2.0**-12
 
 # Roundings of the loss, relative to it: it is a mean of numbers that are exact to a few units.
 LOSS_ROUNDING = 3e-16
 
-# Share of rounding in the difference quotient that the step is chosen for. A shorter step would round more;
+# Fraction of rounding in the difference quotient, for the choice of the step. A shorter step would round more;
 # a longer one meets more ReLUs that switch, each of which bends the loss.
-ROUNDING_SHARE = 1e-7
+ROUNDING_FRACTION = 1e-7
 
 # The difference of two quotients' halves has so many roundings of a quotient.
 BEND_ROUNDINGS = 4.0
@@ -34,23 +34,23 @@ CERTAIN = 2e-7
 
 @dataclass(frozen=True)
 class Slope:
-    """A directional derivative and the relative error that the difference quotient owns up to."""
+    """A directional derivative and the estimated relative error of its difference quotient."""
 
     value: float
     uncertainty: float
 
     @property
     def certain(self) -> bool:
-        """Whether a gradient can be judged by it."""
+        """True if the uncertainty is small enough to judge a gradient."""
         return self.uncertainty <= CERTAIN
 
 
 def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Mapping[str, NDArray]) -> Slope:
     """Derivative of the reference's total loss along `direction`, in float64.
 
-    Central differences. The step is the one at which rounding makes up `ROUNDING_SHARE` of the quotient,
-    as short as that allows, because the loss is bent wherever a ReLU switches. Steps around it are tried
-    until three in a row agree, and their two halves do not differ as they would at a bend close by.
+    Central differences. The first step is the shortest at which rounding is `ROUNDING_FRACTION` of the quotient:
+    the loss has a bend wherever a ReLU switches, so steps must be short. Other steps are tried until the
+    quotients of three neighbouring steps agree, without the sign of a close bend between their two halves.
     """
     origin = reference.in_double(weights)
 
@@ -61,15 +61,15 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
     here = loss_at(0.0)
 
     def quotients(step: float) -> tuple[float, float]:
-        """The central one, and how much more the one ahead is than the one behind."""
+        """The central quotient, and the forward quotient minus the backward one."""
         ahead, behind = loss_at(step), loss_at(-step)
         return (ahead - behind) / (2 * step), ((ahead - here) - (here - behind)) / step
 
     size, rough = abs(here), abs(quotients(ROUGH_STEP)[0])
     if rough <= LOSS_ROUNDING * size / ROUGH_STEP:
-        # nothing but rounding: the loss does not depend on these weights, or hardly
+        # rounding alone: the loss hardly depends on these weights, if at all
         return Slope(0.0, np.inf if rough else 0.0)
-    step = float(np.clip(LOSS_ROUNDING * size / rough / ROUNDING_SHARE, SMALLEST_STEP, LARGEST_STEP))
+    step = float(np.clip(LOSS_ROUNDING * size / rough / ROUNDING_FRACTION, SMALLEST_STEP, LARGEST_STEP))
     # quotients that are mostly rounding may agree by chance
     rounding = LOSS_ROUNDING * size / rough / step
     best, found = Slope(0.0, np.inf), {factor: quotients(factor * step) for factor in (1.0, 2.0)}
@@ -78,7 +78,8 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
         first = min(factor, max(found) / 4)
         three = [found[first * double][0] for double in (1, 2, 4)]
         scale = max(abs(three[0]), np.finfo(float).tiny)
-        # what bends smoothly differs in proportion to the step; a bend nearer than the steps always differs alike
+        # the halves of a smooth curve differ in proportion to the step; at a bend closer than the step they differ
+        # by a constant
         bend = abs(2 * found[first][1] - found[2 * first][1]) / 2
         bend = max(bend / scale - BEND_ROUNDINGS * rounding / first, 0.0)
         apart = max((max(three) - min(three)) / scale, bend, rounding)
@@ -90,7 +91,7 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
 
 
 def along(gradients: Mapping[str, NDArray], direction: Mapping[str, NDArray]) -> float:
-    """The derivative along `direction` that `gradients` promise; complex ones are `dL/dRe + i dL/dIm`."""
+    """Derivative along `direction` according to `gradients`; complex ones are `dL/dRe + i dL/dIm`."""
     return float(sum(np.real(np.vdot(gradients[name], move)) for name, move in direction.items()))
 
 
@@ -111,7 +112,7 @@ def directions(
             noise = noise + 1j * generator.normal(size=value.shape)
         size = float(np.linalg.norm(np.asarray(value).ravel()))
         moves[name] = size * (_unit(noise) + _unit(gradients[name]))
-    # a direction of one number has nothing to draw, and opposite signs would cancel
+    # one number has one direction only; a drawn sign could cancel the gradient's
     moves[LOG_SCALE] = np.ones(())
     layer = network[int(generator.integers(len(network)))]
     for title, names in (

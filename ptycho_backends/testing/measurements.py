@@ -1,4 +1,4 @@
-"""What is measured of a backend for one generated case, as deviations that `agreement` has allowances for."""
+"""Measurements of a backend for one generated case: deviations with allowances in `agreement`."""
 
 import itertools
 import time
@@ -28,8 +28,8 @@ from ptycho_backends.values import Batch, Prediction
 
 OUTPUTS = ("object", "amplitude", "intensity")
 
-# A ReLU or a maximum so near its edge that rounding decides it makes a gradient jump. Whether it does in a
-# given order is a matter of chance, so more orders are tried where a few do not explain the error.
+# A gradient jumps where rounding decides a ReLU or a maximum at its edge. A given order shows the jump by
+# chance only, so more orders are tried if a few do not explain the error.
 MOST_REORDERINGS = 24
 
 DOUBLE = ExecutionConfig(accelerator="cpu", precision="64-true", enable_progress_bar=False)
@@ -38,14 +38,14 @@ SINGLE = ExecutionConfig(accelerator="cpu", precision="32-true", enable_progress
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured of each case."""
+    """Extent of the measurements for each case."""
 
     directions: int
-    """Along which gradients are held against differences."""
+    """Directions along which gradients are compared with difference quotients."""
     reorderings: int
-    """That tell what rounding alone does to a float32 gradient; 0 leaves that out."""
+    """Reorderings that measure the rounding of a float32 gradient; 0 for none."""
     steps: int
-    """Of training after the first; 0 leaves them out."""
+    """Training steps after the first; 0 for none."""
 
 
 PROFILES: Mapping[str, Effort] = MappingProxyType(
@@ -65,15 +65,15 @@ class Measurement:
     Attributes
     ----------
     quantity : str
-        What was compared.
+        Name of the compared quantity.
     allowance : str
-        The name in `ALLOWANCES` of what it may be.
+        Its name in `ALLOWANCES`.
     subject : str
-        Which backend, or which two.
+        The backend, or both.
     value : float, optional
-        None where no judgement is possible; `where` then says why.
+        None if no judgement is possible; `where` then holds the reason.
     where : str
-        Which array, term or direction.
+        The array, term or direction.
     """
 
     quantity: str
@@ -84,7 +84,7 @@ class Measurement:
 
     @property
     def exceeded(self) -> bool:
-        """Whether this is a disagreement; NaN is one."""
+        """True for a disagreement; NaN is one."""
         return self.value is not None and not self.value <= ALLOWANCES[self.allowance].bound
 
 
@@ -105,7 +105,7 @@ class Timings:
 def measure(
     case: Case, backends: Mapping[str, Backend], effort: Effort, timings: Timings | None = None
 ) -> Iterator[Measurement]:
-    """Everything that `effort` asks for: each backend against the reference, then each against each.
+    """All measurements of `effort`: each backend against the reference, then each against each.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def measure(
         Names, for the report, to backends.
     effort : Effort
     timings : Timings, optional
-        Gets the seconds.
+        Receives the seconds.
     """
     timings = Timings() if timings is None else timings
     want = timings.timed("reference", "forward, float64", reference.predict,
@@ -177,7 +177,7 @@ def probed_slopes(
 ) -> Iterator[tuple[str, dict[str, NDArray], differences.Slope]]:
     """Slopes of the reference's loss until `count` are certain: name, direction, slope."""
     found = list(differences.directions(gradients, case.weights, case.seed))
-    # another one first for each case, so that all have their turn however few are asked for
+    # cases start at different directions, so that all directions occur even with a `count` of 1
     turn = case.seed % len(found)
     certain = 0
     for title, direction in found[turn:] + found[:turn]:
@@ -193,7 +193,7 @@ def along_slopes(
     gradients: Mapping[str, NDArray],
     slopes: Sequence[tuple[str, Mapping[str, NDArray], differences.Slope]],
 ) -> Iterator[Measurement]:
-    """What gradients promise along each direction, against the slope found there."""
+    """Derivatives along each direction according to the gradients, against the slopes found there."""
     for title, direction, slope in slopes:
         promised = differences.along(gradients, direction)
         error: float | None = abs(promised - slope.value) / max(abs(slope.value), np.finfo(float).tiny)
@@ -232,9 +232,9 @@ def reordering_share(
         change = max(change, _distance(order.weights_back(again), single, exact))
         if number + 1 >= count and error <= change * ALLOWANCES["gradients, float32"].bound:
             break
-    share = 0.0 if error == 0.0 else error / change if change > 0 else np.inf
+    ratio = 0.0 if error == 0.0 else error / change if change > 0 else np.inf
     return Measurement(
-        "gradient, float32", "gradients, float32", name, share, f"error {error:.1e}, reordering {change:.1e}"
+        "gradient, float32", "gradients, float32", name, ratio, f"error {error:.1e}, reordering {change:.1e}"
     )
 
 
@@ -258,10 +258,10 @@ def five_steps(
     walks: tuple[Mapping[str, NDArray], Mapping[str, NDArray]],
     batches: Sequence[Batch],
 ) -> Measurement:
-    """Two backends against each other after several steps; or against what reordering does to either.
+    """Two backends against each other after several steps; or relative to the effect of reordering.
 
     Where batch normalisation cancels the scale of a gate, a weight's gradient may be zero but for rounding, and
-    Adam makes a whole step of it. Such a case is judged by the backends' own walks in another order.
+    Adam makes a whole step of it. Such a case is judged by the effect that reordering has on each backend.
     """
     subject = ", ".join(backends)
     error, where = step_deviation(walks[0], walks[1], case.weights)
@@ -277,18 +277,18 @@ def five_steps(
             execution=DOUBLE,
         )  # fmt: skip
         change = max(change, step_deviation(order.weights_back(again), walk, case.weights)[0])
-    share = error / change if change > 0 else np.inf
+    ratio = error / change if change > 0 else np.inf
     where = f"{where}: error {error:.1e}, reordering {change:.1e}"
-    return Measurement("five steps over reordering", "five steps, reordered", subject, share, where)
+    return Measurement("five steps over reordering", "five steps, reordered", subject, ratio, where)
 
 
 def _settled(
     step: Mapping[str, NDArray], gradients: Mapping[str, NDArray], start: Mapping[str, NDArray]
 ) -> dict[str, NDArray]:
-    """`step`, but for what its gradient does not tell from zero, which stays at `start`.
+    """`step`, with weights of negligible gradient kept at `start`.
 
-    Adam's first step is g / (|g| + 1e-7). Where g is smaller than what gradients may deviate by, its step is
-    made of that deviation, which is judged already.
+    Adam's first step is g / (|g| + 1e-7). Where |g| is within the allowance of gradients, the step consists of
+    their deviation, which is judged already.
     """
     settled = {}
     for name, gradient in gradients.items():
@@ -304,13 +304,13 @@ def _settled(
 
 def _distance(got: Mapping[str, NDArray], want: Mapping[str, NDArray], scale: Mapping[str, NDArray]) -> float:
     """Root mean square over the weights of `|got - want| / |scale|`, so that every weight counts alike."""
-    shares = []
+    ratios = []
     for name, size in scale.items():
         norm = float(np.linalg.norm(size.ravel()))
         if norm > 0:
             apart = np.asarray(got[name], np.complex128) - np.asarray(want[name], np.complex128)
-            shares.append(float(np.linalg.norm(apart.ravel())) / norm)
-    return float(np.sqrt(np.mean(np.square(shares)))) if shares else 0.0
+            ratios.append(float(np.linalg.norm(apart.ravel())) / norm)
+    return float(np.sqrt(np.mean(np.square(ratios)))) if ratios else 0.0
 
 
 def _arrays(values: Mapping[str, float]) -> dict[str, NDArray]:

@@ -1,6 +1,6 @@
-"""The parity report: generated cases through backends, the reference and each other, and how far they differ.
+"""The parity report: deviations of backends from the reference and from each other, over generated cases.
 
-`run` measures and collects, whatever stops it; `Report` is written as JSON (`write_json`) and as a page
+`run` measures and collects, and survives Ctrl-C; `Report` is written as JSON (`write_json`) and as a page
 (`parity_page.write_page`).
 """
 
@@ -28,7 +28,7 @@ from ptycho_backends.testing.scan_measurements import draw_scan_case, measure_sc
 FORMAT = "ptycho-backends parity"
 VERSION = "1.0"
 
-# A training takes as long as some cases do, and tells the same each time.
+# Training takes as long as several cases and varies little, so it is measured less often.
 CASES_PER_SCAN = 20
 
 LIBRARIES = ("ptycho-backends", "numpy", "scipy", "torch", "lightning", "tensorflow", "keras")
@@ -53,12 +53,12 @@ class Row:
 
     @property
     def median(self) -> float:
-        """NaN where nothing could be judged."""
+        """NaN if no value could be judged."""
         return statistics.median(self.values) if self.values else math.nan
 
     @property
     def exceeded(self) -> bool:
-        """Whether any value is beyond the allowance; a quantity that was never judged is, too."""
+        """True if any value is beyond the allowance, or no value could be judged."""
         return not self.values or not self.worst <= self.allowance.bound
 
     def add(self, measurement: Measurement, case: str) -> None:
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What a run found.
+    """Results of a run.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ def run(
     on_case: Callable[[Report], None] | None = None,
     fixed: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Measure `cases` generated cases on the backends `names`, and every so often a whole scan.
+    """Measure `cases` generated cases on the backends `names`, and a whole scan after every `CASES_PER_SCAN`.
 
     Parameters
     ----------
@@ -179,16 +179,16 @@ def run(
     cases, seed : int
         The same seed gives the same cases.
     profile : {'fast', 'ci', 'nightly'}
-        How much is measured of each.
+        Extent of the measurements for each case.
     on_case : callable, optional
         Called with the report after every case.
     fixed : mapping, optional
-        Fields that every case shall have.
+        Values of fields, the same in every case.
 
     Returns
     -------
     Report
-        What there is of it if Ctrl-C ended the run.
+        Incomplete if Ctrl-C ended the run.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def run(
 
 
 def _collect(report: Report, case: str, measurements: Iterator[Measurement]) -> None:
-    """Add all; what a backend raises is a finding, too, and the other cases go on."""
+    """Add all to the report; an exception of a backend becomes a crash in it, and the run continues."""
     try:
         for measurement in measurements:
             report.add(measurement, case)

@@ -15,7 +15,7 @@ from ptycho_backends.testing.parity import Report, Row, versions
 LOWEST, HIGHEST = -17, 2
 STRIP_WIDTH, STRIP_HEIGHT = 300, 26
 
-# More dots than this on one strip cannot be told apart.
+# More dots than this on one strip would hide one another.
 MOST_DOTS = 400
 
 STYLE = """
@@ -145,7 +145,7 @@ def _quantity(row: Row) -> str:
 
 
 def _worst_cases(report: Report) -> str:
-    """What to paste into a prompt to make each quantity's worst case again."""
+    """Calls that make each quantity's worst case again, to be pasted into a prompt."""
     heads = (("Quantity", ""), ("Backend", ""), ("Deviation", "number"), ("Where", ""), ("Case", ""))
     return _raw_table(
         heads,
@@ -188,10 +188,10 @@ def _strip(row: Row) -> str:
 
 
 def _place(value: float) -> float:
-    """Where on a strip; zero at its left end, infinity at its right."""
+    """Position of `value` on a strip, pixels; zero at its left end, infinity at its right."""
     power = LOWEST if value <= 0 else HIGHEST if math.isinf(value) else math.log10(value)
-    share = (min(max(power, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
-    return 4 + share * (STRIP_WIDTH - 8)
+    fraction = (min(max(power, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
+    return 4 + fraction * (STRIP_WIDTH - 8)
 
 
 def _allowances(report: Report) -> str:

@@ -1,7 +1,7 @@
 """Hypothesis strategies: configurations, scans, groups, weights, batches, and small arrays for single stages.
 
-Bounded on purpose: what they draw is what a beamline may meet, and what fails shrinks to something one can
-read. Whole models are drawn as `Case`s, whose `repr` makes them again.
+Bounded on purpose: draws stay within the range of a beamline, and failures shrink to a readable example.
+Whole models are drawn as `Case`s, whose `repr` makes them again.
 """
 
 from typing import Any

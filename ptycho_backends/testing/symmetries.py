@@ -1,10 +1,9 @@
-"""Reorderings that change nothing in real numbers, and so show what rounding alone does.
+"""Reorderings that have no effect in real numbers, and so measure the effect of rounding alone.
 
 Filters inside the network are renumbered, positions in a group and groups in a batch change places, x and y
-are exchanged, and the batch may be said several times over. Every sum of the computation then runs in
-another order and over another number of terms. Prediction and gradient must come out reordered likewise;
-what differs beyond that is rounding. Where ECA looks over channels, which knows their neighbours, they are
-at most reversed.
+are exchanged, and the batch may be repeated. Every sum of the computation then runs in another order and over
+another number of terms. Prediction and gradient must come out in the new order; any other difference is
+rounding. ECA depends on the neighbours of a channel, so its channels are at most reversed.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ KERNEL = "/kernel"
 
 
 class Reordering:
-    """One such change, drawn from `seed`.
+    """One reordering, drawn from `seed`.
 
     Parameters
     ----------
@@ -45,8 +44,8 @@ class Reordering:
     transposed : bool
         Exchange x and y as well.
     repeats : int
-        How often each group comes. A loss is a mean over groups, so that changes it as little; but a sum
-        of equal terms, which no order changes, is rounded otherwise.
+        Number of times that each group occurs. A loss is a mean over groups, so repeats leave it unchanged,
+        but a sum of equal terms, which no order changes, is rounded differently.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Reordering:
         )
 
     def prediction(self, prediction: Prediction) -> Prediction:
-        """What a prediction for the batch becomes for the reordered one."""
+        """The prediction for the reordered batch that corresponds to `prediction`."""
         return Prediction(
             object=self._images(prediction.object, np.arange(1)),
             amplitude=self._images(prediction.amplitude, self.positions),
@@ -140,7 +139,7 @@ class _Orders:
                 self._layer(f"{decoder}/border_head", border, heads)
 
     def _trunk(self, name: str, wire: Order) -> tuple[Order, Order | None]:
-        """Orders of what the inner and the border head see."""
+        """Orders of the inputs of the inner and of the border head."""
         config = self._config
         last = len(constants.DECODER_FILTERS[config.N]) - 1
         for i in range(last):
@@ -184,7 +183,7 @@ class _Orders:
                 self._layer(f"{block}/spatial")
 
     def _layer(self, layer: str, ins: Order | None = None, outs: Order | None = None) -> None:
-        """A layer of these channels; those of a spatial attention, mean and maximum, are what they are."""
+        """Record the orders of a layer; the inputs of spatial attention (mean, maximum) keep theirs."""
         kernel = f"{layer}{KERNEL}"
         channel_axis = len(self._shapes[kernel]) - 2
         if ins is None or outs is None:

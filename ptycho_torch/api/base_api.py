@@ -1,6 +1,6 @@
-"""What Ptychodus calls: configurations, data, model, trainer and inference engine, in that order.
+"""The classes that Ptychodus calls: configurations, data, model, trainer and inference engine, in that order.
 
-Everything here is thin: `scan_folder` makes groups, `config_bridge` translates, `training` trains.
+They only delegate: `scan_folder` makes groups, `config_bridge` translates, `training` trains.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ from ptycho_torch.scan_folder import (
 
 log = logging.getLogger(__name__)
 
-# Less of a patch than this is nothing: the image is told to be unknown there.
+# Pixels with less coverage than this are unknown, and get the value UNKNOWN.
 LEAST_COVERAGE = 1e-6
 UNKNOWN = 1.0
 
@@ -51,7 +51,7 @@ class ConfigManager:
     Parameters
     ----------
     data_config, model_config, training_config, inference_config, datagen_config
-        Instances of `config_params`, or mappings of their fields; by default the stock ones.
+        Instances of `config_params`, or mappings of their fields; None for the defaults.
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class ConfigManager:
             raise ConfigError("; ".join(problems))
 
     def fill_params(self) -> NeutralTrainingConfig:
-        """Check every setting, and fill `params.cfg` from them, before any data are loaded.
+        """Check every setting and fill `params.cfg`, before any data are loaded.
 
         Returns
         -------
         ptycho_backends.config.TrainingConfig
-            `N` is 0 where the setting is no size that there is a network for: the data decide.
+            `N` is 0 if no network has the size of the setting; the data then decide it.
 
         Raises
         ------
         ConfigError
-            Lists every setting that is refused.
+            Lists every refused setting.
         """
         check(self.configs)
         data, network, run, _ = self.configs
@@ -120,13 +120,13 @@ class ConfigManager:
 
 
 class DataloaderFormats(enum.Enum):
-    """How training data are held; there is one way."""
+    """Formats of training data in memory; there is one."""
 
     LIGHTNING_ONLY_MODULE = "lightning_only_module"
 
 
 class PtychoDataLoader:
-    """Data to train on, or to make an image of.
+    """Data for training, or for a reconstruction.
 
     Parameters
     ----------
@@ -135,17 +135,17 @@ class PtychoDataLoader:
     config_manager : ConfigManager
     data_format : DataloaderFormats
     output_dir : path
-        Where the folder of this run, `run_<time>`, goes.
+        Parent of the folder of this run, `run_<time>`.
 
     Attributes
     ----------
     output_dir : Path
-        That folder.
+        The folder of this run.
 
     Raises
     ------
     ConfigError, ScanError, ShapeError, GroupingError, OutputError
-        All that can be wrong with settings, data and folder, before anything is computed.
+        All problems of settings, data and folder, before any computation.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class PtychoDataLoader:
         positions: ArrayLike,
         config_manager: ConfigManager,
     ) -> "PtychoDataLoader":
-        """Live arrays to make an image of; nothing is written.
+        """Live arrays for a reconstruction; no file is written.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ class PtychoDataLoader:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], config_manager: ConfigManager) -> "PtychoDataLoader":
-        """A scan in a file to make an image of; nothing is written.
+        """A scan in a file for a reconstruction; no file is written.
 
         Raises
         ------
@@ -219,7 +219,7 @@ def _require_trim(settings: InferenceConfig, side: int) -> None:
 
 
 def _run_folder(parent: Path) -> Path:
-    """A new folder for this run; a number is added where two start within a second."""
+    """A new folder for this run, with a number if two runs start within a second."""
     name = time.strftime("run_%Y%m%d_%H%M%S")
     folder, number = parent / name, 1
     while folder.exists():
@@ -234,12 +234,12 @@ class PtychoModel:
     Parameters
     ----------
     model_config, data_config, training_config, inference_config
-        Instances of `config_params`, or mappings of their fields; by default the stock ones.
+        Instances of `config_params`, or mappings of their fields; None for the defaults.
 
     Attributes
     ----------
     model : PtychoPINN_Lightning
-        What was assigned to it; until then initial weights, made when they are asked for.
+        The assigned module; by default one with initial weights, made on first access.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class PtychoModel:
 
     @classmethod
     def _new_model(cls, model: type[PtychoPINN_Lightning], config_manager: ConfigManager) -> "PtychoModel":
-        """A model to train; `Trainer` gives it the weights that suit the data."""
+        """A model to train; `Trainer` gives it first weights for its data."""
         data, network, run, image = config_manager.configs
         made = cls(network, data, run, image)
         made._model_class = model
@@ -307,12 +307,12 @@ class Trainer:
         orchestration: str = "lightning",
         config_manager: ConfigManager | None = None,
     ) -> "Trainer":
-        """Give `model` its first weights, and set up what trains them.
+        """Give `model` its first weights, and set up the training run.
 
         Raises
         ------
         ConfigError
-            If `orchestration` is not 'lightning', or this machine cannot do what is asked for.
+            If `orchestration` is not 'lightning', or this machine lacks the requested devices.
         """
         _require_lightning(orchestration)
         manager = dataloader.config_manager if config_manager is None else config_manager
@@ -324,7 +324,7 @@ class Trainer:
         return cls(training.TrainingRun(plan, module, execution=execution, output_dir=dataloader.output_dir))
 
     def train(self, orchestration: str = "lightning", experiment_name: str = "") -> TrainedModel:
-        """Train; checkpoints are in the run's folder when this returns. The name is for other loggers."""
+        """Train; checkpoints are in the run's folder at the end. `experiment_name` has no effect."""
         _require_lightning(orchestration)
         return self._run.fit()
 
@@ -335,7 +335,7 @@ def _require_lightning(orchestration: str) -> None:
 
 
 def training_plan(groups: GroupedData, manager: ConfigManager) -> TrainingPlan:
-    """What the settings of `manager` make of `groups`; the configuration that is trained is in it."""
+    """The training plan for `groups` under the settings of `manager`, with its complete configuration."""
     data, network, run, _ = manager.configs
     config = to_training_config(
         to_model_config(data, network), data, network, run, overrides={"n_groups": len(groups)}
@@ -349,7 +349,7 @@ def training_plan(groups: GroupedData, manager: ConfigManager) -> TrainingPlan:
 
 
 class InferenceEngine:
-    """Makes images.
+    """Reconstruction of images.
 
     Parameters
     ----------
@@ -369,22 +369,22 @@ class InferenceEngine:
         _require_trim(self._settings, self._module.config.model.N)
 
     def predict_and_stitch(self, data_loader: PtychoDataLoader) -> NDArray[np.complex64]:
-        """(H, W) complex64, `[y, x]`: the image, 1 where nothing is known; see `reconstruct`."""
+        """(H, W) complex64, `[y, x]`: the image, 1 in unknown pixels; see `reconstruct`."""
         return self.reconstruct(data_loader).object
 
     def reconstruct(self, data_loader: PtychoDataLoader) -> Reconstruction:
-        """The image, and how much of a patch lies where.
+        """The image and its coverage.
 
         Returns
         -------
         Reconstruction
-            Its middle is that of the positions' bounding box, which it shows with one probe width more;
+            Centred on the bounding box of the positions, which it shows with one probe width more;
             `origin_px` and `group_centres_px` are in Ptychodus's coordinates.
 
         Raises
         ------
         ConfigError
-            If the patterns do not fit the model, or `window` leaves nothing of the image.
+            If the patterns do not fit the model, or `window` covers the whole image.
         """
         started = time.perf_counter()
         model, scan = self._module.neutral_model(), data_loader.scan

@@ -18,7 +18,7 @@ def load_and_predict(
     output_path: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
 ) -> Reconstruction:
-    """Make an image of a scan with a model that was trained before; needs no MLflow.
+    """Reconstruct a scan with a trained model; MLflow is needed only for the number of a run.
 
     Parameters
     ----------
@@ -27,14 +27,14 @@ def load_and_predict(
     data : path
         The scan, an NPZ file, or the folder with that one file.
     output_path : path, optional
-        Where the image is written as NPZ (`ptycho_backends.images.results.save_reconstruction`).
+        File for the image, NPZ (`ptycho_backends.images.results.save_reconstruction`).
     tracking_uri : str, optional
-        Where MLflow keeps its runs.
+        Store of MLflow's runs.
 
     Returns
     -------
     Reconstruction
-        Made as the settings in the model file say; `object` is 1 where nothing is known.
+        Made with the settings in the model file; `object` is 1 in unknown pixels.
 
     Raises
     ------

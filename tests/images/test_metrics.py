@@ -74,7 +74,7 @@ def test_one_complex_factor_is_removed_and_told(modulus, phase):
     factor = modulus * np.exp(1j * phase)
     disturbed = seen(truth)
     disturbed = reconstruction_of(disturbed.object / factor)
-    # the truth is turned to zero mean phase, so compare with what an undisturbed one gets
+    # the truth is turned to zero mean phase, so compare with an undisturbed one
     reference = compare(seen(truth), scan_of(truth))
     got = compare(disturbed, scan_of(truth))
     assert got.complex_correlation == pytest.approx(1, abs=1e-5)

@@ -59,7 +59,7 @@ def test_stitching_is_the_literal_sum(stitching, seed, count, size):
 
 @given(seed=st.integers(0, 1000))
 def test_a_known_object_comes_back_where_it_was(stitching, seed):
-    """Whole-pixel centres: exact, and at the place that `origin_px` says."""
+    """Whole-pixel centres: exact, and at the place of `origin_px`."""
     generator = np.random.default_rng(seed)
     image = known_object(seed)
     centres = generator.integers(30, 60, (40, 2)).astype(float)

@@ -1,4 +1,4 @@
-"""`ptycho` and what is behind it, as far as no framework takes part."""
+"""`ptycho` and `legacy/`, as far as they need no framework."""
 
 import ast
 import dataclasses
@@ -46,7 +46,7 @@ TrainingConfig = ptycho.config.config.TrainingConfig
 
 
 def given(**changes):
-    """What Ptychodus passes; the patterns are counts in floating point."""
+    """The arguments of Ptychodus; the patterns are counts in floating point."""
     generator = np.random.default_rng(0)
     return {
         "xcoords": generator.uniform(40, 60, M) ** 1.02,
@@ -109,7 +109,7 @@ def test_a_configuration_is_made_before_the_data_are_seen():
         ptycho.params.get("gridsiz")
 
 
-# --- what Ptychodus's patterns are
+# --- the patterns of Ptychodus
 
 
 def test_a_file_that_ptychodus_wrote_holds_counts_in_any_dtype(tmp_path, caplog):
@@ -268,7 +268,7 @@ def test_what_filling_bad_pixels_leaves_below_zero(tmp_path, caplog):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """A list of what is installed; `get_backend` returns the name it was asked for."""
+    """A list of installed backends; `get_backend` returns the requested name."""
     names = ["torch", "tensorflow"]
 
     def get(name=None, *, config=None):

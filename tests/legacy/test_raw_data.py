@@ -19,7 +19,7 @@ KEYS = {
 
 
 def keywords(**changes: Any) -> dict[str, Any]:
-    """What Ptychodus passes: counts, a stack of probe modes, an index of zeros."""
+    """The arguments of Ptychodus: counts, a stack of probe modes, an index of zeros."""
     generator = np.random.default_rng(0)
     return {
         "xcoords": generator.uniform(40, 60, M),
@@ -86,7 +86,7 @@ def test_grouped_dictionary(gridsize: int) -> None:
     assert grouped["diffraction"].shape == grouped["X_full"].shape == grouped["Y"].shape == (5, N, N, C)
     assert grouped["coords_offsets"].shape == (5, 1, 2, 1)
     assert grouped["coords_relative"].shape == grouped["coords_nn"].shape == (5, 1, 2, C)
-    # the legacy contract says amplitude, whatever was measured
+    # amplitude by the legacy contract, for counts too
     members = raw.diff3d[grouped["nn_indices"]].astype(np.float64)
     np.testing.assert_allclose(np.moveaxis(grouped["diffraction"], -1, 1) ** 2, members, rtol=1e-5)
     expected = group_scan(raw.scan, gridsize=gridsize, n_groups=5, neighbor_count=6, seed=3)

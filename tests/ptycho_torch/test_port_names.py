@@ -159,7 +159,7 @@ def test_barycentric_stitching_of_tensors(scans):
     assert np.median(error) < 0.05 * np.abs(truth[inside]).mean()
 
 
-# --- every setting that Ptychodus has for this interface changes what is computed
+# --- every setting of Ptychodus for this interface has an effect
 
 STOCK = {"gridsize": 2, "n_filters_scale": 1}
 CHANGES = [
@@ -192,7 +192,7 @@ def test_each_setting_has_its_effect(scans, stock, change):
     losses, weights = losses_and_weights(load_part(scans[0], 5, scans[0].objectGuess), **change)
     assert np.isfinite(losses).all()
     if change in ({"probe_trainable": True}, {"intensity_scale_trainable": False}):
-        # what is or is not trained changes the first step, not the first loss
+        # trainable or not: the first step differs, the first loss does not
         (name,) = {"probe_trainable": ["probe"], "intensity_scale_trainable": ["log_scale"]}[
             next(iter(change))
         ]

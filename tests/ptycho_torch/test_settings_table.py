@@ -1,4 +1,4 @@
-"""The configurations that Ptychodus sends, and the one table that says what becomes of each field."""
+"""The configurations that Ptychodus sends, and the table with the use of each field."""
 
 import dataclasses
 import pickle
@@ -68,7 +68,7 @@ def test_the_channels_must_agree_and_all_problems_are_told_at_once():
         check(
             [DataConfig(normalize=""), ModelConfig(), TrainingConfig(nll="yes"), InferenceConfig(window=-1)]
         )
-    # what NumPy counts is a number too
+    # NumPy integers are numbers too
     check([DataConfig(N=np.int64(64), probe_scale=np.float32(2))])
 
 

@@ -1,4 +1,4 @@
-"""What the pages on PtychoPINN and Ptychodus show does what they say."""
+"""The examples of the pages on PtychoPINN and Ptychodus work as described."""
 
 import dataclasses
 import re

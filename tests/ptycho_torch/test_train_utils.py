@@ -43,7 +43,7 @@ def test_the_data_module_is_the_one_of_training():
 def test_a_seed_seeds_everything():
     def draws():
         assert train_utils.set_seed(7) == 7
-        return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002 - it is what is seeded
+        return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002 - the global generator is seeded
 
     assert draws() == draws()
     for bad in (-1, 2**32, 1.5, True):

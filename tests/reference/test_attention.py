@@ -1,4 +1,4 @@
-"""The network `attention` in the reference: what its stages mean, its names, its settings, its archives."""
+"""The network `attention` in the reference: the meaning of its stages, its names, its settings, its archives."""
 
 import dataclasses
 import json

@@ -1,8 +1,8 @@
-"""The reference network against SciPy and against what its layers mean."""
+"""The reference network against SciPy and against the meaning of its layers."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
@@ -64,6 +64,7 @@ CONFIGS = st.builds(
 )
 
 
+@settings(max_examples=25)
 @given(config=CONFIGS, seed=st.integers(0, 100))
 def test_initial_weights(config, seed):
     probe = np.ones((config.N, config.N), np.complex64)
@@ -76,7 +77,7 @@ def test_initial_weights(config, seed):
         if name.endswith("bias"):
             assert not value.any()
         if name.endswith("kernel"):
-            limit = np.sqrt(6 / (9 * (value.shape[2] + value.shape[3])))
+            limit = np.float32(np.sqrt(6 / (9 * (value.shape[2] + value.shape[3]))))
             assert np.abs(value).max() <= limit
             assert np.abs(value).max() > 0.8 * limit
     assert weights["log_scale"] == np.float32(np.log(2.0))

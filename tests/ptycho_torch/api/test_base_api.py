@@ -82,7 +82,7 @@ def export(path, scan=SCAN, **changed):
 
 
 class Losses(Callback):
-    """What Ptychodus collects."""
+    """The history that Ptychodus collects."""
 
     def __init__(self, train_name, val_name):
         self.names = train_name, val_name
@@ -244,7 +244,7 @@ def test_supervised(tmp_path):
 
 
 def test_labels_are_cut_where_the_patterns_were_measured(tmp_path):
-    """Ptychodus's patch lies half a pixel beside ours; what its file holds must still fit together."""
+    """Ptychodus's patch lies half a pixel beside ours; the content of its file must still fit together."""
     y, x = SCAN.ycoords[5] - 0.5, SCAN.xcoords[5] - 0.5
     rows, columns = (np.arange(64) - 63 / 2 + c for c in (y, x))
     truth = SCAN.object_guess

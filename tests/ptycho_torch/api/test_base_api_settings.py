@@ -1,4 +1,4 @@
-"""Every setting of Ptychodus, one by one: what it changes, seen in what trains or in the groups."""
+"""Every setting of Ptychodus, one by one: its effect on the trained configuration or on the groups."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def field(index, name):
 MODEL, TRAINING, EXECUTION = 0, 1, 2
 NINE = {"C": 9, "grid_size": (3, 3), "C_model": 9, "C_forward": 9, "decoder_last_amp_channels": 9}
 
-# field: the settings that are changed, where the effect is seen, and what is seen there
+# field: the changed settings, the place of the effect, and the value there
 MAPPED = {
     "N": ({"N": 128}, field(MODEL, "N"), 128),
     "C": (NINE, field(MODEL, "group_size"), 9),
@@ -146,7 +146,7 @@ MAPPED = {
 @pytest.mark.parametrize("name", MAPPED)
 def test_mapped_settings(name):
     changed, seen, want = MAPPED[name]
-    # what has an effect only together with others is changed among them
+    # settings with an effect only in combination are changed together
     others = {
         "fine_tune_gamma": {"epochs_fine_tune": 3},
         "finetune_skip_stage3": {"enable_staged_finetuning": True},
@@ -229,7 +229,7 @@ def test_data_settings_that_make_the_probe(folder):
     stock = probe()
     np.testing.assert_allclose(stock / stock[32, 32], given / given[32, 32], atol=1e-5)
     np.testing.assert_allclose(probe(probe_scale=2.0), 2 * stock, rtol=1e-5)
-    # what the ramp is, the far field of the probe says
+    # the far field of the probe shows the ramp
     assert far_field_centre(given)[1] > 0.5
     np.testing.assert_allclose(far_field_centre(probe(probe_ramp_removal=True)), 0, atol=1e-4)
     # the object keeps its amplitude, so the probe follows the patterns
@@ -248,11 +248,11 @@ def far_field_centre(probe):
 
 def test_data_and_image_settings_all_have_their_test():
     """The names that the tests here and in test_torch_door1.py change."""
-    told = {s.field for settings in SETTINGS.values() for s in settings if s.use == "told"}
+    recorded = {s.field for settings in SETTINGS.values() for s in settings if s.use == "recorded"}
     refused = {s.field for settings in SETTINGS.values() for s in settings if s.use == "refused"}
     data = {s.field for settings in SETTINGS.values() for s in settings if s.use == "data"}
     image = {s.field for settings in SETTINGS.values() for s in settings if s.use == "image"}
-    assert told == {"notes", "model_name"}
+    assert recorded == {"notes", "model_name"}
     assert refused == {"probe_reference_coeff", "framework", "orchestrator", "experiment_number"}
     assert data == {
         "neighbor_function", "scan_pattern", "probe_normalize", "x_bounds", "y_bounds", "min_neighbor_distance",

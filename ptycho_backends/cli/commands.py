@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptycho_backends import __version__
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.cli.options import (
     RUNNING_PANEL,
     Accelerator,
@@ -57,8 +58,8 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="ptycho-backends",
-    help="Train physics-informed networks on ptychographic scans and reconstruct with them, on PyTorch "
-    "or TensorFlow.\n\nStart with: ptycho-backends demo",
+    help="Train physics-informed networks on ptychographic scans and reconstruct with them, on "
+    f"{' or '.join(entry.label for entry in BUILT_IN.values())}.\n\nStart with: ptycho-backends demo",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -199,7 +200,7 @@ def train(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, given_size, settle_batch_size, training_job
+        from ptycho_backends.cli.settings import execution_config, given_size, training_job, training_plan
 
         job = training_job(
             scan, measurement, mapped, config, backend, resume, say,
@@ -212,13 +213,10 @@ def train(
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
-        settle_batch_size(job, batch_size, how, say)
         result = workflows.train(
-            job.scan,
-            job.config,
+            training_plan(job, batch_size, how, say),
             backend=job.backend,
             execution=how,
-            resume_from=job.resumed,
             on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
         )
         _report(result, say, again=f"ptycho-backends train {scan} --resume {result.output_dir}")
@@ -261,7 +259,7 @@ def run(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, given_size, settle_batch_size, training_job
+        from ptycho_backends.cli.settings import execution_config, given_size, training_job, training_plan
         from ptycho_backends.scans.scan_files import load_scan
 
         job = training_job(
@@ -276,15 +274,13 @@ def run(
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
-        settle_batch_size(job, batch_size, how, say)
         test = job.config.test_data_file
+        other = None if test is None else load_scan(test, measurement=measurement, mapped=mapped)
         result = workflows.run(
-            job.scan,
-            job.config,
-            test_scan=None if test is None else load_scan(test, measurement=measurement, mapped=mapped),
+            training_plan(job, batch_size, how, say),
+            test_scan=other,
             backend=job.backend,
             execution=how,
-            resume_from=job.resumed,
             on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             stitching_size=stitching_size,
             product=product,
@@ -390,7 +386,9 @@ def inspect(
 def parity(
     backends: Annotated[
         list[str],
-        typer.Argument(help="Backends to compare: torch, tensorflow, or a third party's.", metavar="NAME..."),
+        typer.Argument(
+            help=f"Backends to compare: {', '.join(BUILT_IN)}, or a third party's.", metavar="NAME..."
+        ),
     ],
     cases: Annotated[
         int | None, option("--cases", "-n", help="Generated cases. Default: the profile's: 20, 60 or 300.")
@@ -426,10 +424,12 @@ def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
 
     Yields what tells the user something: `typer.echo`, or nothing with `--quiet`.
     """
+    from ptycho_backends.registry import logger_names
+
     level = logging.ERROR if quiet else max(logging.WARNING - 10 * verbose, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    loggers = [logging.getLogger(name) for name in ("ptycho_backends", "ptycho_torch", "py.warnings")]
+    loggers = [logging.getLogger(name) for name in (*logger_names(), "py.warnings")]
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
@@ -499,7 +499,7 @@ def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
 
 
 def _described(scan: "Scan") -> str:
-    from ptycho_backends.workflows import holds_counts
+    from ptycho_backends.scans.statistics import holds_counts
 
     x, y = scan.xcoords, scan.ycoords
     whole = "whole counts" if holds_counts(scan) else "not whole counts"

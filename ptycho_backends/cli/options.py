@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ptycho_backends.builtin_backends import BUILT_IN
+
 MODEL_PANEL, TRAINING_PANEL, RUNNING_PANEL, MESSAGES_PANEL = "Model", "Training", "Running", "Messages"
 
 
@@ -20,7 +22,9 @@ Output = Annotated[Path | None, option("--output", "-o", help="Folder for the re
 BackendName = Annotated[
     str | None,
     option(
-        "--backend", "-b", help="torch or tensorflow. Default: $PTYCHO_BACKEND, else the first installed."
+        "--backend",
+        "-b",
+        help=f"{' or '.join(BUILT_IN)}. Default: $PTYCHO_BACKEND, else the first installed.",
     ),
 ]
 ConfigFile = Annotated[

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from oracle_backend import OracleBackend
 from typer.testing import CliRunner
 
 from ptycho_backends import __version__, registry, workflows
@@ -18,7 +19,6 @@ from ptycho_backends.config_file import load_config
 from ptycho_backends.scans.product import load_product
 from ptycho_backends.scans.scan_files import export_training_data, load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.testing.oracle import OracleBackend
 
 COMMANDS = ("demo", "simulate", "train", "run", "infer", "inspect", "parity")
 
@@ -31,7 +31,7 @@ def scan():
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
     """`--backend oracle`, and the only one installed; pictures without matplotlib's second each."""
-    entry = registry.BackendEntry("Oracle", "ptycho_backends.testing.oracle:OracleBackend", frozenset(), "")
+    entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")
     monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
     monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
 

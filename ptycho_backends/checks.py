@@ -73,7 +73,9 @@ def complex_image(name: str, values: ArrayLike, side: int | None = None) -> NDAr
     """`values` as a finite complex64 image `[y, x]`, of `side` x `side` pixels if that is given."""
     array = as_array(name, values, "iufc", "complex numbers")
     require_shape(name, array, (side, side), ("y", "x"))
-    with np.errstate(over="ignore"):  # what complex64 cannot hold becomes infinite, and is told as such
+    with np.errstate(
+        over="ignore"
+    ):  # values too large for complex64 become infinite, and are refused as such
         array = array.astype(np.complex64)
     require_finite(name, array)
     return array

@@ -204,7 +204,7 @@ ATTENTION_FIELDS = tuple(
 
 @dataclass
 class TrainingConfig(_CheckedConfig):
-    """What to train, on what, towards which loss."""
+    """The training: model, data and loss."""
 
     model: ModelConfig = part(ModelConfig, "the network and the diffraction model")
     train_data_file: Path | None = setting(None, _OPTIONAL_PATH, "scan to train on")
@@ -274,7 +274,7 @@ LATER_FIELDS = tuple(
 
 @dataclass
 class InferenceConfig(_CheckedConfig):
-    """What to reconstruct, with which model."""
+    """The reconstruction: model and data."""
 
     model: ModelConfig = part(ModelConfig, "the network and the diffraction model")
     model_path: Path | None = setting(None, _OPTIONAL_PATH, "archive of the trained model")
@@ -329,7 +329,7 @@ class FinetuneStage:
 
 
 def stage_problems(values: object, where: str = "") -> list[str]:
-    """What is wrong with `values`, a mapping or a `FinetuneStage`; each problem begins with `where`."""
+    """Problems with `values`, a mapping or a `FinetuneStage`; each begins with `where`."""
     if isinstance(values, FinetuneStage):
         values = vars(values)
     if not isinstance(values, Mapping) or set(values) != {"epochs", "rates"}:
@@ -376,7 +376,7 @@ _STAGES = Rule("a sequence of FinetuneStage", _all_stages, _as_stages, _problems
 
 @dataclass
 class ExecutionConfig(_CheckedConfig):
-    """How to run, never what to compute; nothing of this enters `params.cfg` or an archive."""
+    """The run: devices, precision, schedule, logs; nothing of this enters `params.cfg` or an archive."""
 
     accelerator: str = setting("auto", choice("auto", "cpu", "gpu", "cuda", "mps"), "kind of device")
     devices: int = setting(1, integer(1), "number of devices, each with batches of batch_size")
@@ -450,14 +450,14 @@ def validate(config: _CheckedConfig) -> None:
     Raises
     ------
     ConfigError
-        Lists every bad field with the value given and what is allowed.
+        Lists every bad field with the value given and those allowed.
     """
     config._normalise()
     raise_if_any(type(config).__name__, config.problems())
 
 
 def from_values(cls: type[Config], values: Mapping[str, Any]) -> tuple[Config, list[str]]:
-    """A `cls` with the fields of `values`, normalised, and what is wrong with it; raises nothing.
+    """A `cls` with the fields of `values`, normalised, and its problems; raises nothing.
 
     For readers of files, which report these problems together with their own. Where there are
     problems the configuration is good for nothing else. A nested configuration is given as such.

@@ -57,7 +57,7 @@ class Backend(Protocol):
     ) -> TrainingConfig:
         """A validated copy of `config` with `N` and `backend` filled in.
 
-        Raises `ConfigError` for what is invalid or not possible on this framework. `params.cfg` is
+        Raises `ConfigError` for settings that are invalid, or impossible on this framework. `params.cfg` is
         filled from the result (rule CONFIG-001).
         """
         ...
@@ -92,7 +92,7 @@ class Backend(Protocol):
         takes the place of `resume_from`. `plan_training` returns it unchanged, so that a backend which plans
         through that function plans once.
 
-        Ctrl-C ends training after the current step; what was learned is returned, marked as
+        Ctrl-C ends training after the current step; the model so far is returned, marked as
         `interrupted`, and can be resumed. With `output_dir`, checkpoints and logs are written there.
         """
         ...
@@ -136,7 +136,7 @@ class Backend(Protocol):
         """Write `model` in one of `export_formats`; `ValueError` for another."""
         ...
 
-    # --- what parity compares, NumPy in and out, in the precision of `execution`
+    # --- compared by parity: NumPy in and out, in the precision of `execution`
 
     def forward(
         self,

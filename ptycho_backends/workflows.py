@@ -280,7 +280,7 @@ def run(
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
-    After Ctrl-C the image is reconstructed with what was learned so far.
+    After Ctrl-C the image is reconstructed with the model so far.
 
     Parameters
     ----------

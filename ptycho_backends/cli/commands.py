@@ -1,6 +1,6 @@
 """The command line, `ptycho-backends`: one command for each verb of `workflows`.
 
-Whatever takes long to import is imported inside the commands, so that `--help` answers at once.
+Slow imports happen inside the commands, so that `--help` answers at once.
 """
 
 import logging
@@ -192,7 +192,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model on a scan; Ctrl-C ends training and keeps what was learned.
+    """Train a model on a scan; Ctrl-C ends training and keeps the model so far.
 
     Example: ptycho-backends train scan.npz -o run --gridsize 2 --epochs 60
 
@@ -364,7 +364,7 @@ def inspect(
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:
-    """Tell what is in an archive, who made it and whether it is whole; or what a scan holds.
+    """Describe an archive (content, origin, integrity), or a scan.
 
     Example: ptycho-backends inspect run/wts.h5.zip
     """
@@ -422,7 +422,7 @@ def parity(
 def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
     """Logging to stderr while a command runs; errors of this library become one line and exit code 2.
 
-    Yields what tells the user something: `typer.echo`, or nothing with `--quiet`.
+    Yields `typer.echo`, or with `--quiet` a function that prints nothing.
     """
     from ptycho_backends.registry import logger_names
 
@@ -436,7 +436,7 @@ def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
         logger.setLevel(level)
         logger.propagate = False
     if not verbose:
-        # what a framework advises its developers is no message for whoever runs a scan
+        # a framework's advice to developers is no message for whoever runs a scan
         logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -461,29 +461,29 @@ def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
 
 
 class _Lines(logging.Formatter):
-    """`warning: text`, as errors are told."""
+    """`warning: text`, in the form of the errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {' '.join(super().format(record).split())}"
 
 
 def _epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochCallback | None":
-    """A line an epoch, where no progress bar tells."""
+    """Print a line an epoch, where there is no progress bar."""
     if execution.enable_progress_bar:
         return None
 
-    def tell(record: "EpochRecord") -> None:
+    def print_epoch(record: "EpochRecord") -> None:
         validated = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
         say(
             f"epoch {record.epoch}/{epochs}: train_loss {record.train_loss:.6g}{validated}"
             f" ({record.seconds:.1f} s)"
         )
 
-    return tell
+    return print_epoch
 
 
 def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
-    """What was done, how good it is, where it lies; exit code 130 after Ctrl-C."""
+    """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
     history = result.model.history
     if again is not None and history:
         seconds = sum(record.seconds for record in history)

@@ -72,7 +72,7 @@ def run_cdi_example(
     Raises
     ------
     PtychoBackendsError
-        For what is wrong with the data or the settings; before anything is trained.
+        For problems with the data or the settings; before anything is trained.
     """
     chosen = _backend(backend, config)
     plan, execution = _plan(train_data, config, chosen, execution)
@@ -207,7 +207,7 @@ def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceM
     Parameters
     ----------
     bundle_dir : path
-        Holds `wts.h5.zip`, or what is in one, unpacked; the file itself will do as well.
+        Holds `wts.h5.zip`, or the unpacked content of one; the file itself will do as well.
 
     Returns
     -------
@@ -229,7 +229,7 @@ def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceM
 def save_outputs(
     amplitude: NDArray | None, phase: NDArray | None, results: dict[str, Any], output_prefix: AnyPath
 ) -> None:
-    """Write what `run_cdi_example` returned.
+    """Write the results of `run_cdi_example`.
 
     Parameters
     ----------

@@ -45,6 +45,18 @@ def complete_config(
     ConfigError
         Lists every invalid field; or no loss has a weight; or `data` are grouped otherwise.
     """
+    completed = completed_config(config, data, backend, execution)
+    bridge.update_legacy_dict(params.cfg, completed)
+    return completed
+
+
+def completed_config(
+    config: TrainingConfig,
+    data: Scan | GroupedData,
+    backend: str,
+    execution: ExecutionConfig | None = None,
+) -> TrainingConfig:
+    """As `complete_config`, for a caller that has filled `params.cfg` already."""
     completed = with_side(config, data.N)
     completed.backend = canonical_name(backend)
     if execution is not None:
@@ -58,7 +70,6 @@ def complete_config(
             "nll_weight, mae_weight, realspace_weight: all zero, so there is nothing to minimise; "
             "set one of them (realspace_weight together with tv_weight or realspace_mae_weight)"
         )
-    bridge.update_legacy_dict(params.cfg, completed)
     return completed
 
 
@@ -291,7 +302,7 @@ def _check_same_model(trained: TrainingConfig, wanted: TrainingConfig) -> None:
 def inference_groups(
     model: TrainedModel, data: Scan | GroupedData, config: InferenceConfig | None = None
 ) -> GroupedData:
-    """`data` grouped as `model` wants it: one group around every position, unless `config` says fewer.
+    """`data` grouped as `model` wants it: one group around every position, unless `config` asks for fewer.
 
     Raises
     ------

@@ -4,7 +4,7 @@ The one table that knows a backend by name. Everything else asks it, or the regi
 backends of third parties. Nothing is imported from here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -19,7 +19,7 @@ class BackendEntry:
         Name for people.
     target : str
         'module:class'; the class is called without arguments.
-    frameworks : frozenset of str
+    frameworks : collection of str
         Modules that have to be installed.
     install : str
         Command that installs them.
@@ -33,7 +33,7 @@ class BackendEntry:
 
     label: str
     target: str
-    frameworks: frozenset[str]
+    frameworks: Collection[str]
     install: str
     aliases: tuple[str, ...] = ()
     legacy_name: str | None = None
@@ -51,7 +51,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
         "torch": BackendEntry(
             label="PyTorch",
             target="ptycho_torch.backend.backend:TorchBackend",
-            frameworks=frozenset({"torch", "lightning"}),
+            frameworks=("torch", "lightning"),
             install="pip install 'ptycho-backends[torch]'",
             aliases=("pytorch",),
             legacy_name="pytorch",
@@ -59,7 +59,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
         "tensorflow": BackendEntry(
             label="TensorFlow",
             target="ptycho_backends.tensorflow.backend:TensorFlowBackend",
-            frameworks=frozenset({"tensorflow", "keras"}),
+            frameworks=("tensorflow", "keras"),
             install="pip install 'ptycho-backends[tensorflow]'",
             aliases=("tf",),
             cluster_variable="TF_CONFIG",
@@ -105,5 +105,5 @@ def backend_of_framework(framework: str) -> str:
 
 
 def framework_modules() -> tuple[str, ...]:
-    """Modules of all built-in backends' frameworks, in the order of the backends, then of the alphabet."""
-    return tuple(module for entry in BUILT_IN.values() for module in sorted(entry.frameworks))
+    """Modules of all built-in backends' frameworks."""
+    return tuple(module for entry in BUILT_IN.values() for module in entry.frameworks)

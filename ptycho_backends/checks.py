@@ -39,7 +39,7 @@ def require_finite(name: str, array: NDArray) -> None:
 def as_array(name: str, values: ArrayLike, kinds: str, want: str) -> NDArray:
     """`values` as an array whose dtype is of one of `kinds` (`numpy.dtype.kind`)."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise ShapeError(f"{name}: got a masked array, want plain numbers; fill what is masked")
+        raise ShapeError(f"{name}: got a masked array, want plain numbers; fill the masked values")
     try:
         array = np.asarray(values)
     except ValueError as error:

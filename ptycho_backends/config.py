@@ -156,17 +156,17 @@ class ModelConfig(_CheckedConfig):
     def problems(self, *, side_may_wait: bool = False) -> list[str]:
         """As for every configuration; and fields that contradict another one."""
         found = super().problems(side_may_wait=side_may_wait)
-        told = {problem.partition(":")[0] for problem in found}
-        foreign = () if "architecture" in told else self._foreign_fields()
+        reported = {problem.partition(":")[0] for problem in found}
+        foreign = () if "architecture" in reported else self._foreign_fields()
         for field in foreign:
             value = getattr(self, field.name)
-            if field.name not in told and value != field.default:
+            if field.name not in reported and value != field.default:
                 only = field.metadata["only"]
                 found.append(
                     f"{field.name}: got {shown(value)}, but the architecture {self.architecture!r} has no such "
                     f"thing; set architecture={only!r}, or leave it at {field.default!r}"
                 )
-        if not told & {"N", "edge_pad"} and self.N and self.edge_pad >= self.N // 4:
+        if not reported & {"N", "edge_pad"} and self.N and self.edge_pad >= self.N // 4:
             found.append(f"edge_pad: got {self.edge_pad}, want less than N/4 = {self.N // 4}")
         return found
 
@@ -419,7 +419,7 @@ class ExecutionConfig(_CheckedConfig):
     enable_checkpointing: bool = setting(True, boolean(), "write checkpoints while training")
     checkpoint_save_top_k: int = setting(1, integer(-1), "best checkpoints to keep; -1: all, 0: none")
     checkpoint_monitor_metric: str = setting(
-        "val_loss", choice("val_loss", "train_loss"), "what makes a checkpoint best"
+        "val_loss", choice("val_loss", "train_loss"), "criterion of the best checkpoint"
     )
     checkpoint_mode: str = setting("min", choice("min", "max"), "whether small or large is best")
     early_stop_patience: int = setting(100, integer(1), "epochs without improvement before training stops")

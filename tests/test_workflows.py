@@ -1,4 +1,4 @@
-"""The verbs: what they leave in their folder, what they refuse, and when."""
+"""The verbs: the files in their folder, and the input that they refuse."""
 
 import csv
 import dataclasses

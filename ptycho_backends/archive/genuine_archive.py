@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho_backends import constants
 from ptycho_backends.archive import members as member
 from ptycho_backends.archive.members import ArchiveContents
+from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import ModelConfig, TrainingConfig, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files import exact_json
@@ -26,6 +27,7 @@ from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_ch
 from ptycho_backends.values import TrainedModel
 
 VERSION = "1.0"
+BACKEND = backend_of_framework("keras")
 MANIFEST = "manifest.dill"
 TRAINED, SHARING = "autoencoder", "diffraction_to_obj"
 # The third file names Python classes and the fourth repeats the scale; both are checked to be whole only.
@@ -78,14 +80,14 @@ def read_genuine(members: Members) -> ArchiveContents:
     if SHARING in models:
         members.read(f"{SHARING}/params.dill", MAX_PICKLE_BYTES)
         _require_shared(_weights(members, SHARING, config.model), weights)
-    model = TrainedModel(config=config, weights=weights, intensity_scale=scale, backend="tensorflow")
+    model = TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=BACKEND)
     return ArchiveContents(model, _params_snapshot(legacy, model))
 
 
 def genuine_heading(members: Members) -> dict[str, Any]:
     """What a summary of the archive says at its top; tolerant, because it is only told to people."""
     models = _announced_models(members)
-    heading = {"format": "PtychoPINN", "version": VERSION, "backend": "tensorflow", "models": models}
+    heading = {"format": "PtychoPINN", "version": VERSION, "backend": BACKEND, "models": models}
     try:
         name = f"{TRAINED}/model.keras"
         keras = ZipMembers(BytesIO(members.read(name, member.MAX_WEIGHTS_BYTES)))
@@ -125,7 +127,7 @@ def _config(name: str, legacy: Any) -> TrainingConfig:
     if architecture != "cnn":
         raise ArchiveError(f"{name}: architecture {architecture!r} is not supported, only 'cnn' is")
     try:
-        config = bridge.training_config_from_legacy_dict({**legacy, "backend": "tensorflow"})
+        config = bridge.training_config_from_legacy_dict({**legacy, "backend": BACKEND})
         validate(config)
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.archive import members as member
+from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import TrainingConfig, config_from_plain, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files.safe_zip import ZipMembers, open_zip
@@ -25,6 +26,7 @@ from ptycho_backends.values import EpochRecord, TrainedModel
 
 SUFFIX = ".ckpt"
 CHECKPOINT_KEY = "ptycho_backends"
+BACKEND = backend_of_framework("lightning")
 PARAMETER_PREFIX = "model.parameters_by_name."
 
 # Weights and two moments, all of them perhaps in float64.
@@ -74,7 +76,7 @@ def checkpoint_heading(path: Path) -> dict[str, Any]:
         return {
             "format": "Lightning checkpoint",
             "version": version,
-            "backend": "torch",
+            "backend": BACKEND,
             "libraries": {"lightning": version},
             "created": "",
             "members": checkpoint.sizes(),
@@ -164,7 +166,7 @@ class _Checkpoint:
             weights=member.checked_weights(config.model, self._weights(), told_by=self._file.pickle),
             intensity_scale=scale,
             history=tuple(_record(row) for row in values["history"]),
-            backend="torch",
+            backend=BACKEND,
             interrupted=len(values["history"]) < config.nepochs,
             training_state=member.checked_state(
                 {**numbers, "step": step, "loss_sum": float(values["loss_sum"])},

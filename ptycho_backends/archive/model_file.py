@@ -22,6 +22,7 @@ import numpy as np
 from ptycho_backends.archive import members as member
 from ptycho_backends.archive.lightning_checkpoint import checkpoint_heading, is_checkpoint, load_checkpoint
 from ptycho_backends.archive.members import ArchiveContents
+from ptycho_backends.builtin_backends import framework_modules
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.files import exact_json
@@ -38,7 +39,7 @@ _REQUIRED = (member.CONFIG, member.PARAMS, member.WEIGHTS, member.HISTORY)
 _GENUINE_MANIFEST = "manifest.dill"
 # A fixed time, so that the same model gives the same bytes; the manifest tells the real one.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-_LIBRARIES = ("numpy", "h5py", "torch", "lightning", "tensorflow", "keras")
+_LIBRARIES = ("numpy", "h5py", *framework_modules())
 
 
 def save_archive(model: TrainedModel, path: str | os.PathLike[str]) -> Path:

@@ -219,9 +219,9 @@ def schedule_of(start: "TrainedModel", execution: ExecutionConfig) -> TrainingSc
 
 def already_trained_message(plan: "TrainingPlan", execution: ExecutionConfig) -> str:
     """Message for a resume request with no epochs left."""
-    asked = f"nepochs: {plan.config.nepochs} asked for"
+    request = f"nepochs: {plan.config.nepochs} asked for"
     if execution.finetune_stages:
-        asked += f" and {execution.finetune_epochs} of fine-tuning"
+        request += f" and {execution.finetune_epochs} of fine-tuning"
     state = plan.start.training_state
     if plan.epochs_done >= plan.config.nepochs + execution.finetune_epochs:
         why = "are done already"
@@ -229,4 +229,4 @@ def already_trained_message(plan: "TrainingPlan", execution: ExecutionConfig) ->
         why = "are done, and fine-tuning, after which there are no more main epochs, is over"
     else:
         why = "are done, and early_stop_patience has ended them; raise it to go on"
-    return f"{asked}, {plan.epochs_done} {why}; the model is returned as it is"
+    return f"{request}, {plan.epochs_done} {why}; the model is returned as it is"

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and what it does with bad input."""
+"""The command line: its files, its messages, and its answers to bad input."""
 
 import dataclasses
 import os
@@ -57,7 +57,7 @@ def ptycho(*arguments, code=0):
 
 
 def error_line(*arguments):
-    """The one line that a command says before it ends with exit code 2."""
+    """The one line that a command prints before it ends with exit code 2."""
     result = ptycho(*arguments, code=2)
     lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1, result.stderr
@@ -95,7 +95,7 @@ def test_version_and_no_arguments():
     assert "Usage" in CliRunner().invoke(app, []).output
 
 
-# --- what the commands do
+# --- the commands
 
 
 def test_demo_says_how_good_and_where(tmp_path):
@@ -151,7 +151,7 @@ def test_options_win_over_the_file_and_the_file_over_the_scan(tmp_path, npz):
     config = load_config(tmp_path / "run" / "config.yaml")
     assert (config.nepochs, config.nphotons, config.batch_size) == (1, 123.0, 8)
     assert (config.n_groups, config.model.N, config.model.n_filters_scale) == (40, 64, 1)
-    # what a run wrote gives the same run again
+    # the files of a run give the same run again
     again = tmp_path / "again"
     ptycho(
         "train", npz, "-c", tmp_path / "run" / "config.yaml",

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ptycho_backends.builtin_backends import framework_modules
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.registry import get_backends
 from ptycho_backends.testing.agreement import ALLOWANCES, Allowance
@@ -31,7 +32,7 @@ VERSION = "1.0"
 # Training takes as long as several cases and varies little, so it is measured less often.
 CASES_PER_SCAN = 20
 
-LIBRARIES = ("ptycho-backends", "numpy", "scipy", "torch", "lightning", "tensorflow", "keras")
+LIBRARIES = ("ptycho-backends", "numpy", "scipy", *framework_modules())
 
 
 @dataclass

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
 
@@ -56,7 +57,7 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
 
     Those of `torchrun` and of a `TF_CONFIG` always are; those of `srun` if `execution` names several devices
     or a strategy, because a cluster starts processes that are to stay apart in the same way. Where there is
-    more than one of them, the TensorFlow backend goes by `TF_CONFIG`, and any other by the launcher.
+    more than one of them, a backend whose `cluster_variable` is `TF_CONFIG` follows that, any other the launcher.
 
     Raises
     ------
@@ -65,7 +66,8 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
     """
     if execution.strategy == SINGLE_DEVICE:
         return None
-    if backend == "tensorflow":
+    entry = BUILT_IN.get(backend)
+    if entry is not None and entry.cluster_variable == TF_CONFIG:
         return _of_tf_config() or _of_launcher(execution)
     return _of_launcher(execution) or _of_tf_config()
 

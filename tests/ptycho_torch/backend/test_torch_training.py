@@ -85,7 +85,7 @@ def test_training_learns_and_tells_its_history(uninterrupted):
     assert model.history[0].learning_rate == pytest.approx(1e-3)
     assert model.backend == "torch"
     assert model.config.model.N == 64
-    assert model.config.backend == "pytorch"
+    assert model.config.backend == "torch"
     assert "3 epochs on torch" in repr(model)
 
 

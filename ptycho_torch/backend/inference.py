@@ -88,7 +88,7 @@ def gradients(
     return weights_from_tensors(
         {
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for name, parameter in runner.model.parameters_by_name.items()
+            for name, parameter in runner.model.tensors.items()
         }
     )
 

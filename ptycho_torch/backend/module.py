@@ -180,7 +180,7 @@ class PtychoModule(lightning.LightningModule):
     def _moments(self, optimizer: torch.optim.Optimizer, key: str) -> dict[str, NDArray]:
         named = {
             name: optimizer.state[parameter][key]
-            for name, parameter in self.model.parameters_by_name.items()
+            for name, parameter in self.model.tensors.items()
             if key in optimizer.state.get(parameter, {})
         }
         return weights_from_tensors(named)
@@ -193,7 +193,7 @@ class PtychoModule(lightning.LightningModule):
         dtype = next(self.model.parameters()).dtype
         first = tensors_from_weights(state.first_moments, dtype)
         second = tensors_from_weights(state.second_moments, dtype)
-        for name, parameter in self.model.parameters_by_name.items():
+        for name, parameter in self.model.tensors.items():
             if parameter.requires_grad and name in first:
                 optimizer.state[parameter] = {
                     "exp_avg": first[name].to(parameter.device),
@@ -203,7 +203,7 @@ class PtychoModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the file self-contained: all that is neither weight nor moment, as one JSON text."""
-        names = {id(parameter): name for name, parameter in self.model.parameters_by_name.items()}
+        names = {id(parameter): name for name, parameter in self.model.tensors.items()}
         groups = self.trainer.optimizers[0].param_groups
         checkpoint[CHECKPOINT_KEY] = json.dumps(
             {

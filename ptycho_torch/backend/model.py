@@ -14,6 +14,7 @@ from ptycho_backends.archive.lightning_checkpoint import PARAMETER_PREFIX
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.training.schedule import parts_of_weights
+from ptycho_backends.training.trainable import trained_weights
 from ptycho_torch.backend import losses, network, physics
 from ptycho_torch.backend.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend.layers import attach_layers
@@ -108,7 +109,7 @@ class PtychoModel(torch.nn.Module):
     ) -> dict[str, Tensor]:
         """Every term of the loss of `batch`, and their weighted sum as `total`.
 
-        `statistics` is given in training: it gets the batch's, for `update_running_statistics`.
+        In training `statistics` receives those of the batch, for `update_running_statistics`.
         """
         measured = intensity_scale * batch["diffraction"]
         patches, image, amplitude = self(measured, batch["offsets"], statistics)
@@ -129,14 +130,16 @@ class PtychoModel(torch.nn.Module):
 
     @torch.no_grad()
     def update_running_statistics(self, statistics: network.Statistics) -> None:
-        """Move the running values of batch normalisation towards those of a batch that was trained on."""
+        """Move the running statistics of batch normalisation towards those of a training batch."""
         for name, value in network.moved_running_values(self.tensors, statistics).items():
             self.tensors[name].copy_(value)
 
     def freeze(self, config: TrainingConfig) -> None:
-        """Train the probe and the scale only as `config` asks for."""
-        self.tensors[PROBE].requires_grad_(config.probe_trainable)
-        self.tensors[LOG_SCALE].requires_grad_(config.intensity_scale_trainable)
+        """Train the weights that `config` asks for, and no others."""
+        trained = trained_weights(self.tensors, config)
+        for name, tensor in self.tensors.items():
+            if isinstance(tensor, torch.nn.Parameter):
+                tensor.requires_grad_(name in trained)
 
     def weights(self) -> dict[str, NDArray]:
         """The canonical weights, in the module's precision."""
@@ -151,7 +154,9 @@ def _checkpoint_names(model: PtychoModel, prefix: str) -> dict[str, str]:
     names = {}
     for name, attribute in model._tensors.attributes.items():
         layer = name.rpartition("/")[0].replace("/", ".")
-        names[f"{prefix}{CHECKPOINT_PREFIX}{name}"] = f"{prefix}{layer}.{attribute}" if layer else f"{prefix}{attribute}"
+        names[f"{prefix}{CHECKPOINT_PREFIX}{name}"] = (
+            f"{prefix}{layer}.{attribute}" if layer else f"{prefix}{attribute}"
+        )
     return names
 
 
@@ -165,9 +170,7 @@ def _name_as_in_checkpoints(
             state_dict[checkpoint_name] = state_dict.pop(module_name)
 
 
-def _name_as_modules(
-    module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
-) -> None:
+def _name_as_modules(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Rename the entries of a state dict that is about to be loaded."""
     assert isinstance(module, PtychoModel)
     for checkpoint_name, module_name in _checkpoint_names(module, prefix).items():
@@ -182,7 +185,7 @@ def _compiled_network() -> Callable[..., Tensor]:
 
     def object_patches(*arguments: Any) -> Tensor:
         with warnings.catch_warnings():
-            # the last step alone is complex, and as quick as ever
+            # the last step alone is complex, and takes the same time as without
             warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")
             return generated(*arguments)
 
@@ -192,10 +195,10 @@ def _compiled_network() -> Callable[..., Tensor]:
 def adam(
     model: PtychoModel, learning_rate: float, *, by_part: bool = False, fused: bool = True
 ) -> torch.optim.Adam:
-    """Adam over what is trainable, with the constants that every backend shares.
+    """Adam over the trainable parameters, with the constants that every backend shares.
 
-    All in one group; or `by_part`, each group's `part` being one of `config.PARTS`. `fused` takes each step
-    in one pass over the weights.
+    All are in one group; or `by_part` in several, each group's `part` being one of `config.PARTS`. `fused` takes
+    each step in one pass over the weights.
     """
     trainable = {name: tensor for name, tensor in model.tensors.items() if tensor.requires_grad}
     groups: dict[str, list[Tensor]] = {}

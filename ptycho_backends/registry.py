@@ -18,16 +18,14 @@ ENVIRONMENT_VARIABLE = "PTYCHO_BACKEND"
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """Where a built-in backend lives and what it needs.
-
-    `launchers` start processes that work together, in the order in which the backend believes them.
-    """
+    """Where a built-in backend lives and what it needs."""
 
     label: str
     target: str
     frameworks: frozenset[str]
     install: str
-    launchers: tuple[str, ...] = ("torchrun", "srun", "TF_CONFIG")
+    # connects its processes, and counts before any launcher's variables
+    cluster_variable: str | None = None
 
 
 # In the order of preference when nothing was chosen.
@@ -44,7 +42,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
             target="ptycho_backends.tensorflow.backend:TensorFlowBackend",
             frameworks=frozenset({"tensorflow", "keras"}),
             install="pip install 'ptycho-backends[tensorflow]'",
-            launchers=("TF_CONFIG", "torchrun", "srun"),
+            cluster_variable="TF_CONFIG",
         ),
     }
 )
@@ -54,12 +52,6 @@ ALIASES: Mapping[str, str] = MappingProxyType({"pytorch": "torch", "tf": "tensor
 def backend_names() -> tuple[str, ...]:
     """Every name that `get_backend` knows, aliases left out, third-party backends last."""
     return (*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN)))
-
-
-def launchers_of(name: str) -> tuple[str, ...]:
-    """Launchers of the backend called `name`, in its order of preference; third parties have the default."""
-    entry = BUILT_IN.get(ALIASES.get(name, name))
-    return BackendEntry.launchers if entry is None else entry.launchers
 
 
 def installed_backends() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.registry import launchers_of
+from ptycho_backends.registry import BUILT_IN
 
 SINGLE_DEVICE = "single_device"
 """Strategy that keeps a process to itself although it was launched together with others."""
@@ -84,7 +84,7 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
     ----------
     execution : ExecutionConfig
     backend : str
-        Its entry in the registry has the order of preference, where there is more than one launcher.
+        Where there is more than one launcher, the `cluster_variable` of its entry in the registry counts first.
 
     Raises
     ------
@@ -93,7 +93,10 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
     """
     if execution.strategy == SINGLE_DEVICE:
         return None
-    for launcher in launchers_of(backend):
+    entry = BUILT_IN.get(backend)
+    first = None if entry is None else entry.cluster_variable
+    # stable: the others keep their order
+    for launcher in sorted(LAUNCHERS, key=lambda name: name != first):
         if launch := LAUNCHERS[launcher](execution):
             return launch
     return None

@@ -31,7 +31,7 @@ class Layer(torch.nn.Module):
         self._name = name
         self._arguments: tuple[Any, ...] = ()
 
-    def connect(self, weights: network.ModuleWeights, config: ModelConfig) -> None:
+    def _connect(self, weights: network.ModuleWeights, config: ModelConfig) -> None:
         """Give the layer access to the weights of its model."""
         without_config = ("batch_norm", "cbam", "dense", "efficient_channel_attention")
         if self.computes == "encode":
@@ -58,7 +58,7 @@ TRAINED_APART = ("batch_norm", "block_features", "decoder", "encode", "encoder_b
 """Functions that compute otherwise in training, and take `statistics` then."""
 
 
-class UpsampledConv2d(torch.nn.Conv2d):
+class _UpsampledConv2d(torch.nn.Conv2d):
     """Convolution of an image that is up-sampled by two on the way."""
 
     computes = "conv_upsampled"
@@ -100,7 +100,7 @@ def attach_layers(
     weights = network.ModuleWeights(root, attributes)
     for module in root.modules():
         if isinstance(module, Layer):
-            module.connect(weights, config)
+            module._connect(weights, config)
     return weights
 
 
@@ -120,7 +120,7 @@ def _module(
 
 
 def _convolution(layer: str, kernel: Tensor, *, biased: bool) -> torch.nn.Conv2d:
-    kind = UpsampledConv2d if layer.endswith("_head") else torch.nn.Conv2d
+    kind = _UpsampledConv2d if layer.endswith("_head") else torch.nn.Conv2d
     outs, ins, side, _ = kernel.shape
     # without memory, because the weights are put in afterwards
     return kind(ins, outs, side, padding=side // 2, bias=biased, device="meta")

@@ -126,9 +126,9 @@ def _added(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def summed(tensor: Tensor) -> Tensor:
-    """The sum of the `tensor` of each process, on every one of them; differentiable."""
-    result: Tensor = _Sum.apply(tensor)
+def summed(values: Tensor) -> Tensor:
+    """The sum of the `values` of each process, on every one of them; differentiable."""
+    result: Tensor = _Sum.apply(values)
     return result
 
 

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.fabric.utilities import rank_zero
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
@@ -124,7 +124,10 @@ class TrainingRun:
         if execution.enable_checkpointing and folder is not None and self._processes.is_first:
             checkpoints = Checkpoints(folder, execution)
         self._interrupts = Interrupts(self._processes)
-        between_steps = _BetweenSteps(self._interrupts, checkpoints, execution.accum_steps)
+        writes_history = self._processes.is_first and loggers.logger_of(execution, folder) == "csv"
+        between_steps = _BetweenSteps(
+            self._interrupts, checkpoints, folder if writes_history else None, execution.accum_steps
+        )
         with self._settings():
             self.trainer = _trainer(execution, module, folder, between_steps, plan, self._processes)
 
@@ -215,8 +218,6 @@ def _strategy(
     return DDPStrategy(
         # a probe that no loss sees has no gradient, for which the processes would wait
         find_unused_parameters=config.probe_trainable and not sees_diffraction,
-        # running statistics are the same in all processes
-        broadcast_buffers=False,
     )
 
 
@@ -240,7 +241,8 @@ def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
     if kind is None or folder is None:
         return False
     if kind == "csv":
-        return CSVLogger(folder, name=loggers.FOLDER, version="")
+        # written between the epochs, because Lightning's forgets those before a resume
+        return False
     if kind == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -306,11 +308,18 @@ class _ProgressBar(TQDMProgressBar):
 
 
 class _BetweenSteps(Callback):
-    """Ends training where Ctrl-C asks for it, and keeps the last checkpoint current."""
+    """Ends training where Ctrl-C asks for it, and keeps the last checkpoint and the history current."""
 
-    def __init__(self, interrupts: Interrupts, checkpoints: Checkpoints | None, accum_steps: int) -> None:
+    def __init__(
+        self,
+        interrupts: Interrupts,
+        checkpoints: Checkpoints | None,
+        history_folder: Path | None,
+        accum_steps: int,
+    ) -> None:
         self._interrupts = interrupts
         self._checkpoints = checkpoints
+        self._history_folder = history_folder
         self._accum_steps = accum_steps
 
     def on_train_batch_end(
@@ -346,6 +355,8 @@ class _BetweenSteps(Callback):
     def _save(self, module: PtychoModule) -> None:
         if self._checkpoints is not None:
             self._checkpoints.save_last(module.trained_model())
+        if self._history_folder is not None:
+            loggers.write_history(module.history, self._history_folder)
 
 
 def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:

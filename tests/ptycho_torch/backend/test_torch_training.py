@@ -357,7 +357,7 @@ def test_unwritable_output_is_refused_before_training(backend, scan, tmp_path):
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
 def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkeypatch, logger):
-    monkeypatch.setattr("ptycho_torch.backend.training.find_spec", lambda name: None)
+    monkeypatch.setattr("ptycho_backends.training.loggers.find_spec", lambda name: None)
     run = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=logger)
     with pytest.raises(BackendUnavailableError, match=f"pip install {logger}"):
         backend.train(scan, config(nepochs=1), execution=run, output_dir=tmp_path)

@@ -51,7 +51,7 @@ class Layer(torch.nn.Module):
         return result
 
     def extra_repr(self) -> str:
-        return f"parameters={sum(parameter.numel() for parameter in self.parameters()):,}"
+        return f"{self.computes}, parameters={sum(parameter.numel() for parameter in self.parameters()):,}"
 
 
 TRAINED_APART = ("batch_norm", "block_features", "decoder", "encode", "encoder_block", "small_trunk")

@@ -129,7 +129,7 @@ def pair(backends: dict[str, Backend]) -> dict[str, Backend]:
 
 @pytest.fixture(autouse=True)
 def params_cfg_restored() -> Iterator[None]:
-    """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
+    """`params.cfg` is one dictionary for the whole process; every test finds it as it was before the others."""
     from ptycho_backends.params import params
 
     before = dict(params.cfg)

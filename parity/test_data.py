@@ -1,4 +1,4 @@
-"""What each framework trains on is what the shared NumPy code gathered: every bit, every batch, in order."""
+"""Training batches of each framework are those of the shared NumPy code: every bit, every batch, in order."""
 
 import dataclasses
 

@@ -25,7 +25,7 @@ def test_poisson_nll(adapter, precision, predicted, measured):
     predicted, measured = predicted**2, np.abs(measured)
     want = reference.poisson_nll(predicted, measured)
     got = adapter.call("losses.poisson_nll", predicted, measured, precision=precision)
-    # the terms cancel, so what counts is the rounding of the terms
+    # the terms cancel, so the allowance is for the rounding of the terms
     terms = reference.poisson_nll(predicted, -measured * np.sign(np.log(np.maximum(predicted, 1e-12))))
     unit = 1e-15 if precision == "float64" else 1e-6
     assert abs(got - want) <= unit * max(abs(terms), abs(want))
@@ -73,7 +73,7 @@ def test_auxiliary(adapter, stage, precision, image):
 
 
 def arguments(config, draw):
-    """What `loss_terms` takes, on patterns of 4 pixels."""
+    """Arguments of `loss_terms`, on patterns of 4 pixels."""
     channels, positions = config.model.patch_channels, config.model.group_size
     return (
         config,

@@ -84,7 +84,7 @@ def test_batch_norm(adapter, precision, data, image):
 
 
 def assert_trains_alike(adapter, precision, stage, image, weights, *more, allowance=None):
-    """The same with the batch's own statistics; what these are, and where they move the running values."""
+    """Compare results in training, the statistics of the batch, and the running statistics after it."""
     want_statistics, statistics = {}, {}
     want = getattr(reference, stage)(image, weights, *more, statistics=want_statistics)
     got = adapter.call(f"network.{stage}", image, weights, *more, precision=precision, statistics=statistics)
@@ -150,7 +150,7 @@ def test_encode_decode_and_patches(adapter, precision, case):
     compare(adapter, "decode", precision, encoded, weights, model, allowance=allowance)
     compare(adapter, "object_patches", precision, fed, weights, model, allowance=allowance)
     if model.batch_norm:
-        # dividing by the spread of the features magnifies their rounding; what holds for outputs holds here
+        # dividing by the spread of the features magnifies their rounding: the allowance is that of outputs
         allowance = ALLOWANCES[f"outputs, {precision}"]
         assert_trains_alike(adapter, precision, "object_patches", fed, weights, model, allowance=allowance)
 

@@ -82,7 +82,7 @@ def uninterrupted(backend, scan, tmp_path_factory):
     return backend.train(scan, config(), execution=quiet(logger_backend="csv"), output_dir=folder), folder
 
 
-def test_training_learns_and_tells_its_history(uninterrupted):
+def test_training_learns_and_keeps_its_history(uninterrupted):
     model, _ = uninterrupted
     assert [record.epoch for record in model.history] == [1, 2, 3]
     assert model.history[-1].train_loss < model.history[0].train_loss
@@ -348,7 +348,7 @@ def test_archive_round_trip_keeps_every_bit(backend, uninterrupted, tmp_path):
     assert loaded.training_state is None
 
 
-def test_what_cannot_work_is_refused_before_training(backend, scan, uninterrupted, tmp_path):
+def test_impossible_settings_are_refused_before_training(backend, scan, uninterrupted, tmp_path):
     with pytest.raises(ConfigError, match="nothing to minimise"):
         backend.train(scan, config(nll_weight=0.0), execution=QUIET)
     with pytest.raises(ConfigError, match="64 x 64 pixels; set N=64"):

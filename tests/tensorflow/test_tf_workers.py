@@ -1,4 +1,4 @@
-"""Two processes on loopback that `TF_CONFIG` names do together what one does: the same weights and history."""
+"""Two processes on loopback that `TF_CONFIG` names do together the work of one: the same weights and history."""
 
 import dataclasses
 import json

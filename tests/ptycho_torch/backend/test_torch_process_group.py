@@ -1,4 +1,4 @@
-"""Two processes on this machine do together what one does: the same weights, history and image."""
+"""Two processes on this machine do together the work of one: the same weights, history and image."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def groups():
-    """15 groups: 11 train and 4 judge, unless a test says otherwise."""
+    """15 groups: 11 train and 4 judge, unless a test changes that."""
     return group_scan(simulate_star(64, 15, n_photons=1e5, seed=3), n_groups=15, seed=0)
 
 

@@ -77,7 +77,7 @@ def uninterrupted(backend, scan, tmp_path_factory):
     return backend.train(scan, config(), execution=QUIET, output_dir=folder), folder
 
 
-def test_training_learns_and_tells_its_history(uninterrupted):
+def test_training_learns_and_keeps_its_history(uninterrupted):
     model, _ = uninterrupted
     assert [record.epoch for record in model.history] == [1, 2, 3]
     assert model.history[-1].train_loss < model.history[0].train_loss

@@ -52,7 +52,7 @@ assert state() == before
     assert list(tmp_path.iterdir()) == []
 
 
-HEAVY = ("numpy", "scipy", "h5py", "pyfive", "matplotlib", "skimage", *FRAMEWORKS)
+HEAVY = ("numpy", "scipy", "h5py", "hdf5plugin", "pyfive", "matplotlib", "skimage", *FRAMEWORKS)
 
 
 @pytest.mark.parametrize(

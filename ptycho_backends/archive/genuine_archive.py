@@ -1,4 +1,4 @@
-"""Reading archives that the legacy package PtychoPINN (TensorFlow) wrote.
+"""Archives of the legacy package PtychoPINN (TensorFlow), read as models.
 
 Needs neither TensorFlow nor dill: the pickles are read as data, and of the Keras files only the HDF5 part.
 """
@@ -26,6 +26,8 @@ from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_ch
 from ptycho_backends.values import TrainedModel
 
 VERSION = "1.0"
+WRITER = "tensorflow"
+"""Backend that counts as the maker of the model: the package's own framework."""
 MANIFEST = "manifest.dill"
 TRAINED, SHARING = "autoencoder", "diffraction_to_obj"
 # The third file names Python classes and the fourth repeats the scale; both are checked to be whole only.
@@ -74,29 +76,26 @@ def read_genuine(members: Members) -> ArchiveContents:
     weights = _weights(members, TRAINED, config.model)
     weights[LOG_SCALE] = np.asarray(math.log(scale), np.float32)
     weights[PROBE] = _probe(name, legacy, config.model.N)
-    weights = member.checked_weights(config.model, weights, told_by=TRAINED)
+    weights = member.checked_weights(config.model, weights, source=TRAINED)
     if SHARING in models:
         members.read(f"{SHARING}/params.dill", MAX_PICKLE_BYTES)
         _require_shared(_weights(members, SHARING, config.model), weights)
-    model = TrainedModel(config=config, weights=weights, intensity_scale=scale, backend="tensorflow")
+    model = TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=WRITER)
     return ArchiveContents(model, _params_snapshot(legacy, model))
 
 
 def genuine_heading(members: Members) -> dict[str, Any]:
-    """What a summary of the archive says at its top; tolerant, because it is only told to people."""
+    """Heading of a summary; tolerant of missing values, because only people read it."""
     models = _announced_models(members)
-    heading = {"format": "PtychoPINN", "version": VERSION, "backend": "tensorflow", "models": models}
+    heading = {"format": "PtychoPINN", "version": VERSION, "backend": WRITER, "models": models}
     try:
         name = f"{TRAINED}/model.keras"
         keras = ZipMembers(BytesIO(members.read(name, member.MAX_WEIGHTS_BYTES)))
         metadata = exact_json.plain_loads(keras.read("metadata.json", member.MAX_TEXT_BYTES), name)
-        told = {
-            "libraries": {"keras": str(metadata["keras_version"])},
-            "created": str(metadata["date_saved"]),
-        }
+        keras_version, created = str(metadata["keras_version"]), str(metadata["date_saved"])
     except (ArchiveError, KeyError, TypeError):
-        told = {"libraries": {}, "created": ""}
-    return heading | told
+        return heading | {"libraries": {}, "created": ""}
+    return heading | {"libraries": {"keras": keras_version}, "created": created}
 
 
 def _announced_models(members: Members) -> tuple[str, ...]:
@@ -125,7 +124,7 @@ def _config(name: str, legacy: Any) -> TrainingConfig:
     if architecture != "cnn":
         raise ArchiveError(f"{name}: architecture {architecture!r} is not supported, only 'cnn' is")
     try:
-        config = bridge.training_config_from_legacy_dict({**legacy, "backend": "tensorflow"})
+        config = bridge.training_config_from_legacy_dict({**legacy, "backend": WRITER})
         validate(config)
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error
@@ -170,7 +169,7 @@ def _params_snapshot(legacy: Mapping[str, Any], model: TrainedModel) -> dict[str
 def _weights(members: Members, model: str, config: ModelConfig) -> dict[str, NDArray]:
     """Kernels and biases by their canonical names; shapes are checked, values are not."""
     name = f"{model}/model.keras"
-    limit = member.weights_limit(config, copies=_COPIES, told_by=f"{TRAINED}/params.dill") + _GRAPH_BYTES
+    limit = member.weights_limit(config, copies=_COPIES, source=f"{TRAINED}/params.dill") + _GRAPH_BYTES
     try:
         keras = ZipMembers(BytesIO(members.read(name, limit)))
         inner = "model.weights.h5"

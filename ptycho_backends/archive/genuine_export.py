@@ -1,4 +1,4 @@
-"""Writing archives that the legacy package PtychoPINN (TensorFlow) loads, without Keras and dill."""
+"""Archives that the legacy package PtychoPINN (TensorFlow) loads, written without Keras and dill."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from ptycho_backends.values import TrainedModel
 # The version whose format this is; Keras reads files of older versions.
 KERAS_VERSION = "3.15.1"
 
-# Protocol 4 is what the legacy package writes, and every Python that it runs on reads it.
+# The legacy package writes protocol 4, and every Python that it runs on reads it.
 _PICKLE_PROTOCOL = 4
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _FIRST_KERNEL = "encoder/block0/conv0/kernel"
@@ -59,7 +59,7 @@ def write_genuine_archive(model: TrainedModel, path: str | os.PathLike[str]) -> 
     ArchiveError
         As `save_archive`.
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     config = member.ConfigMember.of(model)
     architecture = config.training.model.architecture

@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Node:
-    """One layer or operation: what `config.json` says of it."""
+    """One layer or operation, with the settings that `config.json` describes."""
 
     name: str
     module: str
@@ -38,12 +38,12 @@ class Node:
     settings: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     as_list: bool = False
-    """Whether the inputs are passed as one list."""
+    """Pass the inputs as one list."""
     output_index: int = 0
-    """Which of its outputs the next layer takes."""
+    """Number of the output that the next layer takes."""
     tensor_dtype: str = "float32"
     built: bool = True
-    """Whether Keras records the shape it was built for."""
+    """Keras records the shape it was built for."""
     slice: Mapping[str, int | None] | None = None
     """Of the last axis, for `GetItem`."""
 
@@ -234,12 +234,12 @@ def _diffracted(graph: _Graph, patches: str) -> None:
         "trimmed_obj", _LAYERS, "TrimReconstructionLayer", (N, N, channels), (merged,),
         {"output_size": N}, **complex_valued,
     )  # fmt: skip
-    seen = graph.custom(
+    illuminated = graph.custom(
         "padded_objs_with_offsets", _LAYERS, "ExtractPatchesPositionLayer", views,
         (merged, "input_positions"), {"jitter": 0.0, **group}, as_list=True, **complex_valued,
     )  # fmt: skip
     lit = graph.custom(
-        "probe_illumination", _MODEL, "ProbeIllumination", views, (seen,), {"N": N}, as_list=True
+        "probe_illumination", _MODEL, "ProbeIllumination", views, (illuminated,), {"N": N}, as_list=True
     )
     settings = {"h": N, "w": N, "pad": False}
     diffracted = graph.custom(

@@ -24,6 +24,8 @@ from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weigh
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 SUFFIX = ".ckpt"
+WRITER = "torch"
+"""Backend that made the model: the format is Lightning's, so there is no other."""
 CHECKPOINT_KEY = "ptycho_backends"
 PARAMETER_PREFIX = "model.parameters_by_name."
 
@@ -33,7 +35,7 @@ _MOMENTS = {"first_moments": "exp_avg", "second_moments": "exp_avg_sq"}
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is named as Lightning names its checkpoints."""
+    """Recognise a checkpoint by the suffix that Lightning gives it."""
     return path.suffix.lower() == SUFFIX
 
 
@@ -68,13 +70,13 @@ def checkpoint_values(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def checkpoint_heading(path: Path) -> dict[str, Any]:
-    """What a summary of the checkpoint says without loading it, by the names of `archive.ArchiveSummary`."""
+    """Heading of a summary, by the names of `archive.ArchiveSummary`, without loading the checkpoint."""
     with _opened(path) as checkpoint:
         version = str(checkpoint.content.get("pytorch-lightning_version", "unknown"))
         return {
             "format": "Lightning checkpoint",
             "version": version,
-            "backend": "torch",
+            "backend": WRITER,
             "libraries": {"lightning": version},
             "created": "",
             "members": checkpoint.sizes(),
@@ -151,8 +153,8 @@ class _Checkpoint:
         validate(config)
         if not config.model.N:
             raise ArchiveError(f"{self._text}: N: got 0, want the side of the patterns")
-        # The configuration tells how much there can be to read.
-        self._file.read_storages(member.weights_limit(config.model, copies=_COPIES, told_by=self._text))
+        # The configuration bounds the size of the rest.
+        self._file.read_storages(member.weights_limit(config.model, copies=_COPIES, source=self._text))
         self._shapes = weight_shapes(config.model)
         scale = float(values["intensity_scale"])
         if not (math.isfinite(scale) and scale > 0):
@@ -161,16 +163,16 @@ class _Checkpoint:
         numbers = {key: values[key] for key in ("epoch", "batches_done", "schedule")}
         return TrainedModel(
             config=config,
-            weights=member.checked_weights(config.model, self._weights(), told_by=self._file.pickle),
+            weights=member.checked_weights(config.model, self._weights(), source=self._file.pickle),
             intensity_scale=scale,
             history=tuple(_record(row) for row in values["history"]),
-            backend="torch",
+            backend=WRITER,
             interrupted=len(values["history"]) < config.nepochs,
             training_state=member.checked_state(
                 {**numbers, "step": step, "loss_sum": float(values["loss_sum"])},
                 moments,
                 config.model,
-                told_by=(self._text, self._file.pickle),
+                sources=(self._text, self._file.pickle),
             ),
         )
 
@@ -179,7 +181,7 @@ class _Checkpoint:
         for full_name, tensor in self.content["state_dict"].items():
             name = full_name.removeprefix(PARAMETER_PREFIX)
             if name != full_name:
-                with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+                with np.errstate(over="ignore"):  # a number beyond float32 is refused as infinite
                     found[name] = self._canonical(name, tensor).astype(weight_dtype(name), copy=False)
         return found
 

@@ -1,4 +1,4 @@
-"""The members of an archive one by one: what each holds, as bytes, and back with every value checked.
+"""The members of an archive one by one: content to bytes, and back with every value checked.
 
 `docs/archive.md` describes the format for readers who have no access to this code.
 """
@@ -7,7 +7,6 @@ import copy
 import csv
 import dataclasses
 import io
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from ptycho_backends.files import exact_json
 from ptycho_backends.files.safe_hdf5 import Hdf5Arrays, hdf5_bytes
 from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weight_shapes
 from ptycho_backends.values import EpochRecord, TrainedModel, TrainingState, Weights
-
-log = logging.getLogger(__name__)
 
 MANIFEST, CONFIG, PARAMS, WEIGHTS, HISTORY = (
     "manifest.json", "config.json", "params.json", "weights.h5", "history.csv",
@@ -99,7 +96,7 @@ class ConfigMember:
 def _fields_of(config: Any) -> dict[str, Any]:
     """Not `dataclasses.asdict`, which copies values and so could change their types.
 
-    Of `LATER_FIELDS` those that have their default are left out, so older readers know what is there.
+    Of `LATER_FIELDS` those that have their default are left out, so older readers know all the fields.
     """
     found = {
         field.name: getattr(config, field.name)
@@ -118,11 +115,11 @@ def _require_keys(member: str, values: Any, wanted: set[str], optional: Sequence
         raise ArchiveError(f"{member}: unknown {', '.join(unknown)}")
 
 
-# --- weights.h5, with the arrays of params.json
+# --- weights.h5, which may hold arrays of params.json
 
 
-def checked_weights(config: ModelConfig, weights: Weights, *, told_by: str = WEIGHTS) -> dict[str, NDArray]:
-    """The weights of `config`, which the member `told_by` holds, in canonical order.
+def checked_weights(config: ModelConfig, weights: Weights, *, source: str = WEIGHTS) -> dict[str, NDArray]:
+    """The weights of `config` from the member `source`, in canonical order.
 
     Raises
     ------
@@ -131,10 +128,10 @@ def checked_weights(config: ModelConfig, weights: Weights, *, told_by: str = WEI
     """
     shapes = weight_shapes(config)
     if missing := [name for name in shapes if name not in weights]:
-        raise ArchiveError(f"{told_by}: {', '.join(missing)} missing")
+        raise ArchiveError(f"{source}: {', '.join(missing)} missing")
     if unknown := [name for name in weights if name not in shapes]:
-        raise ArchiveError(f"{told_by}: unknown {', '.join(unknown)}")
-    return {name: _checked_array(told_by, name, weights[name], shape) for name, shape in shapes.items()}
+        raise ArchiveError(f"{source}: unknown {', '.join(unknown)}")
+    return {name: _checked_array(source, name, weights[name], shape) for name, shape in shapes.items()}
 
 
 def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -> NDArray:
@@ -148,22 +145,16 @@ def _checked_array(member: str, name: str, value: Any, shape: tuple[int, ...]) -
     return array
 
 
-def weights_limit(config: ModelConfig, *, copies: int = 1, told_by: str = CONFIG) -> int:
+def weights_limit(config: ModelConfig, *, copies: int = 1, source: str = CONFIG) -> int:
     """Most bytes that a file with `copies` arrays for each weight may have.
 
-    Refuses the absurdly large models of a configuration that the member `told_by` holds.
+    Refuses the absurdly large models of a configuration from the member `source`.
     """
     values = sum(math.prod(shape) * weight_dtype(n).itemsize for n, shape in weight_shapes(config).items())
     if values > MAX_WEIGHTS_BYTES:
-        raise ArchiveError(f"{told_by}: the weights would take {values} bytes, more than {MAX_WEIGHTS_BYTES}")
+        raise ArchiveError(f"{source}: the weights would take {values} bytes, more than {MAX_WEIGHTS_BYTES}")
     # moments may have twice the precision of weights
     return (values if copies == 1 else 2 * copies * values) + MAX_PARAMS_ARRAYS_BYTES + _STRUCTURE_BYTES
-
-
-def weights_to_bytes(weights: Mapping[str, NDArray], params_arrays: Sequence[NDArray]) -> bytes:
-    """`weights` are checked ones."""
-    extra = {f"{_PARAMS_GROUP}/{i}": array for i, array in enumerate(params_arrays)}
-    return hdf5_bytes({**weights, **extra})
 
 
 def weights_from_bytes(data: bytes, config: ModelConfig) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
@@ -183,42 +174,16 @@ def weights_from_bytes(data: bytes, config: ModelConfig) -> tuple[dict[str, NDAr
 # --- params.json
 
 
-def params_to_bytes(params: Mapping[str, Any]) -> tuple[bytes, list[NDArray]]:
-    """The snapshot of `params.cfg`, and the arrays in it, which belong in `weights.h5`.
-
-    The probe is a weight already; here it is only referred to. A value that no file format could hold
-    (an open file, a function) is left out and logged, because it must not cost anyone a trained model.
-    """
-    arrays: list[NDArray] = []
-
-    def store(array: NDArray) -> str:
-        if array.dtype.kind not in "iufc" or array.dtype.name not in exact_json.SCALAR_TYPES:
-            raise TypeError(f"an array of {array.dtype}")
-        if array.nbytes + sum(other.nbytes for other in arrays) > MAX_PARAMS_ARRAYS_BYTES:
-            raise TypeError("a larger array than fits into an archive")
-        arrays.append(np.asarray(array, array.dtype.newbyteorder("="), order="C"))
-        return f"{_PARAMS_GROUP}/{len(arrays) - 1}"
-
-    kept: dict[str, Any] = {}
-    for key, value in params.items():
-        if key == PROBE:
-            continue
-        stored_before = len(arrays)
-        if hasattr(value, "__array__") and not isinstance(value, np.generic):
-            value = np.asarray(value)
-        try:
-            exact_json.dumps({key: value}, store)
-        except (TypeError, ValueError) as error:
-            log.warning("params.cfg[%r] is not saved: %s", key, error)
-        else:
-            kept[key] = value
-        del arrays[stored_before:]
-    text = exact_json.dumps(kept, store)
-    return text, arrays
+def params_to_bytes(params: Mapping[str, Any]) -> bytes:
+    """The snapshot of `params.cfg` without its probe, which is a weight already."""
+    return exact_json.dumps({key: value for key, value in params.items() if key != PROBE})
 
 
 def params_from_bytes(data: bytes, arrays: Mapping[str, NDArray]) -> dict[str, Any]:
-    """The snapshot without its probe; every array must be referred to."""
+    """The snapshot without its probe; every array must be referred to.
+
+    Arrays are in archives of earlier versions, which kept other values of `params.cfg` too.
+    """
     used: set[str] = set()
 
     def fetch(name: str) -> NDArray:
@@ -306,10 +271,10 @@ def checked_state(
     moments: Mapping[str, Weights],
     config: ModelConfig,
     *,
-    told_by: tuple[str, str] = (STATE, STATE_ARRAYS),
+    sources: tuple[str, str] = (STATE, STATE_ARRAYS),
 ) -> TrainingState:
-    """The state of `values` (numbers and schedule) and `moments`, which the members `told_by` hold."""
-    text, arrays = told_by
+    """The state of `values` (numbers and schedule) and `moments`, from the members `sources`."""
+    text, arrays = sources
     for name, accepts in _STATE_NUMBERS.items():
         if not accepts(values[name]):
             raise ArchiveError(f"{text}: {name}: got {values[name]!r}, want a number")
@@ -321,13 +286,11 @@ def checked_state(
     return TrainingState(**fields)
 
 
-def _checked_moments(
-    moments: Weights, config: ModelConfig, told_by: str = STATE_ARRAYS
-) -> dict[str, NDArray]:
+def _checked_moments(moments: Weights, config: ModelConfig, source: str = STATE_ARRAYS) -> dict[str, NDArray]:
     """Only trained weights have moments, so some may be absent; training in float64 has float64 ones."""
     shapes = weight_shapes(config)
     if unknown := [name for name in moments if name not in shapes]:
-        raise ArchiveError(f"{told_by}: unknown {', '.join(unknown)}")
+        raise ArchiveError(f"{source}: unknown {', '.join(unknown)}")
     checked = {}
     for name in (name for name in shapes if name in moments):
         array = np.asarray(moments[name], order="C")
@@ -335,14 +298,14 @@ def _checked_moments(
         double = np.dtype(np.complex128 if single.kind == "c" else np.float64)
         if array.shape != shapes[name] or array.dtype not in (single, double):
             got = f"{array.dtype} {array.shape}"
-            raise ArchiveError(f"{told_by}: {name}: got {got}, want {single} {shapes[name]}")
+            raise ArchiveError(f"{source}: {name}: got {got}, want {single} {shapes[name]}")
         checked[name] = array
     return checked
 
 
 @dataclass(frozen=True, eq=False)
 class ArchiveContents:
-    """What a whole archive says; reading it has changed nothing yet."""
+    """Content of a whole archive; reading it has changed nothing yet."""
 
     model: TrainedModel
     params: Mapping[str, Any]

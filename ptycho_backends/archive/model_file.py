@@ -1,7 +1,7 @@
 """One file for a trained model, whichever backend made it: `save_archive`, `load_archive`, `inspect_archive`.
 
-What is stored is the mathematics (named weights, configuration, scale, probe), not a framework's objects,
-and no pickle. Whatever is read is checked in full before anything is handed out.
+A file stores the mathematics (named weights, configuration, scale, probe), not a framework's objects, and no
+pickle. All of it is checked before anything is handed out.
 """
 
 import hashlib
@@ -20,13 +20,17 @@ from typing import Any
 import numpy as np
 
 from ptycho_backends.archive import members as member
+from ptycho_backends.archive.genuine_archive import MANIFEST as GENUINE_MANIFEST
+from ptycho_backends.archive.genuine_archive import genuine_heading, read_genuine
 from ptycho_backends.archive.lightning_checkpoint import checkpoint_heading, is_checkpoint, load_checkpoint
 from ptycho_backends.archive.members import ArchiveContents
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.files import exact_json
 from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.files.safe_hdf5 import hdf5_bytes
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME, Members, open_members
+from ptycho_backends.params import params
 from ptycho_backends.reference.initial_weights import PROBE
 from ptycho_backends.values import TrainedModel
 
@@ -35,8 +39,7 @@ VERSION = "1.0"
 MODELS = ("autoencoder", "diffraction_to_obj")
 
 _REQUIRED = (member.CONFIG, member.PARAMS, member.WEIGHTS, member.HISTORY)
-_GENUINE_MANIFEST = "manifest.dill"
-# A fixed time, so that the same model gives the same bytes; the manifest tells the real one.
+# A fixed time, so that the same model gives the same bytes; the manifest has the real one.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _LIBRARIES = ("numpy", "h5py", "torch", "lightning", "tensorflow", "keras")
 
@@ -62,7 +65,7 @@ def save_archive(model: TrainedModel, path: str | os.PathLike[str]) -> Path:
         If the model is one that could not be loaded again: an invalid configuration, weights that are
         missing, unknown, of the wrong shape, or not finite.
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     target = Path(path)
     if target.is_dir() or not target.suffix or str(path).endswith((os.sep, "/")):
@@ -96,9 +99,6 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
         If anything is wrong with the file; the text names the member and the reason. Nothing is loaded
         in part, and `params.cfg` stays as it was.
     """
-    # Upwards through the floors, because the legacy contract wants params.cfg filled here.
-    from ptycho_backends.params import params
-
     contents = _read(Path(path))
     params.cfg.update(contents.params)
     return contents.model
@@ -107,13 +107,10 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
 def _read(path: Path) -> ArchiveContents:
     if is_checkpoint(path):
         model = load_checkpoint(path)
-        # a checkpoint has no snapshot, and what another run left in params.cfg is not this model's
-        return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights, {}))
+        return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights))
     try:
         with open_members(path) as members:
             if is_genuine(members):
-                from ptycho_backends.archive.genuine_archive import read_genuine
-
                 return read_genuine(members)
             return _read_members(members)
     except ArchiveError as error:
@@ -123,8 +120,8 @@ def _read(path: Path) -> ArchiveContents:
 
 
 def is_genuine(members: Members) -> bool:
-    """Whether PtychoPINN wrote the archive."""
-    return _GENUINE_MANIFEST in members.sizes and member.MANIFEST not in members.sizes
+    """Recognise an archive that PtychoPINN wrote."""
+    return GENUINE_MANIFEST in members.sizes and member.MANIFEST not in members.sizes
 
 
 # --- writing
@@ -135,12 +132,11 @@ def _members_of(model: TrainedModel) -> dict[str, bytes]:
     shape = config.training.model
     limit = member.weights_limit(shape)
     weights = member.checked_weights(shape, model.weights)
-    params, arrays = member.params_to_bytes(_params_snapshot(config, weights))
     members = {
         member.CONFIG: config.to_bytes(),
-        member.PARAMS: params,
+        member.PARAMS: member.params_to_bytes(_params_snapshot(config, weights)),
         member.HISTORY: member.history_to_bytes(model.history),
-        member.WEIGHTS: member.weights_to_bytes(weights, arrays),
+        member.WEIGHTS: hdf5_bytes(weights),
     }
     for name, data in members.items():
         allowed = limit if name == member.WEIGHTS else member.MAX_TEXT_BYTES
@@ -154,9 +150,7 @@ def _members_of(model: TrainedModel) -> dict[str, bytes]:
 def _params_snapshot(
     config: member.ConfigMember, weights: Mapping[str, Any], base: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """`params.cfg` as it is for this model: its defaults, what a run left in it (or `base`), the model."""
-    from ptycho_backends.params import params
-
+    """`params.cfg` as it is for this model: its defaults, the values of an archive (`base`), the model's."""
     snapshot = params.snapshot(config.training, base)
     snapshot["intensity_scale"] = config.intensity_scale
     # (N, N, 1), as the legacy package has it; a copy, because its callers may write into the dictionary
@@ -165,7 +159,7 @@ def _params_snapshot(
 
 
 def _manifest(model: TrainedModel, members: Mapping[str, bytes]) -> dict[str, Any]:
-    # Only what this process has imported took part in making the model.
+    # Only libraries that this process has imported took part in making the model.
     loaded = ((name, getattr(sys.modules.get(name), "__version__", None)) for name in _LIBRARIES)
     libraries = {"ptycho-backends": _own_version(), "python": platform.python_version()}
     return {
@@ -194,7 +188,7 @@ def _own_version() -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an archive announces."""
+    """Announcement of an archive: its version, maker, models and members."""
 
     version: str
     backend: str
@@ -255,7 +249,7 @@ def _read_members(members: Members) -> ArchiveContents:
             raise ArchiveError(f"{name}: damaged; its SHA-256 checksum differs from the manifest's")
         return data
 
-    # The configuration comes first: it tells how large the weights can be.
+    # The configuration comes first: it bounds the size of the weights.
     config = member.ConfigMember.from_bytes(checked(member.CONFIG))
     shape = config.training.model
     data = {name: checked(name) for name in (member.PARAMS, member.HISTORY)}
@@ -268,7 +262,7 @@ def _read_members(members: Members) -> ArchiveContents:
         checked(name)  # from a newer minor version: not understood, but whole
 
     weights, arrays = member.weights_from_bytes(data[member.WEIGHTS], shape)
-    params = _params_snapshot(config, weights, member.params_from_bytes(data[member.PARAMS], arrays))
+    snapshot = _params_snapshot(config, weights, member.params_from_bytes(data[member.PARAMS], arrays))
     model = TrainedModel(
         config=config.training,
         weights=weights,
@@ -278,7 +272,7 @@ def _read_members(members: Members) -> ArchiveContents:
         interrupted=config.interrupted,
         training_state=member.state_from_bytes(*state, shape) if state else None,
     )
-    return ArchiveContents(model, params)
+    return ArchiveContents(model, snapshot)
 
 
 def _require_listed(members: Members, manifest: Manifest) -> None:
@@ -289,17 +283,17 @@ def _require_listed(members: Members, manifest: Manifest) -> None:
         raise ArchiveError(f"{missing[0]}: missing")
     if unlisted := sorted(name for name in wanted if name not in manifest.members):
         raise ArchiveError(f"{unlisted[0]}: not listed in {member.MANIFEST}")
-    # Beside an unpacked archive there may be anything; a zip holds only what belongs to it.
+    # Beside an unpacked archive there may be anything; a zip holds only its own members.
     if members.packed and (extra := sorted(set(members.sizes) - wanted - {member.MANIFEST})):
         raise ArchiveError(f"{extra[0]}: not listed in {member.MANIFEST}")
 
 
-# --- telling what is in it
+# --- summary
 
 
 @dataclass(frozen=True)
 class ArchiveSummary:
-    """What is in an archive, who made it, and whether it is whole."""
+    """Content and maker of an archive, and the damage that was found in it."""
 
     path: Path
     format: str
@@ -311,7 +305,7 @@ class ArchiveSummary:
     members: tuple[tuple[str, int], ...]
     """Name and size in bytes of each."""
     problem: str | None
-    """Why the archive cannot be loaded; None if it is whole. What follows is known only then."""
+    """Reason why the archive cannot be loaded; None if it is whole. Later fields are known only then."""
     config: TrainingConfig | None = None
     weight_count: int = 0
     """Arrays, log_scale and probe among them."""
@@ -365,7 +359,7 @@ def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
     Raises
     ------
     ArchiveError
-        If there is no telling whose archive it is: no zip, or no manifest. An archive that is damaged
+        If the archive cannot be recognised: no zip, or no manifest. An archive that is damaged
         further in gives a summary with `problem`.
     """
     path = Path(path)
@@ -402,8 +396,6 @@ def _heading(path: Path) -> dict[str, Any]:
 
 def _archive_heading(members: Members) -> dict[str, Any]:
     if is_genuine(members):
-        from ptycho_backends.archive.genuine_archive import genuine_heading
-
         return genuine_heading(members)
     manifest = Manifest.read(members)
     shown = ("version", "backend", "libraries", "created", "models")

@@ -1,4 +1,4 @@
-"""Reading the data in a pickle without running it.
+"""Data in a pickle, read without running it.
 
 A pickle is a program for a small stack machine, two of whose instructions import and call anything. This
 interpreter knows the instructions that build plain values. Of the callables it knows the few of a
@@ -52,16 +52,16 @@ class Global:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a pickle may say beyond plain values."""
+    """Names and calls that a pickle may contain beyond plain values."""
 
     known: frozenset[tuple[str, str]]
     """Globals that may be named, as (module, name)."""
     called: Callable[[Global, tuple], Any]
-    """What stands for calling one of them with these arguments; `ArchiveError` if it is not to be called."""
+    """Result that stands for a call with these arguments; `ArchiveError` if the call is not allowed."""
     set_state: Callable[[Any, Any], None]
     """Gives a stand-in its state; `ArchiveError` if it has none."""
     referred: Callable[[Any], Any] | None = None
-    """What a persistent id, a reference to something outside the pickle, stands for; None: none may occur."""
+    """Value of a persistent id, a reference to something outside the pickle; None if none may occur."""
     max_instructions: int = MAX_INSTRUCTIONS
 
 
@@ -85,7 +85,7 @@ def load_data(data: bytes, member: str, vocabulary: Vocabulary | None = None) ->
     Parameters
     ----------
     data : bytes
-        Pickle of any protocol. How large it may be is the caller's to check.
+        Pickle of any protocol; the caller bounds its size.
     member : str
         Name of the file within its archive, for messages.
     vocabulary : Vocabulary, optional
@@ -258,7 +258,7 @@ def _called(function: Global, arguments: tuple) -> Any:
             raise ArchiveError("an array of an unknown class")
         return _Array(_array(state))
     if function.key == _TO_TENSOR:
-        # (value, dtype, name, ...): what follows the value says nothing about the numbers
+        # (value, dtype, name, ...): only the value holds numbers
         if not arguments or type(arguments[0]) is not _Array:
             raise ArchiveError("a tensor made of something else than an array")
         return arguments[0]
@@ -300,7 +300,7 @@ def _array(state: Any) -> NDArray:
         raise ArchiveError("an array with an unknown state")
     if len(shape) > 16 or math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise ArchiveError(f"an array of shape {shape} and {dtype.dtype} in {len(data)} bytes")
-    # still the pickle's own bytes; what is kept in the end is copied then
+    # a view of the pickle's own bytes; `_Finisher` copies the arrays that are kept
     return np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
 
 

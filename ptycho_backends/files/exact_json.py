@@ -1,4 +1,4 @@
-"""JSON that gives back the very types it was given, and that refuses what JSON readers usually let pass."""
+"""JSON that keeps exact types, with a reader stricter than usual ones."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.errors import ArchiveError
 
-# What JSON cannot say is an object with one key that starts with this. Plain dictionaries with such keys
+# A value without a form in JSON is an object with one key that starts with this. Plain dictionaries with such keys
 # are written as "$dict", so nothing is mistaken for a tag.
 TAG = "$"
 
@@ -23,26 +23,23 @@ SCALAR_TYPES = (
     "float16", "float32", "float64", "complex64", "complex128", "str",
 )  # fmt: skip
 
-StoreArray = Callable[[NDArray], str]
 FetchArray = Callable[[str], NDArray]
 
 
-def dumps(value: Any, store_array: StoreArray | None = None) -> bytes:
-    """`value` as UTF-8 JSON from which `loads` makes an equal value of equal types.
+def dumps(value: Any) -> bytes:
+    """Write `value` as UTF-8 JSON, from which `loads` makes an equal value of equal types.
 
     Parameters
     ----------
     value : object
         None, numbers, strings, paths, NumPy scalars; lists, tuples and dictionaries of them.
-    store_array : callable, optional
-        Puts an array elsewhere and returns the name by which `loads` gets it back.
 
     Raises
     ------
     TypeError
         For anything else; the text names the type.
     """
-    return (json.dumps(_encoded(value, store_array, 0), indent=1, allow_nan=False) + "\n").encode()
+    return (json.dumps(_encoded(value, 0), indent=1, allow_nan=False) + "\n").encode()
 
 
 def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
@@ -51,7 +48,7 @@ def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
     Parameters
     ----------
     data : bytes
-        UTF-8 JSON. How large it may be is the caller's to check.
+        UTF-8 JSON; the caller bounds its size.
     name : str
         Of the archive's member, for messages.
     fetch_array : callable, optional
@@ -99,17 +96,15 @@ def _finite(text: str) -> float:
     return value
 
 
-def _encoded(value: Any, store_array: StoreArray | None, depth: int) -> Any:
+def _encoded(value: Any, depth: int) -> Any:
     if depth > MAX_NESTING:
         raise TypeError("nested too deeply")
 
     def inner(item: Any) -> Any:
-        return _encoded(item, store_array, depth + 1)
+        return _encoded(item, depth + 1)
 
     if isinstance(value, np.generic):
         return _encoded_scalar(value)
-    if isinstance(value, np.ndarray) and store_array is not None:
-        return {"$array": store_array(value)}
     if isinstance(value, Path):
         return {"$path": str(value)}
     kind = type(value)
@@ -134,7 +129,7 @@ def _encoded_scalar(value: np.generic) -> dict[str, list]:
     name = "str" if isinstance(value, np.str_) else value.dtype.name
     if name not in SCALAR_TYPES:
         raise TypeError(f"numpy.{name} has no place in JSON")
-    return {"$numpy": [name, _encoded(value.item(), None, 0)]}
+    return {"$numpy": [name, _encoded(value.item(), 0)]}
 
 
 def _decoded(value: Any, fetch_array: FetchArray | None, depth: int) -> Any:

@@ -1,4 +1,4 @@
-"""Writing results: whole or not at all."""
+"""Writing of results, whole or not at all."""
 
 import os
 import secrets
@@ -23,7 +23,7 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         If the folder cannot be made or the file not written; the text names the path.
     """
     path = Path(path)
-    # a link stays a link: what it points to is replaced
+    # a link stays a link: its target is replaced
     target = Path(os.path.realpath(path))
     # beside its destination, because only a rename within one file system is atomic
     temporary = target.parent / f".{secrets.token_hex(8)}.part"

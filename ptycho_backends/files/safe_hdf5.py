@@ -1,17 +1,15 @@
-"""Reading HDF5 files that may come from anyone: plain arrays only, in bounded memory, no C parser.
+"""HDF5 files of models, which may come from anyone: plain arrays only, in bounded memory, no C parser.
 
 The HDF5 C library had a dozen memory-corruption CVEs that only its version 2 mends, and TensorFlow pins
 an older one through h5py. Files are therefore read with pyfive, which is pure Python. That leaves files
-made to exhaust memory or time, so every object is looked at before pyfive opens it, what pyfive may read
-of the structure is rationed, and the numbers themselves are taken straight from the file's bytes.
+made to exhaust memory or time. So every object is looked at before pyfive opens it, pyfive's reading of
+the structure is rationed, and the numbers themselves are taken straight from the file's bytes.
 """
 
 import io
-import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files import _pyfive
 
 # The structure of a genuine file with optimizer takes 0.1 MB in 1,800 reads, the largest of 4 kB.
 MAX_STRUCTURE_BYTES = 2 << 20
@@ -29,21 +28,23 @@ MAX_DEPTH = 10
 MAX_AXES = 8
 
 # Header messages (HDF5 File Format Specification 3.0, section IV.A.2) that plain arrays and groups have.
-# What is missing is the point: filters, external files, attributes of arrays, shared message tables.
-_DATASPACE, _LINK, _ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO = 0x01, 0x06, 0x0C, 0x11, 0x15
+# Deliberately absent: filters, external files, attributes of arrays, shared message tables.
+_SYMBOL_TABLE, _ATTRIBUTE_INFO = 0x11, 0x15
 _HARMLESS = {0x00, 0x0E, 0x10, 0x12, 0x16}  # padding, times, continuation, reference count
-_ARRAY_MESSAGES = {_DATASPACE, 0x03, 0x04, 0x05, 0x08} | _HARMLESS
-_GROUP_MESSAGES = {0x02, _LINK, 0x0A, _ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO} | _HARMLESS
-_CONTIGUOUS = 1
+_ARRAY_MESSAGES = {_pyfive.DATASPACE, 0x03, 0x04, 0x05, 0x08} | _HARMLESS
+_GROUP_MESSAGES = {0x02, _pyfive.LINK, 0x0A, _pyfive.ATTRIBUTE, _SYMBOL_TABLE, _ATTRIBUTE_INFO} | _HARMLESS
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Where an array lies in the file; checked against the file's size, not yet read."""
+    """Place of an array in the file; checked against the file's size, not yet read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     address: int
+    """From the first byte of the file, a user block included."""
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +52,7 @@ class StoredArray:
 
 
 class Hdf5Arrays(Mapping[str, NDArray]):
-    """The arrays of an HDF5 file by their paths (`group/array`); each is read when it is asked for.
+    """The arrays of an HDF5 file by their paths (`group/array`); each is read on access.
 
     Parameters
     ----------
@@ -75,10 +76,10 @@ class Hdf5Arrays(Mapping[str, NDArray]):
         self.stored: dict[str, StoredArray] = {}
         self.names: dict[str, str] = {}
         """Attribute `name` of each group that has one, by the group's path."""
-        self._data, self._member, self._with_names = data, member, with_names
+        self._data, self._with_names, self._base_address = data, with_names, 0
         try:
             # An error rather than a warning: pyfive warns where it gives up on part of a file.
-            with warnings.catch_warnings(), _pyfive_quiet():
+            with warnings.catch_warnings(), _pyfive.quiet():
                 warnings.simplefilter("error")
                 self._collect(group)
         except ArchiveError as error:
@@ -100,123 +101,72 @@ class Hdf5Arrays(Mapping[str, NDArray]):
         return len(self.stored)
 
     def _collect(self, group: str) -> None:
-        import pyfive  # late: it takes a fifth of a second, which only those who read files should pay
-
-        file = pyfive.File(_RationedFile(self._data))
-        if file.userblock_size:
-            raise ArchiveError("a user block precedes the file")
+        root, self._base_address = _pyfive.open_root(_RationedFile(self._data))
+        if self._data[self._base_address : self._base_address + 8] != SIGNATURE:
+            raise ArchiveError("its base address is not where it starts")
         if group:
-            links = file._links
-            if group not in links:
+            if group not in root.links:
                 raise ArchiveError(f"group {group!r} missing")
-            is_plain_array(file, group, links[group])
-            self._walk(file, file[group], f"{group}/", 1)
+            _is_plain_array(root, group, group)
+            self._walk(root.group(group), f"{group}/", 1)
         else:
-            self._walk(file, file, "", 0)
+            self._walk(root, "", 0)
         total = sum(stored.nbytes for stored in self.stored.values())
         if total > len(self._data):
             raise ArchiveError(f"arrays of {total} bytes in a file of {len(self._data)}; they overlap")
 
-    def _walk(self, file: Any, group: Any, prefix: str, depth: int) -> None:
+    def _walk(self, group: _pyfive.Group, prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise ArchiveError(f"{prefix}: groups nested too deeply")
         if self._with_names:
-            self._read_name(group, prefix)
-        for name, address in group._links.items():
+            self._read_name(group.header, prefix)
+        for name in group.links:
             path = f"{prefix}{name}"
-            if is_plain_array(file, path, address):
-                self.stored[path] = self._located(path, group.get_lazy_view(name))
+            if _is_plain_array(group, name, path):
+                self.stored[path] = self._located(path, group.array(name))
             else:
-                self._walk(file, group[name], f"{path}/", depth + 1)
+                self._walk(group.group(name), f"{path}/", depth + 1)
             if len(self.stored) > MAX_ARRAYS:
                 raise ArchiveError(f"more than {MAX_ARRAYS} arrays")
 
-    def _located(self, path: str, dataset: Any) -> StoredArray:
-        shape, dtype = dataset.shape, dataset.dtype
+    def _located(self, path: str, array: Any) -> StoredArray:
+        shape, dtype = array.shape, array.dtype
         if shape is None or not isinstance(dtype, np.dtype) or dtype.kind not in "iufc":
             raise ArchiveError(f"{path}: got {dtype}, want numbers")
         if len(shape) > MAX_AXES:
             raise ArchiveError(f"{path}: {len(shape)} axes, want at most {MAX_AXES}")
-        if dataset.id.layout_class != _CONTIGUOUS:
+        if _pyfive.layout_class(array) != _pyfive.CONTIGUOUS:
             raise ArchiveError(f"{path}: chunked, compact or virtual, want a contiguous array")
-        stored = StoredArray(tuple(int(size) for size in shape), dtype, int(dataset.id.data_offset))
+        address = self._base_address + _pyfive.data_address(array)
+        stored = StoredArray(tuple(int(size) for size in shape), dtype, address)
         if stored.address + stored.nbytes > len(self._data):
             raise ArchiveError(f"{path}: shape {stored.shape} reaches beyond the end of the file")
         return stored
 
-    def _read_name(self, group: Any, prefix: str) -> None:
-        value = scalar_attributes(group._dataobjects).get("name")
+    def _read_name(self, header: _pyfive.Header, prefix: str) -> None:
+        value = header.scalar_attributes().get("name")
         if isinstance(value, bytes | str):
             text = value.decode("utf-8") if isinstance(value, bytes) else value
             self.names[prefix.rstrip("/")] = text
 
 
-def is_plain_array(file: Any, path: str, address: Any, also: frozenset[int] = frozenset()) -> bool:
-    """Whether the object is an array; refuses whatever is neither a plain one nor a group.
-
-    Parameters
-    ----------
-    file : pyfive.File
-    path : str
-        Of the object, for messages.
-    address
-        What the link to it says.
-    also : set of int
-        Header messages that an array may have beside those of a plain one.
-
-    Raises
-    ------
-    ArchiveError
-    """
-    if isinstance(address, str):
+def _is_plain_array(group: _pyfive.Group, name: str, path: str) -> bool:
+    """Recognise an array; refuse a member that is neither a plain array nor a plain group."""
+    if isinstance(group.links[name], str):
         raise ArchiveError(f"{path}: a soft link, want the array itself")
-    objects = file._get_dataobjects(address)
-    messages = {message["type"] for message in objects.msgs}
-    is_array = _DATASPACE in messages
-    foreign = messages - (_ARRAY_MESSAGES | also if is_array else _GROUP_MESSAGES)
-    if foreign:
+    header = group.header_of(name)
+    if foreign := header.messages - (_ARRAY_MESSAGES if header.is_array else _GROUP_MESSAGES):
         kinds = ", ".join(_MESSAGE_NAMES.get(kind, f"message {kind:#x}") for kind in sorted(foreign))
         raise ArchiveError(f"{path}: {kinds} not allowed here")
-    for start in (message["offset_to_message"] for message in objects.find_msg_type(_LINK)):
-        _, flags, kind = objects.msg_data[start : start + 3]
-        # Without the flag there is no such field, and the link is a hard one.
-        if flags & 0x08 and kind >= 64:
-            raise ArchiveError(f"{path}: an external link, want the array itself")
-    return is_array
-
-
-def scalar_attributes(objects: Any) -> dict[str, Any]:
-    """Attributes of an object that hold one value each, as pyfive unpacks them; others are left alone.
-
-    Parameters
-    ----------
-    objects : pyfive.dataobjects.DataObjects
-    """
-    from pyfive.dataobjects import determine_data_shape
-
-    found = {}
-    for message in objects.msgs:
-        if message["type"] != _ATTRIBUTE:
-            continue
-        start, buffer = message["offset_to_message"], objects.msg_data
-        version = buffer[start]
-        sizes = np.frombuffer(buffer, "<u2", count=3, offset=start + 2).tolist()
-        if version == 1:  # header of 8 bytes; name and type are padded to multiples of 8
-            dataspace = start + 8 + sum(-(-size // 8) * 8 for size in sizes[:2])
-        else:
-            dataspace = start + 9 + sum(sizes[:2])
-        # pyfive makes room for as many values as are declared before it reads the first one
-        shape, _ = determine_data_shape(buffer, dataspace)
-        if shape == ():
-            key, value = objects.unpack_attribute(start)
-            found[key] = value
-    return found
+    if header.has_external_link:
+        raise ArchiveError(f"{path}: an external link, want the array itself")
+    return header.is_array
 
 
 _MESSAGE_NAMES = {
     0x07: "external files are",
     0x0B: "a filter is",
-    _ATTRIBUTE: "an attribute is",
+    _pyfive.ATTRIBUTE: "an attribute is",
     _ATTRIBUTE_INFO: "an attribute is",
 }
 
@@ -240,23 +190,10 @@ class _RationedFile(io.BytesIO):
 
 def hdf5_bytes(arrays: Mapping[str, NDArray]) -> bytes:
     """An HDF5 file of contiguous arrays by their paths; the same arrays give the same bytes."""
-    import h5py  # late: only those who write need the C library
+    import h5py  # late: only writing needs the C library
 
     with h5py.File("in-memory", "w", driver="core", backing_store=False, track_order=False) as file:
         for path, array in arrays.items():
             file.create_dataset(path, data=array, track_times=False)
         file.flush()
         return file.id.get_file_image()
-
-
-@contextmanager
-def _pyfive_quiet() -> Iterator[None]:
-    """pyfive tells of every object at INFO, which is the level of Ptychodus's log; unless it was asked to."""
-    logger = logging.getLogger("pyfive")
-    level = logger.level
-    if level == logging.NOTSET:
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

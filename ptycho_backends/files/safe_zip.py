@@ -1,4 +1,4 @@
-"""Reading zip files that may come from anyone: every member checked, in bounded memory, before use."""
+"""Zip files that may come from anyone: every member checked, in bounded memory, before use."""
 
 import os
 import re
@@ -31,12 +31,12 @@ _ENCRYPTED_BITS = 0x1 | 0x40
 
 
 class Members(Protocol):
-    """The members of an archive, whether it is still packed or not."""
+    """The members of an archive, packed or unpacked."""
 
     sizes: Mapping[str, int]
     """Declared size of each member in bytes."""
     packed: bool
-    """Whether the members come from a zip, in which every member has its purpose."""
+    """True for a zip, in which every member has its purpose; a folder may hold other files too."""
 
     def read(self, name: str, limit: int) -> bytes:
         """The whole member, read to its end and checked; `ArchiveError` if it exceeds `limit` bytes."""

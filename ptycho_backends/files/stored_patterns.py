@@ -1,4 +1,4 @@
-"""Patterns that stay in their file: read when they are asked for, and forgotten again."""
+"""Patterns that stay in their file: read on access, and released again."""
 
 import mmap
 from abc import ABC, abstractmethod
@@ -15,8 +15,8 @@ CHUNK_PIXELS = 1024 * 64**2
 class StoredPatterns(ABC):
     """Patterns that are indexed like an array (M, N, N) and read from where they are kept.
 
-    A slice, an integer, or an integer array of any shape may stand in the brackets, for the first axis; what
-    comes out is an array in memory. `numpy.asarray` reads everything.
+    The first axis takes a slice, an integer, or an integer array of any shape; the result is an array in
+    memory. `numpy.asarray` reads everything.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class StoredPatterns(ABC):
 
 
 class ClippedPatterns(StoredPatterns):
-    """Patterns with zero in place of what is below it."""
+    """Patterns with zero in place of negative values."""
 
     def __init__(self, patterns: NDArray) -> None:
         self._patterns, self.shape, self.dtype = patterns, patterns.shape, patterns.dtype
@@ -76,12 +76,12 @@ def chunks(count: int, side: int, at_most: int = 1024) -> Iterator[slice]:
 
 
 def is_file_backed(patterns: Any) -> bool:
-    """Whether the patterns are read from a file each time, mapped or otherwise."""
+    """Recognise patterns that are read from a file on each access, mapped or otherwise."""
     return isinstance(patterns, StoredPatterns) or _mapping(patterns) is not None
 
 
 def release_pages(patterns: Any) -> None:
-    """Give back the memory that a mapped array takes for what was read of it; it is read again when needed."""
+    """Give back the memory of the pages that were read of a mapped array; they are read again on access."""
     mapping = _mapping(patterns)
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, without PyTorch and without executing anything in it.
+"""Files of `torch.save`, read without PyTorch and without executing anything in them.
 
 Such a file is a zip64 of one folder: `data.pkl`, a pickle in which tensors refer to storages, and
 `data/<key>`, the bytes of each storage. The pickle is read as data (`ptycho_backends.files.data_pickle`).
@@ -54,7 +54,7 @@ class StoredTensor:
 
 
 class TorchFile:
-    """What `torch.save` wrote.
+    """Content of a file of `torch.save`: plain values, and tensors that are read on demand.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class TorchFile:
         self._bytes = {name: data[name] for name in sizes if self.holds_numbers(name)}
 
     def holds_numbers(self, name: str) -> bool:
-        """Whether the member `name` is a storage."""
+        """Recognise the member `name` as a storage."""
         return name.startswith(f"{self._folder}data/")
 
     def array(self, tensor: StoredTensor) -> NDArray:
@@ -131,7 +131,7 @@ def _called(function: Global, arguments: tuple) -> Any:
     if function.key == _DICTIONARY and not arguments:
         return {}
     if function.key == _TENSOR and len(arguments) in (6, 7):
-        # then come whether it wants a gradient, its hooks, and what a subclass of tensors adds
+        # then come requires_grad, hooks, and additions of a subclass of tensors
         return _tensor(*arguments[:4])
     raise ArchiveError(f"calls {function.module}.{function.name} in an unknown way")
 
@@ -154,6 +154,6 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor
 
 
 def _drop_attributes(target: Any, state: Any) -> None:
-    """A dictionary of weights has `_metadata`, by which torch tells versions of its layers apart."""
+    """Drop `_metadata` of a dictionary of weights, in which torch keeps the versions of its layers."""
     if type(target) is not dict:
         raise ArchiveError("sets the state of something that is not known")

@@ -1,4 +1,4 @@
-"""Between the configuration dataclasses and the flat dictionary `params.cfg`.
+"""Translation between the configuration dataclasses and the flat dictionary `params.cfg`.
 
 The dataclasses decide; the dictionary is a face for code that was written against the legacy package.
 """
@@ -37,7 +37,7 @@ LEGACY_NAMES = {
 """Fields whose key in `params.cfg` is spelt differently; every other field is its own key."""
 
 # The legacy package has known one architecture only for most of its life, so its dictionaries may lack it,
-# and what belongs to another one.
+# and the fields of another one.
 OPTIONAL_MODEL_FIELDS = frozenset({"architecture", *ATTENTION_FIELDS})
 
 
@@ -87,7 +87,7 @@ def update_legacy_dict(
 ) -> None:
     """Write the values of `config` into `cfg`, which is usually `params.cfg`.
 
-    What `config` leaves open (None, and `N=0`) keeps what was there. All or nothing: an invalid
+    A field that `config` leaves open (None, and `N=0`) keeps its value in `cfg`. All or nothing: an invalid
     configuration changes nothing.
 
     Raises
@@ -100,7 +100,7 @@ def update_legacy_dict(
 
 
 def training_config_from_legacy_dict(cfg: Mapping[str, Any]) -> TrainingConfig:
-    """The configuration that a `params.cfg` dictionary, from an archive say, describes.
+    """The configuration that a `params.cfg` dictionary describes, that of an archive for instance.
 
     Parameters
     ----------

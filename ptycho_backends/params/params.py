@@ -1,7 +1,7 @@
 """`params.cfg`, the flat dictionary of the legacy package: a face that is filled, never asked.
 
-Nothing in this library reads it to decide what to compute; values are arguments here. Backends fill it
-from the configuration before they touch data (rule CONFIG-001), and loading an archive fills it too.
+Nothing in this library reads it to decide anything; values are arguments here. Backends fill it from the
+configuration before they touch data (rule CONFIG-001), and loading an archive fills it too.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def _text() -> Rule:
 
 
 def _rules() -> dict[str, Rule]:
-    """What each known key may hold: the rule of its configuration field, or one of its own."""
+    """Rule of each known key: that of its configuration field, or one of its own."""
     rules = {
         legacy_name(field.name): field.metadata["rule"]
         for cls in (InferenceConfig, TrainingConfig, ModelConfig)
@@ -112,7 +112,7 @@ def defaults() -> dict[str, Any]:
 
 
 cfg: dict[str, Any] = defaults()
-"""The live dictionary. Legacy callers may change it in place; `validate` tells what they broke."""
+"""The live dictionary. Legacy callers may change it in place; `validate` lists the values they broke."""
 
 _ABSENT = object()
 
@@ -157,13 +157,13 @@ def params() -> dict[str, Any]:
 
 
 def snapshot(config: TrainingConfig, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The whole dictionary for one model: defaults, then `base` (or `cfg`), then all that `config` decides.
+    """The whole dictionary for one model: defaults, then `base`, then all that `config` decides.
 
-    Unlike `bridge.update_legacy_dict`, a field that `config` leaves open is open here too: what another
-    run left in `cfg` is not this model's.
+    `cfg` takes no part: another run, or the host program, may have filled it. Unlike
+    `bridge.update_legacy_dict`, a field that `config` leaves open is open here too.
     """
     initial, decided = defaults(), dataclass_to_legacy_dict(config)
-    merged = {**initial, **(cfg if base is None else base), **decided}
+    merged = {**initial, **(base or {}), **decided}
     return {key: value for key, value in merged.items() if value is not None or key in initial}
 
 

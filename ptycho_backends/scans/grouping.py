@@ -1,4 +1,4 @@
-"""Scan positions to groups: who belongs together, relative offsets, normalisation, ground truth.
+"""Scan positions to groups: members, relative offsets, normalisation, ground truth.
 
 One NumPy implementation that every backend shares, so the same seed gives the same groups everywhere.
 A group is a row of indices; patterns are gathered from the scan when a batch asks for them.
@@ -39,9 +39,9 @@ class GroupedData:
     nn_indices : (B, C) int64
         Positions of each group; `C = gridsize**2`.
     normalize : {'Batch', 'Group'}
-        Whether one factor brings all groups to the scale that the network is fed with, or each its own.
+        One factor for all groups, or one for each, brings them to the scale that the network is fed with.
     data_scaling : {'Parseval', 'Max'}
-        What that scale is: the mean energy of a pattern is (N/2)^2, or the largest amplitude is 1.
+        That scale: the mean energy of a pattern is (N/2)^2, or the largest amplitude is 1.
     phase_subtraction : bool
         Remove the mean phase of every ground-truth patch.
 
@@ -136,7 +136,7 @@ class GroupedData:
         Parameters
         ----------
         indices : integer array or slice
-            Which groups.
+            Numbers of the groups.
         intensity_scale : float
             `s`, carried along.
         with_truth : bool
@@ -202,7 +202,7 @@ class GroupedData:
         return np.moveaxis(self.scan.diffraction_amplitude(self.nn_indices), 1, -1)
 
     def legacy_coordinates(self) -> dict[str, NDArray | None]:
-        """What is small of `to_legacy_dict`."""
+        """The entries of `to_legacy_dict` apart from images of each group."""
         start = np.stack([self.scan.xcoords_start, self.scan.ycoords_start], axis=-1)  # type: ignore[list-item]
         start_nn = np.moveaxis(start[self.nn_indices], 1, -1)[:, None]
         start_centre = start_nn.mean(axis=-1, keepdims=True)
@@ -343,7 +343,7 @@ def _found_nearest(
     """(len(seeds), reach) nearest positions to each seed, itself among them, on all processor cores."""
     tree = cKDTree(positions_px)
     # seeds that lie together one after the other, so that they find the same part of the tree in the cache;
-    # what is found does not depend on it
+    # the neighbours found do not depend on it
     turn = np.full(len(positions_px), -1, np.int64)
     turn[seeds] = np.arange(len(seeds))
     order = turn[tree.indices]

@@ -12,7 +12,7 @@ from ptycho_backends.scans.scan import Scan
 
 log = logging.getLogger(__name__)
 
-# Probes that resemble one another less than this (overlap of their waves) are told.
+# Least overlap of the waves of two probes that count as equal.
 SAME_PROBE = 0.99
 
 
@@ -27,7 +27,7 @@ def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
     Returns
     -------
     GroupedData
-        Its scan has the probe of the first; a warning tells where another scan's is a different one. It
+        Its scan has the probe of the first; a warning names the scans whose probes differ. It
         has an object if every scan has one.
 
     Raises
@@ -78,7 +78,7 @@ def _compare_probes(first: Scan, other: Scan) -> None:
 
 
 def _side_by_side(scans: Sequence[Scan]) -> tuple[NDArray[np.float64], NDArray[np.complex64] | None]:
-    """How far each scan moves along x, and the objects on one canvas, a pattern's width apart."""
+    """Shift of each scan along x, and the objects on one canvas, a pattern's width apart."""
     gap = scans[0].N
     widths = []
     for scan in scans:

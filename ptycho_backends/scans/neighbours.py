@@ -1,7 +1,7 @@
-"""Who belongs to a seed position's groups: its nearest, those within a range, or one from each quadrant.
+"""Members of a seed position's groups: its nearest, those within a range, or one from each quadrant.
 
-`grouping.group_scan` is the plain rule that every model knows; these are the choices that Ptychodus offers
-besides. NumPy that every backend shares, and no loop over positions.
+`grouping.group_scan` is the plain rule that every model knows; Ptychodus offers these choices besides. NumPy
+that every backend shares, and no loop over positions.
 """
 
 import logging
@@ -33,14 +33,14 @@ MOST_REDRAWS = 400
 
 Columns = NDArray[np.int64]
 Pick = Callable[[NDArray[np.int64], int, np.random.Generator], Columns]
-"""For rows of kinds of candidates (-1: none), a group of that size from each: which columns."""
+"""For rows of kinds of candidates (-1: none), the columns of a group of that size from each."""
 Draw = Callable[[NDArray[np.int64]], Columns]
-"""For rows of the table of candidates, one group each: which columns."""
+"""For rows of the table of candidates, the columns of one group each."""
 
 
 @dataclass(frozen=True)
 class NeighbourChoice:
-    """How the groups around a seed position are chosen.
+    """Rule by which the groups around a seed position are chosen.
 
     Attributes
     ----------
@@ -131,8 +131,8 @@ def seeds_within(
         start, extent = coordinates.min(), np.ptp(coordinates)
         # a line of positions has no extent across it: all of it is within
         if extent > 0:
-            share = (coordinates - start) / extent
-            inside &= (share >= low) & (share <= high)
+            fraction = (coordinates - start) / extent
+            inside &= (fraction >= low) & (fraction <= high)
     if not inside.any():
         raise GroupingError(
             f"{scan.name}: x_bounds={tuple(x_bounds)}, y_bounds={tuple(y_bounds)} leave none of its "
@@ -159,7 +159,7 @@ def group_around(
     seed : int, optional
         Of the random numbers; the same gives the same groups in every backend.
     leave_none_out : bool
-        A seed without partners as `choice` wants them gets its nearest ones instead, and a warning tells
+        A seed without partners as `choice` wants them gets its nearest ones instead, and a warning gives
         how many did; otherwise it is dropped.
 
     Raises
@@ -286,7 +286,7 @@ def _tell_if_fewer(asked: int, rounds: int) -> None:
 def _within_range(
     positions: NDArray[np.float64], seeds: NDArray[np.int64], low: float, high: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(S, k) positions, nearest first, and which of them lie in `[low, high]` of the seed."""
+    """(S, k) positions, nearest first, and a mask of those in `[low, high]` of the seed."""
     tree = cKDTree(positions)
     too_close = 0
     if low > 0:
@@ -299,7 +299,7 @@ def _within_range(
 
 
 def _quadrants(offsets: NDArray[np.float64]) -> NDArray[np.int64]:
-    """0 .. 3, in the order of an image's rows: which quadrant `offsets` (..., [x, y]) point to."""
+    """Quadrant, 0 .. 3 in the order of an image's rows, that `offsets` (..., [x, y]) point to."""
     return (offsets[..., 0] >= 0) + 2 * (offsets[..., 1] >= 0)
 
 
@@ -334,7 +334,7 @@ def _different(draw: Draw, possible: NDArray[np.int64], rounds: int) -> tuple[ND
 
 
 def _repeats(drawn: Columns, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which groups of a row were drawn before in that row."""
+    """Mask of the groups of a row that were drawn before in that row."""
     factors = np.random.default_rng(0).integers(1, 2**63, drawn.shape[-1], np.uint64) | np.uint64(1)
     with np.errstate(over="ignore"):
         # a sum that stands for the group: two groups share one with a chance of 1 in 10^19

@@ -32,7 +32,7 @@ SQUARE = 1e-6
 
 @dataclass(frozen=True)
 class ProductMetadata:
-    """What Ptychodus keeps of the experiment, under the names it has in the file. 0 stands for unknown.
+    """Metadata that Ptychodus keeps of the experiment, under its names in the file. 0 stands for unknown.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class Product:
         Number of each position in the scan; default 0, 1, 2, ...
     layer_spacing_m : (layers - 1,) float64
     opr_weights : (M, coherent modes) real array, optional
-        Share of each coherent mode at each position.
+        Weight of each coherent mode at each position.
     photon_counts : (M,) float64, optional
         Measured at each position.
     loss_epochs, loss_values : (k,) int64, (k,) float64
@@ -204,12 +204,12 @@ class Diffraction:
 
 
 def load_product(path: str | os.PathLike[str]) -> Product:
-    """Read a Ptychodus product (`product.h5`), safely whoever wrote it.
+    """Read a Ptychodus product (`product.h5`).
 
     Raises
     ------
     ScanError, ShapeError
-        If the file cannot be read, is damaged, lacks something, or holds what `Product` refuses. The text
+        If the file cannot be read, is damaged, lacks something, or holds values that `Product` refuses. The text
         names the file.
     """
     with DatasetFile(path) as file:
@@ -255,7 +255,7 @@ def save_product(product: Product, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     metadata = dataclasses.asdict(product.metadata)
     if metadata["polarization"] is None:

@@ -34,18 +34,18 @@ def scan_from_product(
     ----------
     product : Product
     diffraction : Diffraction, path, or (M, N, N) array
-        A `diffraction.h5`, or what `load_diffraction` read of one; patterns and positions are then paired by
+        A `diffraction.h5`, or the result of `load_diffraction`; patterns and positions are then paired by
         their indexes as Ptychodus does it: positions of one index are averaged, missing ones interpolated,
         patterns outside the range of the positions left out, and bad pixels filled from their neighbours.
         An array has one pattern for each position, in their order.
     measurement : {'intensity', 'amplitude', 'auto'}
-        What the patterns hold; with Ptychodus always counts.
+        Content of the patterns; with Ptychodus always counts.
 
     Returns
     -------
     Scan
-        `object_guess` is the first layer of the object, and None where that is 1 everywhere, which says that
-        nobody knows the object yet. `probe_guess` is of the first coherent mode.
+        `object_guess` is the first layer of the object, and None where that is 1 everywhere, Ptychodus's
+        sign for an unknown object. `probe_guess` is of the first coherent mode.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def product_from_scan(scan: Scan, metadata: ProductMetadata | None = None) -> Pr
     missing = [name for name in wanted if getattr(scan, name) is None]
     if missing:
         raise ScanError(
-            f"{scan.name}: a Ptychodus product needs {', '.join(missing)}, which the scan does not tell; add "
+            f"{scan.name}: a Ptychodus product needs {', '.join(missing)}, which the scan does not hold; add "
             "entries of these names to its NPZ file, or use Ptychodus's training-data HDF5, which has them"
         )
     if metadata is None:
@@ -182,7 +182,7 @@ def _probe_of(scan: Scan) -> NDArray[np.complex64]:
 
 
 def _paired(product: Product, indexes: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Which patterns have a position, and those positions in object pixels."""
+    """Numbers of the patterns that have a position, and those positions in object pixels."""
     anchors, inverse = np.unique(np.asarray(product.position_indexes), return_inverse=True)
     keep = np.flatnonzero((indexes >= anchors[0]) & (indexes <= anchors[-1]))
     if len(keep) == 0:

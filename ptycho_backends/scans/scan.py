@@ -26,8 +26,8 @@ MEASUREMENTS = ("amplitude", "intensity", "auto")
 
 
 PTYCHODUS_ANCHOR_PX = 0.5
-"""What positions of Ptychodus lack to be those of a `Scan`: it says where the middle of a patch's N pixels lies,
-`(N - 1) / 2`, a `Scan` where its pixel `N // 2` does."""
+"""Shift from positions of Ptychodus to those of a `Scan`. Ptychodus anchors a patch at the middle of its N pixels,
+`(N - 1) / 2`, a `Scan` at its pixel `N // 2`."""
 
 
 # Patterns that are converted at once where a whole scan is walked through, if they are small.
@@ -36,7 +36,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scan:
-    """What the beamline recorded, checked and unchanged.
+    """Recorded data of a scan, checked and unchanged.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ class Scan:
         Diffraction patterns with the zero frequency at `[N//2, N//2]`. Kept in their own dtype, and where they
         are: memory-mapped ones and those of `open_patterns` are read batch by batch.
     probe_guess : (N, N) or (modes, N, N) complex array, [y, x], optional
-        Illumination. Of several modes the most intense is kept, and what that leaves out is logged.
+        Illumination. Of several modes the most intense is kept, and the intensity of the others is logged.
     object_guess : (H, W) complex array, [y, x], optional
         Ground truth or an earlier reconstruction; the pixel `[i, j]` lies at `y = i, x = j`.
     measurement : {'auto', 'amplitude', 'intensity'}
-        What `patterns` hold: photon counts (intensity) or their square root (amplitude). 'auto' takes
+        Content of `patterns`: photon counts (intensity) or their square root (amplitude). 'auto' takes
         an integer dtype for counts and floating point for amplitude.
     scan_index : (M,) integer array, optional
         Number of each pattern in the source scan.
@@ -156,7 +156,7 @@ class Scan:
 
     @cached_property
     def _known(self) -> dict[str, NDArray[np.float64]]:
-        """What was measured of the patterns so far; NaN elsewhere."""
+        """Measured properties of the patterns; NaN where a pattern has not been read yet."""
         return {name: np.full(len(self), np.nan) for name in ("energies", "maxima")}
 
     def energies_of(self, indices: ArrayLike | slice) -> NDArray[np.float64]:
@@ -193,7 +193,7 @@ class Scan:
         """Look for NaN and negative values; counts without a sign have none, and are not even read."""
         if self.patterns.dtype.kind == "u":
             return
-        # what costs a pass over a file is measured on the same pass
+        # a pass over a file is costly, so everything is measured on the same one
         measured = tuple(self._known) if is_file_backed(self.patterns) else ()
         for part in chunks(len(self), self.N, CHUNK):
             chunk = self.patterns[part]
@@ -281,10 +281,10 @@ def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
     strongest = int(np.argmax(power))
     if len(modes) > 1:
         total = float(power.sum())
-        share = 1.0 - float(power[strongest]) / total if total > 0 else 0.0
+        left_out = 1.0 - float(power[strongest]) / total if total > 0 else 0.0
         log.warning(
             "probeGuess: mode %d of %d is used; the others hold %.1f %% of the intensity, which is left out",
-            strongest, len(modes), 100 * share,
+            strongest, len(modes), 100 * left_out,
         )  # fmt: skip
     return checks.complex_image("probeGuess", modes[strongest], side)
 
@@ -297,7 +297,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
-    """`patterns` with what is below zero set to zero, and told: filling bad pixels may undershoot."""
+    """Set negative values of `patterns` to zero, and log their number: filling bad pixels may undershoot."""
     if patterns.dtype.kind not in "if" or patterns.ndim != 3:
         return patterns
     negative = 0

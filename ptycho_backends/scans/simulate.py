@@ -26,8 +26,8 @@ CHUNK = 256
 # Blur of the targets, pixels: edges then rise over two pixels, so bilinear sampling changes them little.
 EDGE_BLUR_PX = 0.8
 
-# A pixel counts as lit when it got this share of the dose of the brightest one.
-LIT_SHARE = 0.1
+# A pixel counts as lit when it got this fraction of the dose of the brightest one.
+LIT_FRACTION = 0.1
 
 GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))
 
@@ -303,7 +303,7 @@ def simulate_star(
 def lit_pixels(
     shape: tuple[int, ...], probe: NDArray, positions_px: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """(H, W) mask of the object's pixels that got at least `LIT_SHARE` of the largest dose."""
+    """(H, W) mask of the object's pixels that got at least `LIT_FRACTION` of the largest dose."""
     N = len(probe)
     dose = np.zeros((shape[0] + 2 * N, shape[1] + 2 * N))
     intensity = np.abs(probe).astype(np.float64) ** 2
@@ -311,7 +311,7 @@ def lit_pixels(
     corners = np.floor(positions_px + 0.5).astype(np.int64) + N - N // 2
     for column, row in corners:
         dose[row : row + N, column : column + N] += intensity
-    return (dose >= LIT_SHARE * dose.max())[N:-N, N:-N]
+    return (dose >= LIT_FRACTION * dose.max())[N:-N, N:-N]
 
 
 def _require_inside(positions_px: NDArray[np.float64], shape: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Training data as Ptychodus writes it for other trainers: HDF5 with everything in one file; and export by suffix."""
+"""Training data as Ptychodus writes it for other trainers: HDF5 with everything in one file."""
 
 import os
 from pathlib import Path
@@ -23,13 +23,13 @@ NAMES = (
 def load_training_hdf5(
     path: str | os.PathLike[str], *, measurement: str = "intensity", mapped: bool = False
 ) -> Scan:
-    """Read Ptychodus's training-data HDF5, safely whoever wrote it.
+    """Read Ptychodus's training-data HDF5.
 
     Parameters
     ----------
     path : path
     measurement : {'intensity', 'amplitude', 'auto'}
-        What the patterns hold; Ptychodus writes counts, of whatever dtype.
+        Content of the patterns; Ptychodus writes counts, of whatever dtype.
     mapped : bool
         Leave the patterns in the file; as `DatasetFile.patterns` reads them.
 
@@ -41,14 +41,14 @@ def load_training_hdf5(
     Raises
     ------
     ScanError, ShapeError
-        If the file cannot be read, lacks a data set, is damaged, or holds what `Scan` refuses. The text
+        If the file cannot be read, lacks a data set, is damaged, or holds values that `Scan` refuses. The text
         names the file.
     """
     path = Path(path)
     with DatasetFile(path) as file:
         missing = [name for name in NAMES if name not in file.names]
         if missing:
-            raise ScanError(_what_it_is(path, file.names, missing))
+            raise ScanError(f"{path}: {_other_layout(file, missing)}")
         width, height = file.number("object_pixel_width_m"), file.number("object_pixel_height_m")
         energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
         arrays = {name: file.array(name) for name in NAMES[2:6]}
@@ -86,7 +86,7 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
     ScanError
         Names everything that is not known.
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file is untouched.
     """
     product = product_from_scan(scan)
     image, corner_px = object_canvas(scan)
@@ -115,11 +115,28 @@ def _intensities(scan: Scan) -> NDArray:
     return squared
 
 
-def _what_it_is(path: Path, names: frozenset[str], missing: list[str]) -> str:
-    """Why this HDF5 file is no scan."""
+def _other_layout(file: DatasetFile, missing: list[str]) -> str:
+    """Message for an HDF5 file that is no training data: its layout, and how to use it."""
+    names = file.names
     if "probe_position_x_m" in names:
-        return f"{path}: a Ptychodus product, which holds no patterns; use `load_product` and `scan_from_product`"
+        return "a Ptychodus product, which holds no patterns; use `load_product` and `scan_from_product`"
     if {"patterns", "indexes"} <= names:
-        return f"{path}: Ptychodus's patterns without positions; use `scan_from_product` with the product beside it"
+        return "Ptychodus's patterns without positions; use `scan_from_product` with the product beside it"
+    if kind := _facility_layout(file):
+        return f"a {kind} file (HDF5), and each facility stores positions in it in its own way; {_BY_HAND}"
     held = ", ".join(sorted(names)) or "nothing"
-    return f"{path}: {', '.join(missing)} missing; the file holds {held}"
+    return f"{', '.join(missing)} missing; the file holds {held}; it is HDF5 of another layout, so {_BY_HAND}"
+
+
+_BY_HAND = (
+    "take its patterns with `open_patterns(path, dataset)`, and make a `Scan` of them and the positions"
+)
+
+
+def _facility_layout(file: DatasetFile) -> str | None:
+    if "cxi_version" in file.names:
+        return "CXI"
+    entries = [name for name in sorted(file.names) if name.startswith("entry")]
+    if any(file.attributes(name).get("NX_class") == "NXentry" for name in entries):
+        return "NeXus"
+    return "CXI or NeXus" if entries else None

@@ -27,7 +27,7 @@ def deviation(got, want):
 
 
 def fed(recorded, part):
-    """A batch of what the genuine network was fed; the scale is in it already."""
+    """A batch as the genuine network was fed; the scale is in it already."""
     return Batch(recorded["X_fed"][part], recorded["positions_fed"][part], intensity_scale=1.0)
 
 
@@ -44,7 +44,7 @@ def test_the_reference_reproduces_every_group_whatever_the_batch(golden, batch):
 
     It computed coordinates of up to 64 pixels in float32, spaced 4e-6 there. Where an offset lies a
     hair's breadth (2e-5 px in the worst group) from a whole pixel, a rim of the canvas is covered by
-    that hair alone, its share known to 20 %, and divided by itself plus 0.001. Rounding our offsets to
+    that hair alone, its part known to 20 %, and divided by itself plus 0.001. Rounding our offsets to
     that spacing brings the worst group from 5e-5 to 2e-7.
     """
     model, recorded = golden

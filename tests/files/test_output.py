@@ -56,7 +56,7 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path, error: Bas
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failing_disk_is_told_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_failing_disk_names_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.bin"
     path.write_bytes(b"old")
 

@@ -53,7 +53,7 @@ def test_get() -> None:
         params.get("absent")
     with pytest.raises(KeyError, match="did you mean 'gridsize'"):
         params.get("grid_size")
-    # what a run has not written yet is absent, not a default
+    # a value that no run has written yet is absent, not a default
     with pytest.raises(KeyError):
         params.get("intensity_scale")
 

@@ -1,4 +1,4 @@
-"""Choice of a group's members: what each setting promises, seen in the groups."""
+"""Choice of a group's members: the promise of each setting, checked on the groups."""
 
 import time
 
@@ -96,7 +96,7 @@ def test_seeds_without_partners_are_left_out_or_get_their_nearest(caplog):
     assert "1 of 5 positions have no partners" in caplog.text
 
 
-def test_fewer_groups_than_asked_for_are_told(caplog):
+def test_fewer_groups_than_asked_for_are_logged(caplog):
     groups = group_around(scattered(5), np.arange(5), NeighbourChoice(neighbor_count=4))
     assert len(groups) == 5
     assert "n_subsample: 7 groups around each position asked for, 1 can be formed" in caplog.text

@@ -1,4 +1,4 @@
-"""Scans: the NPZ contract, what is refused, amplitude or counts, probe modes."""
+"""Scans: the NPZ contract, refusals, amplitude or counts, probe modes."""
 
 import logging
 from pathlib import Path
@@ -45,7 +45,7 @@ def npz(tmp_path: Path) -> Path:
     return path
 
 
-# --- what a scan holds
+# --- content of a scan
 
 
 def test_a_scan_keeps_what_it_is_given() -> None:
@@ -101,7 +101,7 @@ def test_measurement(dtype: type, measurement: str, decided: str, caplog: pytest
     assert it.measurement == decided
     expected = 2.0 if decided == "intensity" else 4.0
     np.testing.assert_array_equal(it.diffraction_amplitude(), np.full((M, N, N), expected, np.float32))
-    # a guess is told, a choice is not
+    # a guess is logged, a choice is not
     assert (f"taken for {decided}" in caplog.text) == (measurement == "auto")
 
 
@@ -154,7 +154,7 @@ def test_a_single_mode_needs_no_report(caplog: pytest.LogCaptureFixture) -> None
     assert caplog.text == ""
 
 
-# --- what is refused
+# --- refusals
 
 with_nan = np.ones((M, N, N), np.float32)
 with_nan[3, 2, 1] = np.nan

@@ -21,8 +21,8 @@ def by_hand(scan, index):
     column, row = int(np.floor(x)), int(np.floor(y))
     fx, fy = x - column, y - row
     patch = sum(
-        share * image[row + dy : row + dy + N, column + dx : column + dx + N]
-        for dy, dx, share in [
+        weight * image[row + dy : row + dy + N, column + dx : column + dx + N]
+        for dy, dx, weight in [
             (0, 0, (1 - fy) * (1 - fx)),
             (0, 1, (1 - fy) * fx),
             (1, 0, fy * (1 - fx)),
@@ -120,7 +120,7 @@ def test_mask_where_positions_lie_on_the_rim():
     np.testing.assert_array_equal(mask, want)
 
 
-def test_bad_arguments_are_told():
+def test_bad_arguments_are_refused():
     star, probe, here = simulate.siemens_star(96), simulate.focused_probe(64), [[48.0, 48.0]]
     with pytest.raises(ScanError, match=r"1 positions lie outside the object of 96 x 96.*x=200\.0"):
         simulate.simulate_scan(star, probe, [*here, [200.0, 3.0]])

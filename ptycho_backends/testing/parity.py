@@ -83,7 +83,7 @@ class Report:
     profile : str
     seed, cases_asked : int
     cases_done : int
-        Fewer than asked if it was interrupted.
+        Fewer than `cases_asked` if it was interrupted.
     crashes : list of (case, error)
         Cases in which a backend raised; each is a failure.
     """
@@ -194,7 +194,7 @@ def run(
     Raises
     ------
     UnknownBackendError, BackendUnavailableError
-        A backend asked for by name that does not load is an error, never left out.
+        A named backend that does not load is an error, never left out.
     """
     backends = get_backends(names)
     report = Report(list(backends), profile, seed, cases)

@@ -75,8 +75,8 @@ _HOMES = {
     "scan_from_product": "scans.product_scan",
 }
 
-# Modules under the names that they had before: `moved/simulate.py` is `ptycho_backends.simulate`.
-__path__.append(f"{__path__[0]}/moved")
+# Modules under the names that they had before: `legacy/moved/simulate.py` is `ptycho_backends.simulate`.
+__path__.append(f"{__path__[0]}/legacy/moved")
 
 __version__ = "0.1.0"
 __all__ = [

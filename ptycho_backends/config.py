@@ -295,6 +295,30 @@ class InferenceConfig(_CheckedConfig):
     backend: str = setting(DEFAULT_BACKEND, BACKEND_NAME, "framework that computes")
 
 
+@dataclass
+class RefinementConfig(_CheckedConfig):
+    """How the image of a whole scan is refined through the diffraction model (`docs/refinement.md`)."""
+
+    passes: int | None = setting(None, optional(integer(1)), "passes over the scan; None: automatic")
+    likelihood: str = setting(
+        "amplitude", choice("amplitude", "poisson"), "distance between measured and predicted patterns"
+    )
+    n_probe_modes: int = setting(
+        0, integer(0), "probe modes, the scan's own first; 0: as many as the scan has"
+    )
+    refine_probe: bool | None = setting(
+        None, optional(boolean()), "move the probe; None: where modes or the whole probe are made up"
+    )
+    refine_positions: bool = setting(False, boolean(), "move the positions")
+    probe_from: int = setting(2, integer(1), "first pass that moves the probe")
+    positions_from: int = setting(4, integer(1), "first pass that moves the positions")
+    smoothness: float = setting(1.0, number(0), "factor of the smoothness prior, which knows the dose")
+    held_out_fraction: float = setting(
+        1 / 64, fraction(zero=True), "fraction of the pixels that only judge, and end the refinement; 0: none"
+    )
+    seed: int = setting(0, integer(0), "of the batches and of the pixels held out")
+
+
 SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage", "Cosine")
 
 ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD = "encoder_bottom", "encoder_top", "decoder", "phase_head"

@@ -49,3 +49,39 @@ DEFAULT_PROBE_FLOOR = 1e-9
 ADAM_BETA1 = 0.9
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-7
+
+# --- refinement (docs/refinement.md); chosen on the scans of QUALITY, one set of numbers for all of them
+
+# Nesterov's momentum of object and probe.
+REFINEMENT_MOMENTUM = 0.8
+PROBE_MOMENTUM = 0.8
+
+# Damping of the illumination's metric, over its maximum.
+OBJECT_DAMPING = 0.1
+
+# Damping of the object's intensity in the probe's metric, and length of the probe's steps.
+PROBE_DAMPING = 0.2
+PROBE_STEP = 0.7
+
+# Added to predicted amplitudes, in roots of counts, and to predicted counts before dividing by them.
+REFINEMENT_FLOOR = 1e-6
+POISSON_FLOOR = 0.1
+
+# Amplitudes whose counts are many enough for their root to have the variance 1/4.
+BRIGHT_AMPLITUDE = 2.0
+
+# Differences of neighbouring pixels beyond this are edges, which the smoothness prior does not flatten.
+EDGE = 0.07
+
+# Strength of the smoothness prior, times the root of the photons per object pixel.
+SMOOTHNESS = 3.0
+
+# The metric of slow phases: its strength, its largest gain, and the brightness where it fades out.
+SLOW_STRENGTH = 2.5
+SLOW_GAIN_LIMIT = 30.0
+LOW_LIGHT = 0.05
+DARK_OBJECT = 0.1
+
+# Positions: damping of their normal equations, and their longest step in pixels.
+POSITION_DAMPING = 0.1
+POSITION_STEP_LIMIT_PX = 0.5

@@ -4,7 +4,7 @@ Shapes: B groups, C = gridsize**2 positions in a group, N pixels on the side of 
 Images are `[y, x]`, channels come last, positions are `[x, y]` in object pixels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import TrainingConfig
+
+REFINEMENT_CHUNK = 64
+"""Positions of a refinement that are computed at once on a processor: they and their waves stay in its cache."""
 
 Weights = Mapping[str, NDArray]
 """Canonical names (`initial_weights.weight_shapes`) to arrays, `log_scale` and `probe` among them."""
@@ -161,6 +164,16 @@ class Reconstruction:
     pixel_size_m : float, optional
     timings_s : mapping
         Seconds spent, by stage.
+    probe_modes : (K, N, N) complex64, [y, x], optional
+        Of a refined image: orthogonal probe modes, in roots of counts, the strongest first.
+    positions_px, positions_used : (M, 2) float64, (M,) int64, optional
+        Of a refined image: positions `[x, y]`, corrected where asked for, and their numbers in the scan.
+    passes : sequence of RefinementRecord
+        Of a refined image: its history.
+    start : Reconstruction, optional
+        Of a refined image: the image it was refined from.
+    interrupted : bool
+        Ctrl-C ended the refinement before its last pass.
     """
 
     object: NDArray[np.complex64]
@@ -171,6 +184,12 @@ class Reconstruction:
     backend: str = ""
     pixel_size_m: float | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)
+    probe_modes: NDArray[np.complex64] | None = None
+    positions_px: NDArray[np.float64] | None = None
+    positions_used: NDArray[np.int64] | None = None
+    passes: Sequence["RefinementRecord"] = ()
+    start: "Reconstruction | None" = None
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         height, width = self.object.shape
@@ -181,3 +200,116 @@ class Reconstruction:
 
 
 EpochCallback = Callable[[EpochRecord], None]
+
+
+# --- refinement
+
+
+@dataclass(frozen=True, eq=False)
+class RefinementProblem:
+    """Measurement and geometry of a refinement, the same for every backend.
+
+    Attributes
+    ----------
+    count : int
+        Positions, M.
+    side : int
+        Side of a pattern in pixels, N; even.
+    shape : (int, int)
+        Rows and columns of the canvas, H and W.
+    weights, held_out : (N, N) float32, [ky, kx], zero frequency in the corner
+        1 for pixels that steps use, and for those that only judge; 0 elsewhere.
+    likelihood : {'amplitude', 'poisson'}
+    gather : callable
+        Position numbers (n,) to measured amplitudes (n, N, N) float32, roots of counts, zero frequency in the
+        corner, 0 at invalid pixels.
+    """
+
+    count: int
+    side: int
+    shape: tuple[int, int]
+    weights: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+    likelihood: str
+    gather: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+    def chunks(
+        self, batch: NDArray[np.int64], size: int = REFINEMENT_CHUNK
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Parts of `batch` of at most `size` positions, with their measured amplitudes."""
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            yield part, self.gather(part)
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """Settings of one pass of a refinement (docs/refinement.md).
+
+    Attributes
+    ----------
+    damping : float
+        Added to the illumination in the metric, over its maximum.
+    smoothness : float
+        Strength of the smoothness prior over the whole scan.
+    step : float
+        Length of the object's steps; 1 unless steps have diverged.
+    with_probe, with_positions : bool
+        Move the probe, and sum up the normal equations of the positions.
+    """
+
+    damping: float
+    smoothness: float
+    step: float = 1.0
+    with_probe: bool = False
+    with_positions: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkSums:
+    """Sums over positions that a step of a refinement needs, as arrays of one framework.
+
+    Attributes
+    ----------
+    residuals : (8,) float64
+        As `reference.refinement.residual_sums`.
+    numerator : (H, W) complex
+        Changes of the exit waves times conj(P), spread on the canvas; of all chunks so far.
+    probe_numerator, probe_denominator : (K, N, N) complex, (N, N) real, optional
+    position_sums : (n, 5) real, optional
+        Normal equations of each position: right-hand sides by x and y, matrix entries xx, xy, yy.
+    """
+
+    residuals: Any
+    numerator: Any
+    probe_numerator: Any = None
+    probe_denominator: Any = None
+    position_sums: Any = None
+
+    def plus(self, chunk: "ChunkSums") -> "ChunkSums":
+        """The sums with those of a further chunk, whose `numerator` holds all chunks already."""
+        probe = self.probe_numerator, self.probe_denominator
+        if chunk.probe_numerator is not None:
+            probe = chunk.probe_numerator, chunk.probe_denominator
+            if self.probe_numerator is not None:
+                probe = self.probe_numerator + probe[0], self.probe_denominator + probe[1]
+        return ChunkSums(self.residuals + chunk.residuals, chunk.numerator, *probe)
+
+
+@dataclass(frozen=True)
+class RefinementRecord:
+    """One pass of a refinement."""
+
+    number: int
+    """Counted from 1, over all the times that it was resumed."""
+    batches: int
+    error: float
+    """Squared residuals of the amplitudes over their squared sum, each batch before its step."""
+    r_factor: float
+    """Absolute residuals of the amplitudes over their sum."""
+    held_out_error: float | None
+    """As `error`, over the held-out pixels; None where there are none."""
+    seconds: float
+
+
+PassCallback = Callable[[RefinementRecord], None]

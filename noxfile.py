@@ -1,4 +1,4 @@
-"""Every routine task; `nox --list` is the index. Bare `nox` runs the quick ones: lint, types, tests."""
+"""Every routine task; `nox --list` is the index. Bare `nox` runs lint, types, tests."""
 
 import nox
 

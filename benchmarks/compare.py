@@ -181,17 +181,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", type=Path, default=STORAGE, help="folder of the stored runs")
     parser.add_argument("--all", action="store_true", help="show also what stayed the same")
     parser.add_argument("--first", action="store_true", help="a machine's first run is no error: exit code 0")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        runs = stored_runs(asked.storage) if asked.old is None or asked.new is None else []
-        new = runs[-1] if asked.new is None else read_run(asked.new)
-        old = run_before(new, runs) if asked.old is None else read_run(asked.old)
+        runs = stored_runs(options.storage) if options.old is None or options.new is None else []
+        new = runs[-1] if options.new is None else read_run(options.new)
+        old = run_before(new, runs) if options.old is None else read_run(options.old)
         found = changes(old, new)
     except StoredRunError as error:
-        first = asked.first and isinstance(error, NoEarlierRunError)
+        first = options.first and isinstance(error, NoEarlierRunError)
         (sys.stdout if first else sys.stderr).write(f"{error}\n")
         return 0 if first else 2
-    sys.stdout.write(report(old, new, found, asked.all) + "\n")
+    sys.stdout.write(report(old, new, found, options.all) + "\n")
     return int(any(change.verdict == "slower" for change in found))
 
 

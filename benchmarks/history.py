@@ -226,7 +226,7 @@ def page(runs: Sequence[Run], pictures: dict[str, tuple[bytes, float]]) -> str:
     """The report; `pictures` are PNGs with their width in inches."""
     newest = runs[-1]
     facts = newest.machine | newest.settings
-    told = "\n".join(
+    settings = "\n".join(
         f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>"
         for key, value in facts.items()
         if value is not None
@@ -245,10 +245,10 @@ def page(runs: Sequence[Run], pictures: dict[str, tuple[bytes, float]]) -> str:
 A commit with + had files changed besides.</p>
 {images}
 <h2>The newest run</h2>
-<p>The floor of a step is its convolutions alone, that of an epoch its steps; the others are told in benchmarks/.</p>
+<p>The floor of a step is its convolutions alone, that of an epoch its steps; others are in benchmarks/.</p>
 {table(newest)}
 <h2>The machine</h2>
-<dl>{told}</dl>
+<dl>{settings}</dl>
 </body>
 </html>
 """
@@ -273,10 +273,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--storage", type=Path, default=STORAGE, help="folder of the stored runs")
     parser.add_argument("--output", type=Path, default=REPORT, help="folder of the report")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        runs = stored_runs(asked.storage)
-        written = write_report([run for run in runs if run.machine == runs[-1].machine], asked.output)
+        runs = stored_runs(options.storage)
+        written = write_report([run for run in runs if run.machine == runs[-1].machine], options.output)
     except (StoredRunError, OutputError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -91,34 +91,34 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--folder", type=Path, help="where the file lies for a while")
     parser.add_argument("--compare", action="store_true", help="with the same in memory; for small ones")
-    asked = parser.parse_args(arguments)
-    count = int(asked.gib * 2**30 / (N * N * np.dtype(asked.dtype).itemsize))
+    options = parser.parse_args(arguments)
+    count = int(options.gib * 2**30 / (N * N * np.dtype(options.dtype).itemsize))
     x, y = positions(count)
     share = min(1.0, 40 / np.sqrt(count))
-    config = settings(min(asked.groups, count))
+    config = settings(min(options.groups, count))
     # groups depend on the positions alone, so patterns of one pixel are enough to find the needed ones
     bare = Scan(x, y, np.broadcast_to(np.uint8(1), (count, 1, 1)))
     wanted = np.union1d(groups_for_training(bare, config).nn_indices, region(bare, share).nn_indices)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path = Path(folder, "patterns.npy")
-        write_patterns(path, count, asked.dtype, wanted)
+        write_patterns(path, count, options.dtype, wanted)
         started = time.perf_counter()
         scan = Scan(x, y, open_patterns(path), measurement="intensity")
         opened = time.perf_counter() - started
-        image, told = work(scan, config, share, asked.backend)
-        told["seconds"]["open"] = opened
-        told |= {
+        image, result = work(scan, config, share, options.backend)
+        result["seconds"]["open"] = opened
+        result |= {
             "positions": count,
-            "gib": asked.gib,
+            "gib": options.gib,
             "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
-        if asked.compare:
+        if options.compare:
             loaded = Scan(x, y, np.load(path), measurement="intensity")
-            same, _ = work(loaded, config, share, asked.backend)
-            told["same_as_in_memory"] = bool(
+            same, _ = work(loaded, config, share, options.backend)
+            result["same_as_in_memory"] = bool(
                 np.array_equal(image.object, same.object) and np.array_equal(image.coverage, same.coverage)
             )
-    return told
+    return result
 
 
 if __name__ == "__main__":

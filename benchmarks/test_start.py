@@ -17,10 +17,10 @@ from floor import in_turn
     ids=["import", "help", "workflows"],
 )
 def test_start(benchmark, code):
-    said = []
+    outputs = []
 
     def fresh(code: str) -> bytes:
         return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr
 
-    in_turn(benchmark, lambda: said.append(fresh(code)), [lambda: fresh("pass")])
-    assert set(said) == {b""}
+    in_turn(benchmark, lambda: outputs.append(fresh(code)), [lambda: fresh("pass")])
+    assert set(outputs) == {b""}

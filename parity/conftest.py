@@ -1,14 +1,16 @@
-"""Which backends are compared, how thoroughly, and what the suite shares.
+"""Options and fixtures of the parity suite: the backends that are compared, and how thoroughly.
 
 `--backend NAME` (may be repeated) asks for backends; one that does not load fails the run. Without it both
-built-in ones are compared where their frameworks are installed, and a line at the end says which were not.
-`--parity-profile fast|ci|nightly`, or the variable PTYCHO_PARITY_PROFILE, says how many examples are drawn.
+built-in ones are compared where their frameworks are installed, and a line at the end names the others.
+`--parity-profile fast|ci|nightly`, or the variable PTYCHO_PARITY_PROFILE, sets the number of examples.
 """
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,11 +27,14 @@ if find_spec("torch") is not None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
+# pytest imports the files here without their folder
+sys.path.insert(0, str(Path(__file__).parent))
+from stage_adapters import ADAPTERS, StageAdapter
+
 from ptycho_backends.errors import PtychoBackendsError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import BUILT_IN, get_backend, installed_backends
 from ptycho_backends.testing.parity import versions
-from ptycho_backends.testing.sides import SIDES, StageAdapter
 
 EXAMPLES = {"fast": 16, "ci": 60, "nightly": 600}
 
@@ -90,9 +95,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = names(metafunc.config)
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize("backend", chosen, indirect=True, scope="session")
-    if "side" in metafunc.fixturenames:
+    if "adapter" in metafunc.fixturenames:
         metafunc.parametrize(
-            "side", [name for name in chosen if name in SIDES], indirect=True, scope="session"
+            "adapter", [name for name in chosen if name in ADAPTERS], indirect=True, scope="session"
         )
 
 
@@ -103,9 +108,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="session")
-def side(request: pytest.FixtureRequest) -> StageAdapter:
+def adapter(request: pytest.FixtureRequest) -> StageAdapter:
     """One framework's single stages after the other's."""
-    return SIDES[request.param]()
+    return ADAPTERS[request.param]()
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +129,7 @@ def pair(backends: dict[str, Backend]) -> dict[str, Backend]:
 
 @pytest.fixture(autouse=True)
 def params_cfg_restored() -> Iterator[None]:
-    """`params.cfg` is one dictionary for the whole process; no test finds there what another left."""
+    """`params.cfg` is one dictionary for the whole process; every test finds it as it was before the others."""
     from ptycho_backends.params import params
 
     before = dict(params.cfg)

@@ -28,13 +28,13 @@ PASSES, NOTICED = 0, 3
 
 
 def judge(name: str) -> int:
-    """In the process of one mutant: go on until something is beyond its allowance."""
+    """Judge the mutant of this process: measure until something is beyond its allowance."""
     from ptycho_backends.testing.agreement import Disagreement
     from ptycho_backends.testing.measurements import require_agreement
 
     try:
-        for what in measurements(name):
-            require_agreement([what])
+        for measurement in measurements(name):
+            require_agreement([measurement])
     except Disagreement as error:
         print(str(error).partition(" (")[0])
         return NOTICED
@@ -50,13 +50,14 @@ def measurements(name: str) -> Iterator:
         import torch
 
         torch.set_num_threads(1)
+    from stage_adapters import ADAPTERS
+
     from ptycho_backends.registry import get_backend
     from ptycho_backends.testing.contract import CASES
     from ptycho_backends.testing.measurements import Effort, measure
     from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
-    from ptycho_backends.testing.sides import SIDES
 
-    yield from stages(SIDES[name]())
+    yield from stages(ADAPTERS[name]())
     backends = {name: get_backend(name)}
     for case in CASES:
         yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
@@ -65,7 +66,7 @@ def measurements(name: str) -> Iterator:
     yield from measure_scan(ScanCase(positions=11, seed=1, staged=True), backends)
 
 
-def stages(side) -> Iterator:
+def stages(adapter) -> Iterator:
     """Single stages on random arrays, against the reference."""
     import numpy as np
 
@@ -119,8 +120,8 @@ def stages(side) -> Iterator:
     ):
         module, function = stage.split(".")
         want = getattr(modules[module], function)(*arguments)
-        error = deviation(side.call(stage, *arguments), want)
-        yield Measurement(stage, "stages, float64", side.name, error)
+        error = deviation(adapter.call(stage, *arguments), want)
+        yield Measurement(stage, "stages, float64", adapter.name, error)
 
 
 def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:
@@ -141,7 +142,7 @@ def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:
 
 
 def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
-    """Whether the mistake was noticed, by what, and how many seconds that took."""
+    """True if the mistake was noticed; the quantity that noticed it, and the seconds that took."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         mutated_copy(Path(folder), PACKAGES[name], mutant)

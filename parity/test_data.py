@@ -1,4 +1,4 @@
-"""What each framework trains on is what the shared NumPy code gathered: every bit, every batch, in order."""
+"""Training batches of each framework are those of the shared NumPy code: every bit, every batch, in order."""
 
 import dataclasses
 
@@ -25,9 +25,9 @@ def expected(plan):
         yield arrays
 
 
-def assert_same_batches(side, data, config):
-    plan = plan_training(data, config, side.name)
-    got = side.batches(get_backend(side.name).prepare(plan.groups, config))
+def assert_same_batches(adapter, data, config):
+    plan = plan_training(data, config, adapter.name)
+    got = adapter.batches(get_backend(adapter.name).prepare(plan.groups, config))
     want = list(expected(plan))
     assert len(got) == len(want)
     for one, other in zip(got, want, strict=True):
@@ -39,19 +39,19 @@ def assert_same_batches(side, data, config):
 
 @settings(max_examples=max(4, settings.default.max_examples // 4))
 @given(data=groups())
-def test_batches_of_unlabelled_training(side, data):
+def test_batches_of_unlabelled_training(adapter, data):
     case = ScanCase(gridsize=data.gridsize, seed=3)
-    assert_same_batches(side, data, case.config)
+    assert_same_batches(adapter, data, case.config)
 
 
 @settings(max_examples=max(3, settings.default.max_examples // 8))
 @given(data=groups())
-def test_batches_with_ground_truth(side, data):
+def test_batches_with_ground_truth(adapter, data):
     case = ScanCase(gridsize=data.gridsize, supervised=True, seed=3)
-    assert_same_batches(side, data, case.config)
+    assert_same_batches(adapter, data, case.config)
 
 
-def test_groups_formed_from_a_scan(side):
+def test_groups_formed_from_a_scan(adapter):
     case = ScanCase(gridsize=2, positions=14, seed=5)
     config = dataclasses.replace(case.config, n_groups=20, enable_oversampling=True, neighbor_pool_size=6)
-    assert_same_batches(side, case.scan(), config)
+    assert_same_batches(adapter, case.scan(), config)

@@ -13,19 +13,19 @@ from ptycho_backends.testing.strategies import complex_arrays, images, real_arra
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
 
 
-def compare(side, stage, precision, *arguments):
+def compare(adapter, stage, precision, *arguments):
     want = getattr(reference, stage)(*arguments)
-    got = side.call(f"losses.{stage}", *arguments, precision=precision)
-    assert_agrees(f"{side.name}: {stage}", got, want, f"stages, {precision}")
+    got = adapter.call(f"losses.{stage}", *arguments, precision=precision)
+    assert_agrees(f"{adapter.name}: {stage}", got, want, f"stages, {precision}")
 
 
 @PRECISIONS
 @given(predicted=real_arrays((2, 3, 4)), measured=real_arrays((2, 3, 4)))
-def test_poisson_nll(side, precision, predicted, measured):
+def test_poisson_nll(adapter, precision, predicted, measured):
     predicted, measured = predicted**2, np.abs(measured)
     want = reference.poisson_nll(predicted, measured)
-    got = side.call("losses.poisson_nll", predicted, measured, precision=precision)
-    # the terms cancel, so what counts is the rounding of the terms
+    got = adapter.call("losses.poisson_nll", predicted, measured, precision=precision)
+    # the terms cancel, so the allowance is for the rounding of the terms
     terms = reference.poisson_nll(predicted, -measured * np.sign(np.log(np.maximum(predicted, 1e-12))))
     unit = 1e-15 if precision == "float64" else 1e-6
     assert abs(got - want) <= unit * max(abs(terms), abs(want))
@@ -33,14 +33,14 @@ def test_poisson_nll(side, precision, predicted, measured):
 
 @PRECISIONS
 @given(predicted=real_arrays((2, 3, 4)), measured=real_arrays((2, 3, 4)))
-def test_amplitude_mae(side, precision, predicted, measured):
-    compare(side, "amplitude_mae", precision, predicted, measured)
+def test_amplitude_mae(adapter, precision, predicted, measured):
+    compare(adapter, "amplitude_mae", precision, predicted, measured)
 
 
 @PRECISIONS
 @given(image=images((2,)))
-def test_total_variation(side, precision, image):
-    compare(side, "total_variation", precision, image)
+def test_total_variation(adapter, precision, image):
+    compare(adapter, "total_variation", precision, image)
 
 
 # of the four zeros of the complex plane two have the angle pi
@@ -50,8 +50,8 @@ ZEROS = np.array([complex(0.0, 0.0), complex(0.0, -0.0), complex(-0.0, 0.0), com
 @PRECISIONS
 @example(image=np.tile(ZEROS, (2, 4, 1)), truth=np.ones((2, 4, 4), complex))
 @given(image=complex_arrays((2, 4, 4)), truth=complex_arrays((2, 4, 4)))
-def test_object_mae(side, precision, image, truth):
-    compare(side, "object_mae", precision, image, truth)
+def test_object_mae(adapter, precision, image, truth):
+    compare(adapter, "object_mae", precision, image, truth)
 
 
 @PRECISIONS
@@ -66,14 +66,14 @@ def test_object_mae(side, precision, image, truth):
     ],
 )
 @given(image=complex_arrays((2, 4, 4)))
-def test_auxiliary(side, stage, precision, image):
+def test_auxiliary(adapter, stage, precision, image):
     # opposite directions are half a turn apart either way round, and rounding decides which
     turned = image * np.exp(0.1j * np.arange(16).reshape(4, 4))
-    compare(side, stage, precision, turned)
+    compare(adapter, stage, precision, turned)
 
 
 def arguments(config, draw):
-    """What `loss_terms` takes, on patterns of 4 pixels."""
+    """Arguments of `loss_terms`, on patterns of 4 pixels."""
     channels, positions = config.model.patch_channels, config.model.group_size
     return (
         config,
@@ -88,20 +88,22 @@ def arguments(config, draw):
 
 @PRECISIONS
 @given(data=st.data(), config=training_configs(gridsize=2))
-def test_loss_terms(side, precision, data, config):
+def test_loss_terms(adapter, precision, data, config):
     given_ = arguments(config, data.draw)
     want = reference.loss_terms(*given_)
-    got = side.call("losses.loss_terms", *given_, precision=precision)
+    got = adapter.call("losses.loss_terms", *given_, precision=precision)
     assert list(got) == list(want)
     size = max(abs(float(value)) for value in want.values()) or 1.0
     bound = 1e-13 if precision == "float64" else 1e-5
     for name, value in want.items():
         allowance = Allowance(bound * size, "the terms cancel, so the largest one counts", "absolute")
-        assert_agrees(f"{side.name}: {name}", np.float64(got[name]) - value + 1.0, np.float64(1.0), allowance)
+        assert_agrees(
+            f"{adapter.name}: {name}", np.float64(got[name]) - value + 1.0, np.float64(1.0), allowance
+        )
 
 
 @given(data=st.data(), config=training_configs(gridsize=2, loss="supervised"))
-def test_missing_truth_is_refused(side, data, config):
+def test_missing_truth_is_refused(adapter, data, config):
     *known, _, _ = arguments(config, data.draw)
     with pytest.raises(ScanError, match="objectGuess"):
-        side.call("losses.loss_terms", *known, None, None)
+        adapter.call("losses.loss_terms", *known, None, None)

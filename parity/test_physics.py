@@ -13,54 +13,54 @@ from ptycho_backends.testing.strategies import complex_arrays, images, model_con
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
 
 
-def compare(side, stage, precision, *arguments):
+def compare(adapter, stage, precision, *arguments):
     want = getattr(reference, stage)(*arguments)
-    got = side.call(f"physics.{stage}", *arguments, precision=precision)
+    got = adapter.call(f"physics.{stage}", *arguments, precision=precision)
     pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
     for number, (one, other) in enumerate(pairs):
-        assert_agrees(f"{side.name}: {stage}, result {number}", one, other, f"stages, {precision}")
+        assert_agrees(f"{adapter.name}: {stage}, result {number}", one, other, f"stages, {precision}")
 
 
 @PRECISIONS
 @given(image=images((2,)), offset=offsets((2,)))
-def test_translate(side, precision, image, offset):
-    compare(side, "translate", precision, image, offset)
-    compare(side, "translate", precision, image.real.copy(), offset)
+def test_translate(adapter, precision, image, offset):
+    compare(adapter, "translate", precision, image, offset)
+    compare(adapter, "translate", precision, image.real.copy(), offset)
 
 
 @PRECISIONS
 @given(image=images(), more=st.integers(0, 5))
-def test_pad_and_crop(side, precision, image, more):
-    compare(side, "pad_centre", precision, image, image.shape[-1] + more)
-    compare(side, "crop_centre", precision, image, max(1, image.shape[-1] - more))
+def test_pad_and_crop(adapter, precision, image, more):
+    compare(adapter, "pad_centre", precision, image, image.shape[-1] + more)
+    compare(adapter, "crop_centre", precision, image, max(1, image.shape[-1] - more))
 
 
 @PRECISIONS
 @given(data=st.data(), count=st.sampled_from([1, 4, 9]), more=st.integers(0, 7))
-def test_merge_patches(side, precision, data, count, more):
+def test_merge_patches(adapter, precision, data, count, more):
     patches = data.draw(images((2, count), sides=(4, 8)))
     offset = data.draw(offsets((2, count), largest_px=4))
-    compare(side, "merge_patches", precision, patches, offset, patches.shape[-1] + more)
+    compare(adapter, "merge_patches", precision, patches, offset, patches.shape[-1] + more)
 
 
 @PRECISIONS
 @given(data=st.data(), count=st.sampled_from([1, 4]), less=st.integers(0, 5))
-def test_canvas_views(side, precision, data, count, less):
+def test_canvas_views(adapter, precision, data, count, less):
     canvas = data.draw(images((2,), sides=(8, 9)))
     offset = data.draw(offsets((2, count)))
-    compare(side, "canvas_views", precision, canvas, offset, canvas.shape[-1] - less)
+    compare(adapter, "canvas_views", precision, canvas, offset, canvas.shape[-1] - less)
 
 
 @PRECISIONS
 @given(wave=images((2,)), sigma=st.sampled_from([0.3, 0.5, 1.0, 2.5]))
-def test_smooth_exit_wave(side, precision, wave, sigma):
-    compare(side, "smooth_exit_wave", precision, wave, sigma)
+def test_smooth_exit_wave(adapter, precision, wave, sigma):
+    compare(adapter, "smooth_exit_wave", precision, wave, sigma)
 
 
 @PRECISIONS
 @given(wave=images((2,)))
-def test_diffraction_amplitude(side, precision, wave):
-    compare(side, "diffraction_amplitude", precision, wave)
+def test_diffraction_amplitude(adapter, precision, wave):
+    compare(adapter, "diffraction_amplitude", precision, wave)
 
 
 def small(config: ModelConfig) -> ModelConfig:
@@ -71,65 +71,65 @@ def small(config: ModelConfig) -> ModelConfig:
 
 @PRECISIONS
 @given(data=st.data(), config=model_configs(N=64))
-def test_exit_waves(side, precision, data, config):
+def test_exit_waves(adapter, precision, data, config):
     views, probe = data.draw(complex_arrays((2, 3, 8, 8))), data.draw(complex_arrays((8, 8)))
-    compare(side, "exit_waves", precision, views, probe, small(config))
+    compare(adapter, "exit_waves", precision, views, probe, small(config))
 
 
 @PRECISIONS
 @given(data=st.data(), config=model_configs(N=64, gridsize=2))
-def test_predict_diffraction(side, precision, data, config):
+def test_predict_diffraction(adapter, precision, data, config):
     patches = data.draw(complex_arrays((2, config.patch_channels, 8, 8)))
     offset = data.draw(offsets((2, 4), largest_px=5))
     probe, log_scale = data.draw(complex_arrays((8, 8))), data.draw(real_arrays(()))
-    compare(side, "predict_diffraction", precision, patches, offset, probe, log_scale, small(config))
+    compare(adapter, "predict_diffraction", precision, patches, offset, probe, log_scale, small(config))
 
 
 # --- laws: true whoever computes it
 
 
 @given(wave=images((2,)))
-def test_diffraction_keeps_the_energy(side, wave):
-    amplitude = side.call("physics.diffraction_amplitude", wave)
+def test_diffraction_keeps_the_energy(adapter, wave):
+    amplitude = adapter.call("physics.diffraction_amplitude", wave)
     assert_agrees("energy", (amplitude**2).sum(), (np.abs(wave) ** 2).sum(), "laws, float64")
 
 
 @given(wave=images(sides=(6, 10)), shift=st.integers(-3, 3))
-def test_diffraction_ignores_where_the_wave_is(side, wave, shift):
-    moved = side.call("physics.diffraction_amplitude", np.roll(wave, shift, axis=(0, 1)))
-    assert_agrees("amplitude", moved, side.call("physics.diffraction_amplitude", wave), "laws, float64")
+def test_diffraction_ignores_where_the_wave_is(adapter, wave, shift):
+    moved = adapter.call("physics.diffraction_amplitude", np.roll(wave, shift, axis=(0, 1)))
+    assert_agrees("amplitude", moved, adapter.call("physics.diffraction_amplitude", wave), "laws, float64")
 
 
 @given(data=st.data(), offset=offsets((2,)))
-def test_translation_back_is_the_adjoint(side, data, offset):
+def test_translation_back_is_the_adjoint(adapter, data, offset):
     image = data.draw(images((2,), sides=(6,)))
     other = data.draw(images((2,), sides=(6,)))
-    there = np.vdot(other, side.call("physics.translate", image, offset))
-    back = np.vdot(side.call("physics.translate", other, -offset), image)
+    there = np.vdot(other, adapter.call("physics.translate", image, offset))
+    back = np.vdot(adapter.call("physics.translate", other, -offset), image)
     scale = np.linalg.norm(image) * np.linalg.norm(other) or 1.0
     assert abs(there - back) <= 1e-13 * scale
 
 
 @given(image=images(sides=(6,)), shift=st.tuples(st.integers(-7, 7), st.integers(-7, 7)))
-def test_whole_pixels_are_moved_unchanged(side, image, shift):
+def test_whole_pixels_are_moved_unchanged(adapter, image, shift):
     right, down = shift
     want = np.zeros((20, 20), complex)
     want[7 + down : 13 + down, 7 + right : 13 + right] = image
-    got = side.call("physics.translate", image, np.array([right, down], float))
+    got = adapter.call("physics.translate", image, np.array([right, down], float))
     np.testing.assert_array_equal(got, want[7:13, 7:13])
 
 
 @given(data=st.data(), offset=offsets((1, 4), largest_px=1))
-def test_patches_of_one_object_merge_to_that_object(side, data, offset):
+def test_patches_of_one_object_merge_to_that_object(adapter, data, offset):
     """Cut from a smooth object at the group's positions and merged, patches give the object again."""
     N, S = 16, 24
     centred = offset - offset.mean(axis=1, keepdims=True)
     y, x = np.mgrid[:S, :S] - (S - 1) / 2
     slopes = data.draw(real_arrays((3,)))
     plane = slopes[0] + slopes[1] * x + slopes[2] * y + 0j  # bilinear sampling of a plane is exact
-    views = side.call("physics.canvas_views", plane[None], centred, N)
+    views = adapter.call("physics.canvas_views", plane[None], centred, N)
     box = reference.central_box(N)
-    merged = side.call("physics.merge_patches", views * box, centred, S)
+    merged = adapter.call("physics.merge_patches", views * box, centred, S)
     overlap = reference.translate(reference.pad_centre(box, S), -centred).sum(axis=1)
     inside = np.zeros((1, S, S), bool)
     inside[:, S // 2 - 2 : S // 2 + 2, S // 2 - 2 : S // 2 + 2] = True

@@ -1,6 +1,7 @@
-"""Mirrors mirror: the same functions, parameters and order in every framework. Parses; imports no framework."""
+"""Mirrors mirror: the same files, functions, classes and methods in every framework. Parses; imports no framework."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "ptycho_backends" / "reference"
 TORCH = REPOSITORY / "ptycho_torch" / "backend"
 TENSORFLOW = REPOSITORY / "ptycho_backends" / "tensorflow"
+FILES = {
+    "arrays", "backend", "data", "device", "inference", "layers", "losses", "model", "module", "network", "physics",
+    "process_group", "training",
+}  # fmt: skip
 
 # Plain NumPy that the frameworks call as it is: nothing in it needs a gradient.
 NUMPY_ALONE = {
@@ -17,27 +22,111 @@ NUMPY_ALONE = {
     "losses": set(),
 }
 
-# What only one framework needs.
-TENSORFLOW_ALONE = {
-    "arrays": {"complex_dtype", "arrays_from_batch", "batch_signature", "in_precision", "channels_first"},
-    "inference": {"network_dtype", "strategy"},
+# Classes that users know under a name of their framework.
+SAME_CLASSES = {
+    "TorchBackend": "Backend",
+    "TensorFlowBackend": "Backend",
+    "PtychoDataModule": "Data",
+    "PtychoData": "Data",
 }
-TORCH_ALONE = {
-    "arrays": {"as_tensor", "constant", "counts"},
-    "inference": {"stitch_together"},
+
+LIGHTNING = "Lightning calls it, or hands it to callers"
+LOOP = "the loop over epochs is this library's, where torch has Lightning's"
+NO_GRAPH = "there is no graph that would keep a constant"
+GRAPH = "a graph is compiled for the types of its inputs"
+LAYOUT = "its network is channels-last, and the physics is not"
+MIXED = "mixed precision is a context in torch, and a type in TensorFlow"
+MODULES = "modules compute in torch, and only hold variables in TensorFlow"
+OPTIMISER = "torch's Adam is Algorithm 1; Keras's is not, so TensorFlow has one here"
+TAPE = "gradients are recorded on a tape, for the variables that it is given"
+REPLICAS = "devices are replicas of one process in TensorFlow, and processes of their own in torch"
+
+# Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
+DIFFERENT = {
+    "arrays": {"constant": NO_GRAPH, "batch_signature": GRAPH, "channels_first": LAYOUT},
+    "data": {"Data": LIGHTNING},
+    "device": {
+        "autocast": MIXED,
+        "network_dtype": MIXED,
+        "strategy": REPLICAS,
+        "device_kind": REPLICAS,
+    },
+    "layers": {"Layer": MODULES, "attach_layers": MODULES},
+    "model": {
+        "PtychoModel.__init__": MIXED,
+        "PtychoModel.freeze": TAPE,
+        "PtychoModel.loss_and_gradients": TAPE,
+        "PtychoModel.extra_repr": MODULES,
+        "adam": OPTIMISER,
+        "Adam": OPTIMISER,
+        "counter": REPLICAS,
+    },
+    "module": {
+        "PtychoModule.__init__": LIGHTNING,
+        "PtychoModule.training_step": LIGHTNING,
+        "PtychoModule.validation_step": LIGHTNING,
+        "PtychoModule.configure_optimizers": LIGHTNING,
+        "PtychoModule.on_before_optimizer_step": LIGHTNING,
+        "PtychoModule.on_train_epoch_start": LIGHTNING,
+        "PtychoModule.on_train_epoch_end": LIGHTNING,
+        "PtychoModule.on_save_checkpoint": LIGHTNING,
+        "PtychoModule.validation_loss": LOOP,
+        "PtychoModule.between_steps": LOOP,
+        "PtychoModule.start_epoch": LOOP,
+        "PtychoModule.finish_epoch": LOOP,
+    },
+    "network": {"ModuleWeights": MODULES},
+    "process_group": {
+        "working_together": REPLICAS,
+        "help_first_process": REPLICAS,
+        "strategy_of": REPLICAS,
+        "own_strategy_of": REPLICAS,
+        "require_devices": REPLICAS,
+        "own_part": REPLICAS,
+        "all_bounds": REPLICAS,
+        "everywhere": REPLICAS,
+    },
+    "training": {"TrainingRun": LIGHTNING},
 }
+
+
+def parameters(node: ast.FunctionDef) -> str:
+    """The parameters of a function; annotations differ between frameworks and are left out."""
+    for argument in ast.walk(node.args):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    return ast.unparse(node.args).replace("torch.float", "float").replace("tf.float", "float")
 
 
 def public_signatures(path: Path) -> dict[str, str]:
-    """`{name: parameters}` of every public function, in order; annotations differ and are left out."""
-    signatures = {}
+    """`{name: parameters}` of every public function, in order."""
+    return {
+        node.name: parameters(node)
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+def public_methods(path: Path) -> dict[str, str]:
+    """`{class.method: parameters}` of every public class, its initialisation included; and `{class: ''}`."""
+    methods = {}
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            for argument in ast.walk(node.args):
-                if isinstance(argument, ast.arg):
-                    argument.annotation = None
-            signatures[node.name] = ast.unparse(node.args)
-    return signatures
+        if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+            continue
+        kind = SAME_CLASSES.get(node.name, node.name)
+        methods[kind] = ""
+        for method in node.body:
+            if isinstance(method, ast.FunctionDef) and re.match(r"__init__$|(?!_)", method.name):
+                methods[f"{kind}.{method.name}"] = parameters(method)
+    return methods
+
+
+def without(signatures: dict[str, str], names: set[str]) -> dict[str, str]:
+    return {
+        name: text
+        for name, text in signatures.items()
+        if name not in names and name.partition(".")[0] not in names
+    }
 
 
 @pytest.mark.parametrize("framework", [TORCH, TENSORFLOW], ids=["torch", "tensorflow"])
@@ -49,23 +138,37 @@ def test_mirrors_of_the_reference(framework, module):
     assert list(got.items()) == list(mirrored.items())
 
 
-@pytest.mark.parametrize("module", ["arrays", "backend", "data", "inference", "training"])
+@pytest.mark.parametrize("module", sorted(FILES))
 def test_both_frameworks_side_by_side(module):
-    torch = public_signatures(TORCH / f"{module}.py")
-    tensorflow = public_signatures(TENSORFLOW / f"{module}.py")
-    for name in TORCH_ALONE.get(module, ()):
-        torch.pop(name)
-    for name in TENSORFLOW_ALONE.get(module, ()):
-        tensorflow.pop(name)
-    assert list(tensorflow) == list(torch)
-    for name, parameters in torch.items():
-        # dtypes and devices have other names there, but parameters are the same
-        assert tensorflow[name] == parameters, name
+    allowed = set(DIFFERENT.get(module, ()))
+    torch, tensorflow = (
+        without(public_signatures(framework / f"{module}.py"), allowed) for framework in (TORCH, TENSORFLOW)
+    )
+    assert list(tensorflow.items()) == list(torch.items())
+    torch, tensorflow = (
+        without(public_methods(framework / f"{module}.py"), allowed) for framework in (TORCH, TENSORFLOW)
+    )
+    assert tensorflow == torch
+
+
+@pytest.mark.parametrize("module", sorted(DIFFERENT))
+def test_every_exception_is_needed(module):
+    """Nothing that is the same in both, or in neither, is excepted."""
+    torch, tensorflow = (
+        public_signatures(framework / f"{module}.py") | public_methods(framework / f"{module}.py")
+        for framework in (TORCH, TENSORFLOW)
+    )
+    for name in DIFFERENT[module]:
+        one, other = (
+            {key: text for key, text in names.items() if key == name or key.startswith(f"{name}.")}
+            for names in (torch, tensorflow)
+        )
+        assert one != other, name
 
 
 def test_the_same_files():
-    files = {path.name for path in TENSORFLOW.glob("*.py")}
-    assert files <= {path.name for path in TORCH.glob("*.py")}
+    for framework in (TORCH, TENSORFLOW):
+        assert {path.stem for path in framework.glob("*.py")} == FILES | {"__init__"}
 
 
 def test_numbers_are_imported():

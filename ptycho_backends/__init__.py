@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ptycho_backends.archive.model_file import load_archive, save_archive
+    from ptycho_backends.backend_base import BackendBase
     from ptycho_backends.config import (
         ExecutionConfig,
         FinetuneStage,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 # that a program which only asks for `--help` does not wait for SciPy.
 _HOMES = {
     "Backend": "protocol",
+    "BackendBase": "backend_base",
     "ExecutionConfig": "config",
     "FinetuneStage": "config",
     "GroupedData": "scans.grouping",
@@ -79,6 +81,7 @@ __path__.append(f"{__path__[0]}/moved")
 __version__ = "0.1.0"
 __all__ = [
     "Backend",
+    "BackendBase",
     "ExecutionConfig",
     "FinetuneStage",
     "GroupedData",

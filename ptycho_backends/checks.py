@@ -39,7 +39,7 @@ def require_finite(name: str, array: NDArray) -> None:
 def as_array(name: str, values: ArrayLike, kinds: str, want: str) -> NDArray:
     """`values` as an array whose dtype is of one of `kinds` (`numpy.dtype.kind`)."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise ShapeError(f"{name}: got a masked array, want plain numbers; fill what is masked")
+        raise ShapeError(f"{name}: got a masked array, want plain numbers; fill the masked values")
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -73,7 +73,9 @@ def complex_image(name: str, values: ArrayLike, side: int | None = None) -> NDAr
     """`values` as a finite complex64 image `[y, x]`, of `side` x `side` pixels if that is given."""
     array = as_array(name, values, "iufc", "complex numbers")
     require_shape(name, array, (side, side), ("y", "x"))
-    with np.errstate(over="ignore"):  # what complex64 cannot hold becomes infinite, and is told as such
+    with np.errstate(
+        over="ignore"
+    ):  # values too large for complex64 become infinite, and are refused as such
         array = array.astype(np.complex64)
     require_finite(name, array)
     return array

@@ -1,4 +1,4 @@
-"""What to compute (`ModelConfig`, `TrainingConfig`, `InferenceConfig`) and how to run it (`ExecutionConfig`).
+"""Configurations: of the computation (`Model-`, `Training-`, `InferenceConfig`), and of the run (`ExecutionConfig`).
 
 The fields are mutable, because Ptychodus builds a configuration before it has seen the data; so each
 class checks itself when it is made, and again, through `validate`, whenever it is used.
@@ -7,7 +7,6 @@ class checks itself when it is made, and again, through `validate`, whenever it 
 # ruff: noqa: RUF009 - `setting` and `part` return dataclass fields
 import copy
 import dataclasses
-import typing
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ptycho_backends import constants
+from ptycho_backends.builtin_backends import DEFAULT_BACKEND, canonical_name
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.rules import (
     Rule,
@@ -30,17 +30,16 @@ from ptycho_backends.rules import (
     part,
     path,
     setting,
-    share,
     shown,
 )
 
 Config = TypeVar("Config", bound="_CheckedConfig")
 
 
-SIDES = choice(*constants.SUPPORTED_N)
+SIDES = choice(*constants.SUPPORTED_N, open_value=0)
 AUXILIARY_LOSSES = ("Total_Variation", "Mean_Deviation")
 AMPLITUDE_ACTIVATIONS = ("sigmoid", "swish", "softplus", "relu")
-BACKEND_SPELLINGS = {"torch": "pytorch", "pytorch": "pytorch", "tf": "tensorflow", "tensorflow": "tensorflow"}
+BACKEND_NAME = name_of("backend", canonical_name)
 
 
 class _CheckedConfig:
@@ -57,22 +56,17 @@ class _CheckedConfig:
             value = getattr(self, field.name)
             if isinstance(value, _CheckedConfig):
                 value._normalise(stacklevel + 1)
-            else:
-                setattr(self, field.name, _plain(value, field))
-        activation = getattr(self, "amp_activation", None)
-        if isinstance(activation, str) and activation == "silu":
-            self.amp_activation = "swish"
-        backend = getattr(self, "backend", None)
-        if isinstance(backend, str):
-            # An unknown name stays as it is: third-party backends register their own.
-            self.backend = BACKEND_SPELLINGS.get(backend.lower(), backend.lower())
+                continue
+            value = value.item() if isinstance(value, np.generic) else value
+            rule = field.metadata.get("rule")
+            setattr(self, field.name, value if rule is None else rule.convert(value))
         images = getattr(self, "n_images", None)
         if isinstance(images, int) and not self._n_images_contradicts():
             warnings.warn("n_images is deprecated; use n_groups", DeprecationWarning, stacklevel=stacklevel)
             vars(self).update(n_groups=images, n_images=None)
 
     def _n_images_contradicts(self) -> bool:
-        """Whether `n_images` and a chosen `n_groups` say different things."""
+        """True where `n_images` and a chosen `n_groups` differ."""
         images, groups = getattr(self, "n_images", None), getattr(self, "n_groups", None)
         # a dataclass keeps its defaults as attributes of the class
         default = getattr(type(self), "n_groups", None)
@@ -87,44 +81,16 @@ class _CheckedConfig:
         found = []
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value, rule = getattr(self, field.name), field.metadata.get("rule")
-            if rule is None:
-                if isinstance(value, ModelConfig):
-                    inner = value.problems(side_may_wait=side_may_wait)
-                    found += [f"{field.name}.{problem}" for problem in inner]
-                else:
-                    found.append(f"{field.name}: got {shown(value)}, want a ModelConfig")
-            elif rule is _STAGES and isinstance(value, tuple):
-                for i, stage in enumerate(value):
-                    found += stage_problems(stage, f"{field.name}[{i}]: ")
-            elif not rule.accepts(value) and not (rule is SIDES and side_may_wait and _is_zero(value)):
-                found.append(f"{field.name}: got {shown(value)}, want {rule.text}")
+            if rule is not None:
+                found += rule.problems(field.name, value, may_be_open=side_may_wait)
+            elif isinstance(value, ModelConfig):
+                inner = value.problems(side_may_wait=side_may_wait)
+                found += [f"{field.name}.{problem}" for problem in inner]
+            else:
+                found.append(f"{field.name}: got {shown(value)}, want a ModelConfig")
         if self._n_images_contradicts():
             found.append("n_images: contradicts n_groups; want n_groups alone")
         return found
-
-
-def _is_zero(value: Any) -> bool:
-    return type(value) is int and value == 0
-
-
-def _plain(value: Any, field: dataclasses.Field) -> Any:
-    """`value` as the plain Python type of `field`, if nothing is lost by that."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    rule = field.metadata.get("rule")
-    if rule is None:
-        return value
-    if isinstance(value, str) and rule in (_PATH, _OPTIONAL_PATH):
-        return Path(value)
-    if rule is _STAGES and isinstance(value, list | tuple):
-        return tuple(stage if stage_problems(stage) else _stage(stage) for stage in value)
-    if type(value) is int and float in (field.type, *typing.get_args(field.type)) and rule.accepts(value):
-        return float(value)
-    return value
-
-
-def _stage(values: Any) -> "FinetuneStage":
-    return values if isinstance(values, FinetuneStage) else FinetuneStage(**values)
 
 
 _PATH = path()
@@ -140,7 +106,11 @@ class ModelConfig(_CheckedConfig):
     n_filters_scale: int = setting(2, integer(1), "multiplies the filters of every convolution block")
     model_type: str = setting("pinn", choice("pinn", "supervised"), "trained on diffraction or on labels")
     architecture: str = setting("cnn", choice("cnn", "attention"), "family of the network")
-    amp_activation: str = setting("sigmoid", choice(*AMPLITUDE_ACTIVATIONS), "of the amplitude's last layer")
+    amp_activation: str = setting(
+        "sigmoid",
+        choice(*AMPLITUDE_ACTIVATIONS, spellings={"silu": "swish"}),
+        "of the amplitude's last layer",
+    )
     object_big: bool = setting(
         True, boolean(), "predict a patch per position and merge them; else one patch per group"
     )
@@ -176,7 +146,7 @@ class ModelConfig(_CheckedConfig):
         only="attention",
     )  # fmt: skip
     decoder_last_c_outer_fraction: float = setting(
-        0.125, fraction(), "share of the last features that pad_object sets aside for the border",
+        0.125, fraction(), "fraction of the last features that pad_object sets aside for the border",
         only="attention",
     )  # fmt: skip
     batch_norm: bool = setting(
@@ -186,17 +156,17 @@ class ModelConfig(_CheckedConfig):
     def problems(self, *, side_may_wait: bool = False) -> list[str]:
         """As for every configuration; and fields that contradict another one."""
         found = super().problems(side_may_wait=side_may_wait)
-        told = {problem.partition(":")[0] for problem in found}
-        foreign = () if "architecture" in told else self._foreign_fields()
+        reported = {problem.partition(":")[0] for problem in found}
+        foreign = () if "architecture" in reported else self._foreign_fields()
         for field in foreign:
             value = getattr(self, field.name)
-            if field.name not in told and value != field.default:
+            if field.name not in reported and value != field.default:
                 only = field.metadata["only"]
                 found.append(
                     f"{field.name}: got {shown(value)}, but the architecture {self.architecture!r} has no such "
                     f"thing; set architecture={only!r}, or leave it at {field.default!r}"
                 )
-        if not told & {"N", "edge_pad"} and self.N and self.edge_pad >= self.N // 4:
+        if not reported & {"N", "edge_pad"} and self.N and self.edge_pad >= self.N // 4:
             found.append(f"edge_pad: got {self.edge_pad}, want less than N/4 = {self.N // 4}")
         return found
 
@@ -234,7 +204,7 @@ ATTENTION_FIELDS = tuple(
 
 @dataclass
 class TrainingConfig(_CheckedConfig):
-    """What to train, on what, towards which loss."""
+    """The training: model, data and loss."""
 
     model: ModelConfig = part(ModelConfig, "the network and the diffraction model")
     train_data_file: Path | None = setting(None, _OPTIONAL_PATH, "scan to train on")
@@ -277,7 +247,7 @@ class TrainingConfig(_CheckedConfig):
         later=True,
     )
     phase_subtraction: bool = setting(False, boolean(), "remove the mean phase of each label", later=True)
-    backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
+    backend: str = setting(DEFAULT_BACKEND, BACKEND_NAME, "framework that computes")
     tv_weight: float = setting(0.0, number(0), "within the real-space loss: roughness of the object")
     seed: int = setting(42, integer(0), "seed of the weights, the batches and the validation set")
     amp_loss: str | None = setting(
@@ -292,7 +262,7 @@ class TrainingConfig(_CheckedConfig):
         0.0, number(0), "weight of the variance of the object's amplitude", later=True
     )
     validation_share: float = setting(
-        0.05, share(), "share of the groups, at least one, that is held out; 0: none", later=True
+        0.05, fraction(zero=True), "fraction of the groups, at least one, held out; 0: none", later=True
     )
 
 
@@ -304,7 +274,7 @@ LATER_FIELDS = tuple(
 
 @dataclass
 class InferenceConfig(_CheckedConfig):
-    """What to reconstruct, with which model."""
+    """The reconstruction: model and data."""
 
     model: ModelConfig = part(ModelConfig, "the network and the diffraction model")
     model_path: Path | None = setting(None, _OPTIONAL_PATH, "archive of the trained model")
@@ -322,7 +292,7 @@ class InferenceConfig(_CheckedConfig):
     )
     debug: bool = setting(False, boolean(), "log more")
     output_dir: Path = setting(Path("inference_outputs"), _PATH, "where results go")
-    backend: str = setting("tensorflow", name_of("backend"), "framework that computes")
+    backend: str = setting(DEFAULT_BACKEND, BACKEND_NAME, "framework that computes")
 
 
 SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage", "Cosine")
@@ -359,7 +329,7 @@ class FinetuneStage:
 
 
 def stage_problems(values: object, where: str = "") -> list[str]:
-    """What is wrong with `values`, a mapping or a `FinetuneStage`; each problem begins with `where`."""
+    """Problems with `values`, a mapping or a `FinetuneStage`; each begins with `where`."""
     if isinstance(values, FinetuneStage):
         values = vars(values)
     if not isinstance(values, Mapping) or set(values) != {"epochs", "rates"}:
@@ -381,15 +351,32 @@ def stage_problems(values: object, where: str = "") -> list[str]:
     return problems
 
 
-_STAGES = Rule(
-    "a sequence of FinetuneStage",
-    lambda value: isinstance(value, tuple) and all(isinstance(stage, FinetuneStage) for stage in value),
-)
+def _all_stages(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(stage, FinetuneStage) for stage in value)
+
+
+def _as_stages(value: Any) -> Any:
+    """Stages of a sequence that a file or a caller gives; bad ones stay as they are, to be reported."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(
+        FinetuneStage(**stage) if isinstance(stage, Mapping) and not stage_problems(stage) else stage
+        for stage in value
+    )
+
+
+def _problems_of_stages(value: Any) -> list[str]:
+    if not isinstance(value, tuple):
+        return []
+    return [problem for i, stage in enumerate(value) for problem in stage_problems(stage, f"[{i}]: ")]
+
+
+_STAGES = Rule("a sequence of FinetuneStage", _all_stages, _as_stages, _problems_of_stages)
 
 
 @dataclass
 class ExecutionConfig(_CheckedConfig):
-    """How to run, never what to compute; nothing of this enters `params.cfg` or an archive."""
+    """The run: devices, precision, schedule, logs; nothing of this enters `params.cfg` or an archive."""
 
     accelerator: str = setting("auto", choice("auto", "cpu", "gpu", "cuda", "mps"), "kind of device")
     devices: int = setting(1, integer(1), "number of devices, each with batches of batch_size")
@@ -420,7 +407,7 @@ class ExecutionConfig(_CheckedConfig):
     scheduler: str = setting("Default", choice(*SCHEDULERS), "how the learning rate changes")
     warmup_epochs: int = setting(0, integer(0), "first epochs over which the rate rises to learning_rate")
     min_lr_ratio: float = setting(
-        0.1, number(0, 1), "smallest share of learning_rate that a schedule falls to"
+        0.1, number(0, 1), "smallest fraction of learning_rate that a schedule falls to"
     )
     finetune_stages: tuple[FinetuneStage, ...] = setting(
         (), _STAGES, "epochs after the main ones, with a learning rate for each part of the network"
@@ -432,7 +419,7 @@ class ExecutionConfig(_CheckedConfig):
     enable_checkpointing: bool = setting(True, boolean(), "write checkpoints while training")
     checkpoint_save_top_k: int = setting(1, integer(-1), "best checkpoints to keep; -1: all, 0: none")
     checkpoint_monitor_metric: str = setting(
-        "val_loss", choice("val_loss", "train_loss"), "what makes a checkpoint best"
+        "val_loss", choice("val_loss", "train_loss"), "criterion of the best checkpoint"
     )
     checkpoint_mode: str = setting("min", choice("min", "max"), "whether small or large is best")
     early_stop_patience: int = setting(100, integer(1), "epochs without improvement before training stops")
@@ -463,14 +450,14 @@ def validate(config: _CheckedConfig) -> None:
     Raises
     ------
     ConfigError
-        Lists every bad field with the value given and what is allowed.
+        Lists every bad field with the value given and those allowed.
     """
     config._normalise()
     raise_if_any(type(config).__name__, config.problems())
 
 
 def from_values(cls: type[Config], values: Mapping[str, Any]) -> tuple[Config, list[str]]:
-    """A `cls` with the fields of `values`, normalised, and what is wrong with it; raises nothing.
+    """A `cls` with the fields of `values`, normalised, and its problems; raises nothing.
 
     For readers of files, which report these problems together with their own. Where there are
     problems the configuration is good for nothing else. A nested configuration is given as such.

@@ -1,4 +1,4 @@
-"""Configurations as YAML files: what was saved comes back exactly, and mistakes are told all at once."""
+"""Configurations as YAML files: they come back exactly, and all mistakes are reported at once."""
 
 import copy
 import dataclasses
@@ -34,14 +34,14 @@ class _Loader(yaml.SafeLoader):
     """`yaml.SafeLoader` that reads 1e9 and None as they are meant, and refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
+        keys = set()
         for key_node, _ in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is not None and key in seen:
+            if key is not None and key in keys:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key!r} is given twice", key_node.start_mark
                 )
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -89,7 +89,7 @@ def load_config(path: str | os.PathLike[str], cls: type[Any] = TrainingConfig) -
 
 
 def read_mapping(path: str | os.PathLike[str], of: str) -> dict[Any, Any]:
-    """The mapping that a YAML (or JSON) file holds; `of` says of what, for the error.
+    """The mapping that a YAML (or JSON) file holds; `of` names its content in the error.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def save_config(
     ConfigError
         If a field is invalid.
     OutputError
-        If the file cannot be written; what was there before is untouched.
+        If the file cannot be written; an earlier file stays untouched.
     """
     path = Path(path)
     checked, problems = from_values(type(config), copy.deepcopy(vars(config)))
@@ -156,7 +156,7 @@ def _built(cls: type[Any], content: dict[Any, Any]) -> tuple[Any, list[str]]:
             problems += [f"{key}.{problem}" for problem in nested]
         else:
             problems.append(f"{key}: got {shown(value)}, want a mapping of the fields of ModelConfig")
-    # the nested problems are already told
+    # the nested problems are listed already
     model = values.pop("model", None)
     config, found = from_values(cls, values)
     if model is not None:
@@ -165,13 +165,13 @@ def _built(cls: type[Any], content: dict[Any, Any]) -> tuple[Any, list[str]]:
 
 
 def _whole(value: Any, field: dataclasses.Field) -> Any:
-    """`value`, as an integer if the field wants one and the file says 1e3 or 512.0."""
+    """`value`, as an integer if the field wants one and the file has 1e3 or 512.0."""
     wants_integer = field.type in (int, int | None)
     return int(value) if wants_integer and isinstance(value, float) and value.is_integer() else value
 
 
 def _suggestion(key: str, cls: type) -> str:
-    """What the user may have meant by `key`: a field of `cls`, or of the model in it."""
+    """End of the error for an unknown `key`: the nearest field of `cls`, or of the model in it."""
     own = [field.name for field in dataclasses.fields(cls)]
     inner = [field.name for field in dataclasses.fields(ModelConfig)] if "model" in own else []
     if key in inner:

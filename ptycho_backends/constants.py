@@ -19,7 +19,7 @@ CBAM_REDUCTION = 16
 CBAM_SMALLEST_WIDTH = 4
 CBAM_SPATIAL_SIDE = 7
 
-# Batch normalisation: added to the variance; and the share of a running value that each batch replaces.
+# Batch normalisation: added to the variance; and the fraction of a running value that each batch replaces.
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
 

@@ -1,4 +1,8 @@
-"""The `Backend` protocol; the values that it trades in are those of `values`, importable from here too."""
+"""The `Backend` protocol: structural, so that a backend inherits from nothing unless it wants to.
+
+`backend_base.BackendBase` fills most of it. The values that it trades in are those of `values`, importable from
+here too.
+"""
 
 import os
 from collections.abc import Sequence
@@ -22,7 +26,7 @@ from ptycho_backends.values import (
 if TYPE_CHECKING:
     from ptycho_backends.scans.grouping import GroupedData
     from ptycho_backends.scans.scan import Scan
-
+    from ptycho_backends.training.plan import TrainingPlan
 
 __all__ = [
     "Backend",
@@ -42,7 +46,7 @@ class Backend(Protocol):
     """One framework's way of doing the six things this library does, and the four that parity compares."""
 
     name: str
-    """What `get_backend` knows it by."""
+    """Name in the registry, lower case."""
     export_formats: frozenset[str]
     """Formats that `export` writes."""
 
@@ -53,7 +57,7 @@ class Backend(Protocol):
     ) -> TrainingConfig:
         """A validated copy of `config` with `N` and `backend` filled in.
 
-        Raises `ConfigError` for what is invalid or not possible on this framework. `params.cfg` is
+        Raises `ConfigError` for settings that are invalid, or impossible on this framework. `params.cfg` is
         filled from the result (rule CONFIG-001).
         """
         ...
@@ -67,14 +71,14 @@ class Backend(Protocol):
         *,
         execution: ExecutionConfig | None = None,
     ) -> Any:
-        """What this framework trains on (a DataModule, a `tf.data.Dataset`), gathered batch by batch."""
+        """Training batches in the framework's own form, gathered from the scan when they are needed."""
         ...
 
     # --- train
 
     def train(
         self,
-        data: "Scan | GroupedData",
+        data: "Scan | GroupedData | TrainingPlan",
         config: TrainingConfig,
         *,
         execution: ExecutionConfig | None = None,
@@ -84,7 +88,11 @@ class Backend(Protocol):
     ) -> TrainedModel:
         """Train a model, or go on training `resume_from` until `config.nepochs` epochs are done.
 
-        Ctrl-C ends training after the current step; what was learned is returned, marked as
+        A `TrainingPlan` is trained as it was planned; its own configuration comes with it, and its start
+        takes the place of `resume_from`. `plan_training` returns it unchanged, so that a backend which plans
+        through that function plans once.
+
+        Ctrl-C ends training after the current step; the model so far is returned, marked as
         `interrupted`, and can be resumed. With `output_dir`, checkpoints and logs are written there.
         """
         ...
@@ -98,7 +106,7 @@ class Backend(Protocol):
         *,
         execution: ExecutionConfig | None = None,
     ) -> Prediction:
-        """The model's three outputs for every group, the predicted diffraction among them, for checking."""
+        """Predict the three outputs for every group; the predicted diffraction is for checking."""
         ...
 
     def infer(
@@ -109,7 +117,7 @@ class Backend(Protocol):
         execution: ExecutionConfig | None = None,
         stitching_size: int = ...,
     ) -> Reconstruction:
-        """Object patches of every group, computed in batches, and the image stitched from them."""
+        """Predict the object of every group in batches, and stitch the image from these patches."""
         ...
 
     # --- persist
@@ -128,7 +136,7 @@ class Backend(Protocol):
         """Write `model` in one of `export_formats`; `ValueError` for another."""
         ...
 
-    # --- what parity compares, NumPy in and out, in the precision of `execution`
+    # --- compared by parity: NumPy in and out, in the precision of `execution`
 
     def forward(
         self,

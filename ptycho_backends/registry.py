@@ -1,13 +1,12 @@
-"""Names of backends, and how to get one. Frameworks are known here as strings only."""
+"""From a backend's name to the backend: the built-in ones, and those that third parties register."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from types import MappingProxyType
 
+from ptycho_backends.builtin_backends import ALIASES, BUILT_IN, BackendEntry, canonical_name
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, UnknownBackendError
 from ptycho_backends.protocol import Backend
@@ -16,38 +15,8 @@ ENTRY_POINT_GROUP = "ptycho_backends.backends"
 ENVIRONMENT_VARIABLE = "PTYCHO_BACKEND"
 
 
-@dataclass(frozen=True)
-class BackendEntry:
-    """Where a built-in backend lives and what it needs."""
-
-    label: str
-    target: str
-    frameworks: frozenset[str]
-    install: str
-
-
-# In the order of preference when nothing was chosen.
-BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
-    {
-        "torch": BackendEntry(
-            label="PyTorch",
-            target="ptycho_torch.backend.backend:TorchBackend",
-            frameworks=frozenset({"torch", "lightning"}),
-            install="pip install 'ptycho-backends[torch]'",
-        ),
-        "tensorflow": BackendEntry(
-            label="TensorFlow",
-            target="ptycho_backends.tensorflow.backend:TensorFlowBackend",
-            frameworks=frozenset({"tensorflow", "keras"}),
-            install="pip install 'ptycho-backends[tensorflow]'",
-        ),
-    }
-)
-ALIASES: Mapping[str, str] = MappingProxyType({"pytorch": "torch", "tf": "tensorflow"})
-
-
 def backend_names() -> tuple[str, ...]:
-    """Every name that `get_backend` knows, aliases left out, third-party backends last."""
+    """Names of all backends, without aliases, third-party backends last."""
     return (*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN)))
 
 
@@ -64,9 +33,8 @@ def get_backend(
     Parameters
     ----------
     name : str, optional
-        'torch' (or 'pytorch'), 'tensorflow' (or 'tf'), or what a third party registered; any case.
-        None asks the environment variable `PTYCHO_BACKEND`, then `config.backend`, then takes the
-        first one installed, torch first.
+        One of `backend_names()` or an alias; any case. None asks the environment variable
+        `PTYCHO_BACKEND`, then `config.backend`, then takes the first one installed.
     config : TrainingConfig or InferenceConfig, optional
 
     Raises
@@ -83,7 +51,7 @@ def get_backend(
             ways = "; or ".join(entry.install for entry in BUILT_IN.values())
             raise BackendUnavailableError(f"No backend is installed; run: {ways}")
         chosen = installed[0]
-    key = ALIASES.get(chosen.lower(), chosen.lower())
+    key = canonical_name(chosen)
     third_party = _third_party()
     if key in BUILT_IN:
         if key in third_party:
@@ -101,16 +69,23 @@ def get_backend(
 def get_backends(names: Sequence[str]) -> dict[str, Backend]:
     """Several backends by the names given, in that order; errors as `get_backend`.
 
-    PyTorch is loaded first wherever it stands: Keras reports a crash when TensorFlow was there before it.
+    They are loaded in the order of preference: Keras reports a crash when TensorFlow was there before PyTorch.
     """
     preference = list(BUILT_IN)
 
     def turn(name: str) -> int:
-        key = ALIASES.get(name.lower(), name.lower())
+        key = canonical_name(name)
         return preference.index(key) if key in BUILT_IN else len(preference)
 
     loaded = {name: get_backend(name) for name in sorted(names, key=turn)}
     return {name: loaded[name] for name in names}
+
+
+def logger_names() -> tuple[str, ...]:
+    """Roots of the loggers of this library and of every registered backend; imports none of them."""
+    packages = [entry.package for entry in BUILT_IN.values()]
+    packages += [point.value.partition(":")[0].partition(".")[0] for [point, *_] in _third_party().values()]
+    return tuple(dict.fromkeys(["ptycho_backends", *packages]))
 
 
 def _built_in(entry: BackendEntry) -> Backend:

@@ -1,4 +1,4 @@
-"""What the fields of a configuration may hold, in a form that checks values, tells users and makes tables."""
+"""Rules for the fields of a configuration, which check values, convert spellings and fill tables of docs."""
 
 import dataclasses
 import math
@@ -11,20 +11,62 @@ from typing import Any
 import numpy as np
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True)
 class Rule:
-    """What values a field may hold: `accepts` decides, `text` says it to the user."""
+    """Allowed values of a field.
+
+    Attributes
+    ----------
+    text : str
+        The allowed values in words, for error messages and tables.
+    accepts : callable
+        True for an allowed value.
+    convert : callable
+        Brings an accepted spelling into the one form that the library uses; leaves all other values alone.
+    explain : callable, optional
+        Problems with a value, in more detail than "got X, want Y": each the rest of a line that begins with
+        the field's name.
+    open_value : object, optional
+        Stands for "not known until the data are seen".
+    """
 
     text: str
     accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = _unchanged
+    explain: Callable[[Any], list[str]] | None = None
+    open_value: Any = None
+
+    def problems(self, name: str, value: Any, *, may_be_open: bool = False) -> list[str]:
+        """Lines "name: got X, want Y"; none for an allowed value, or an open one where that `may_be_open`."""
+        if self.accepts(value) or (may_be_open and self._is_open(value)):
+            return []
+        details = [] if self.explain is None else self.explain(value)
+        return [f"{name}{detail}" for detail in details] or [f"{name}: got {shown(value)}, want {self.text}"]
+
+    def _is_open(self, value: Any) -> bool:
+        return (
+            self.open_value is not None and type(value) is type(self.open_value) and value == self.open_value
+        )
 
 
-def choice(*allowed: object) -> Rule:
+def choice(*allowed: object, spellings: dict[str, str] | None = None, open_value: object = None) -> Rule:
+    """One of `allowed`; `spellings` are other names of some of them."""
     names = ", ".join(repr(value) for value in allowed)
-    return Rule(f"one of {names}", lambda value: any(type(value) is type(a) and value == a for a in allowed))
+    other = spellings or {}
+    return Rule(
+        f"one of {names}",
+        lambda value: any(type(value) is type(a) and value == a for a in allowed),
+        lambda value: other.get(value, value) if isinstance(value, str) else value,
+        open_value=open_value,
+    )
 
 
 def integer(minimum: int, *, power_of_two: bool = False, odd: bool = False) -> Rule:
+    """An integer of at least `minimum`."""
     kind = "a power of two" if power_of_two else "an odd integer" if odd else "an integer"
 
     def accepts(value: Any) -> bool:
@@ -36,6 +78,8 @@ def integer(minimum: int, *, power_of_two: bool = False, odd: bool = False) -> R
 
 
 def number(minimum: float, maximum: float = math.inf, *, exclusive: bool = False) -> Rule:
+    """A real number in [minimum, maximum], without the minimum if `exclusive`; becomes a float."""
+
     def accepts(value: Any) -> bool:
         if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
             return False
@@ -44,33 +88,53 @@ def number(minimum: float, maximum: float = math.inf, *, exclusive: bool = False
         return bool(above and value <= min(maximum, sys.float_info.max))
 
     if math.isinf(maximum):
-        return Rule(f"a number {'>' if exclusive else '>='} {minimum:g}", accepts)
-    return Rule(f"a number in {'(' if exclusive else '['}{minimum:g}, {maximum:g}]", accepts)
+        return _real(f"a number {'>' if exclusive else '>='} {minimum:g}", accepts)
+    return _real(f"a number in {'(' if exclusive else '['}{minimum:g}, {maximum:g}]", accepts)
 
 
-def fraction() -> Rule:
-    above = number(0, 1, exclusive=True)
-    return Rule("a number in (0, 1)", lambda value: above.accepts(value) and value < 1)
+def fraction(*, zero: bool = False) -> Rule:
+    """A number below 1 and above 0; with `zero`, 0 too."""
+    within = number(0, 1, exclusive=not zero)
+    return _real(
+        f"a number in {'[' if zero else '('}0, 1)", lambda value: within.accepts(value) and value < 1
+    )
 
 
-def share() -> Rule:
-    return Rule("a number in [0, 1)", lambda value: number(0, 1).accepts(value) and value < 1)
+def _real(text: str, accepts: Callable[[Any], bool]) -> Rule:
+    return Rule(text, accepts, lambda value: float(value) if type(value) is int and accepts(value) else value)
 
 
 def boolean() -> Rule:
+    """True or False."""
     return Rule("True or False", lambda value: isinstance(value, bool | np.bool_))
 
 
 def path() -> Rule:
-    return Rule("a path", lambda value: isinstance(value, Path))
+    """A `Path`; text becomes one."""
+    return Rule(
+        "a path",
+        lambda value: isinstance(value, Path),
+        lambda value: Path(value) if isinstance(value, str) else value,
+    )
 
 
-def name_of(what: str) -> Rule:
-    return Rule(f"the name of a {what}", lambda value: isinstance(value, str) and bool(value.strip()))
+def name_of(kind: str, convert: Callable[[str], str] = _unchanged) -> Rule:
+    """Text that is not blank; `convert` knows its spellings."""
+    return Rule(
+        f"the name of a {kind}",
+        lambda value: isinstance(value, str) and bool(value.strip()),
+        lambda value: convert(value) if isinstance(value, str) else value,
+    )
 
 
 def optional(rule: Rule) -> Rule:
-    return Rule(f"{rule.text}, or None", lambda value: value is None or rule.accepts(value))
+    """None, or a value that `rule` allows."""
+    return dataclasses.replace(
+        rule,
+        text=f"{rule.text}, or None",
+        accepts=lambda value: value is None or rule.accepts(value),
+        convert=lambda value: None if value is None else rule.convert(value),
+    )
 
 
 def setting(default: Any, rule: Rule, doc: str, *, only: str = "", later: bool = False) -> Any:
@@ -79,8 +143,8 @@ def setting(default: Any, rule: Rule, doc: str, *, only: str = "", later: bool =
     `only` names the one architecture that knows the field; '' if every one does. `later` marks a field that
     archives did not have at first: where it is absent it has its default.
     """
-    told = f"{only}: {doc}" if only else doc
-    metadata = {"rule": rule, "doc": told, "only": only, "later": later}
+    explanation = f"{only}: {doc}" if only else doc
+    metadata = {"rule": rule, "doc": explanation, "only": only, "later": later}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -90,6 +154,6 @@ def part(cls: type, doc: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """`value` as an error message shows it: short, whatever it holds."""
+    """Text of `value` for an error message: short, whatever it holds."""
     text = repr(value) if not isinstance(value, dict | list | np.ndarray) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

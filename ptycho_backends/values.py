@@ -6,16 +6,12 @@ Images are `[y, x]`, channels come last, positions are `[x, y]` in object pixels
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import TrainingConfig
-
-if TYPE_CHECKING:
-    pass
-
 
 Weights = Mapping[str, NDArray]
 """Canonical names (`initial_weights.weight_shapes`) to arrays, `log_scale` and `probe` among them."""
@@ -23,7 +19,7 @@ Weights = Mapping[str, NDArray]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one optimiser step sees.
+    """Input of one optimiser step.
 
     Attributes
     ----------
@@ -82,7 +78,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """What resuming needs beyond the weights; the same whichever framework trained.
+    """Resume state beside the weights; the same whichever framework trained.
 
     `step` optimiser steps are done, `epoch` epochs are finished, and of the one begun after them
     `batches_done` batches, whose losses (weighted by their groups) sum to `loss_sum`. Moments are
@@ -116,9 +112,9 @@ class TrainedModel:
     history : sequence of EpochRecord
         One row an epoch, over all the times that training was resumed.
     backend : str
-        Which backend made it: 'torch', 'tensorflow', ...
+        Name of the backend that trained it.
     interrupted : bool
-        Whether training was stopped before its last epoch by the user.
+        True where the user stopped training before its last epoch.
     training_state : TrainingState, optional
         For resuming.
     """
@@ -152,7 +148,7 @@ class TrainedModel:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """A stitched image and what it was made of.
+    """A stitched image and its sources.
 
     Attributes
     ----------

@@ -1,10 +1,11 @@
 """The verbs of a working day: simulate, train, infer, run, demo; on top of the `Backend` protocol.
 
 Each checks its input first, then that its folder can be written to, then works; a file appears whole or
-not at all. A run's folder holds what `FILES` lists.
+not at all. `FILES` lists the files of a run. A training is planned once, and the backend trains that plan.
 """
 
 import contextlib
+import copy
 import dataclasses
 import logging
 import os
@@ -14,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ptycho_backends import constants
+from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
@@ -24,7 +24,7 @@ from ptycho_backends.files.output import output_directory
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.images import results
 from ptycho_backends.images.figures import save_history_figure, save_reconstruction_figure
-from ptycho_backends.images.metrics import Metrics, compare
+from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.grouping import GroupedData
@@ -33,9 +33,11 @@ from ptycho_backends.scans.product_scan import product_from_reconstruction, prod
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.scans.statistics import holds_counts as holds_counts
+from ptycho_backends.scans.statistics import mean_photons
 from ptycho_backends.training import checkpoints
 from ptycho_backends.training.launch import is_first_process
-from ptycho_backends.training.plan import inference_groups, plan_training
+from ptycho_backends.training.plan import TrainingPlan, inference_groups
 from ptycho_backends.values import EpochCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -71,15 +73,15 @@ DEMO_PHOTONS = 1e5
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a verb did, and where it left it.
+    """Result of a verb: values, and the files that hold them.
 
     Attributes
     ----------
     backend : str
-        Which backend computed.
+        Name of the backend that computed.
     output_dir : Path
     files : mapping of str to Path
-        What was written, under the names of `FILES`; by a process that is not the first of several, nothing.
+        Files written, under the names of `FILES`; none by a process that is not the first of several.
     model : TrainedModel
     reconstruction : Reconstruction, optional
     metrics : Metrics, optional
@@ -95,7 +97,7 @@ class RunResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C ended training early; `train(resume_from=output_dir)` goes on."""
+        """True where Ctrl-C ended training early; `train(resume_from=output_dir)` goes on."""
         return self.model.interrupted
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,8 +131,8 @@ def simulate(path: AnyPath, **options: Any) -> Path:
 
 
 def train(
-    scan: Scan | AnyPath,
-    config: TrainingConfig,
+    scan: Scan | AnyPath | TrainingPlan,
+    config: TrainingConfig | None = None,
     output_dir: AnyPath | None = None,
     *,
     backend: str | Backend | None = None,
@@ -142,9 +144,10 @@ def train(
 
     Parameters
     ----------
-    scan : Scan or path
+    scan : Scan, path or TrainingPlan
+        A plan is trained as it is, with its own configuration and start.
     config : TrainingConfig
-        `N=0` takes the side from the patterns.
+        `N=0` takes the side from the patterns. Left out with a plan.
     output_dir : path, optional
         Default: `config.output_dir`.
     backend : str or Backend, optional
@@ -165,29 +168,23 @@ def train(
     PtychoBackendsError
         For bad input and for a folder that cannot be written to: before anything is written.
     """
-    scan = _loaded_scan(scan)
-    chosen = _chosen_backend(backend, config)
+    data = scan if isinstance(scan, TrainingPlan) else _loaded_scan(scan)
+    chosen = _chosen_backend(backend, data.config if isinstance(data, TrainingPlan) else config)
     execution = ExecutionConfig() if execution is None else execution
-    resumed = _resumed_model(resume_from, chosen)
-    completed = chosen.complete_config(config, scan, execution)
-    plan = plan_training(scan, completed, chosen.name, execution, resumed)
+    if config is not None and not isinstance(data, TrainingPlan):
+        config = _with_folder(config, output_dir)
+    plan = plan_for(chosen, data, config, execution, _resumed_model(resume_from, chosen))
     _require_light(plan.groups)
-    folder = output_directory(completed.output_dir if output_dir is None else output_dir)
-    completed = dataclasses.replace(plan.config, output_dir=folder)
+    folder = output_directory(plan.config.output_dir if output_dir is None else output_dir)
+    if folder != plan.config.output_dir:
+        plan = plan.changed(output_dir=folder)
 
     files = {}
     writes = is_first_process(execution, chosen.name)
     if writes:
-        files["config"] = save_config(completed, folder / FILES["config"])
+        files["config"] = save_config(plan.config, folder / FILES["config"])
         files["execution"] = save_config(execution, folder / FILES["execution"])
-    model = chosen.train(
-        plan.groups,
-        completed,
-        execution=execution,
-        output_dir=folder,
-        resume_from=resumed,
-        on_epoch=on_epoch,
-    )
+    model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=on_epoch)
     if not writes:
         return RunResult(chosen.name, folder, files, model)
     files["archive"] = chosen.save(model, folder / FILES["archive"])
@@ -220,12 +217,12 @@ def infer(
     backend : str or Backend, optional
         Default: the environment's choice, or the first one installed, whichever made the model.
     config : InferenceConfig, optional
-        Which groups to form; its `model` is replaced by the trained one. Default: all positions.
+        Number and kind of the groups; its `model` is replaced by the trained one. Default: all positions.
     execution : ExecutionConfig, optional
     stitching_size : int
         Side of the central square of each patch that is used, pixels.
     product : path, optional
-        Write the image as a Ptychodus product (HDF5), too. The scan must tell `pixel_size_m`,
+        Write the image as a Ptychodus product (HDF5), too. The scan must have `pixel_size_m`,
         `photon_energy_eV` and `detector_distance_m`.
 
     Returns
@@ -269,8 +266,8 @@ def infer(
 
 
 def run(
-    scan: Scan | AnyPath,
-    config: TrainingConfig,
+    scan: Scan | AnyPath | TrainingPlan,
+    config: TrainingConfig | None = None,
     output_dir: AnyPath | None = None,
     *,
     test_scan: Scan | AnyPath | None = None,
@@ -283,7 +280,7 @@ def run(
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
-    After Ctrl-C the image is reconstructed with what was learned so far.
+    After Ctrl-C the image is reconstructed with the model so far.
 
     Parameters
     ----------
@@ -292,16 +289,22 @@ def run(
 
     All else as in `train` and `infer`.
     """
-    scan = _loaded_scan(scan)
-    test = test_scan if test_scan is not None else config.test_data_file
+    data = scan if isinstance(scan, TrainingPlan) else _loaded_scan(scan)
+    if isinstance(data, TrainingPlan):
+        trained_on, settings = data.scan, data.config
+    else:
+        trained_on, settings = data, _required(config)
+    test = test_scan if test_scan is not None else settings.test_data_file
     # loaded before training, so that a mistake in its name costs no hours
-    shown = scan if test is None else _loaded_scan(test)
-    if shown.N != scan.N:
-        raise ScanError(f"{shown.name}: got patterns of {shown.N} pixels, want {scan.N} as in {scan.name}")
+    shown = trained_on if test is None else _loaded_scan(test)
+    if shown.N != trained_on.N:
+        raise ScanError(
+            f"{shown.name}: got patterns of {shown.N} pixels, want {trained_on.N} as in {trained_on.name}"
+        )
     _require_product(product, shown)
-    chosen = _chosen_backend(backend, config)
+    chosen = _chosen_backend(backend, settings)
     trained = train(
-        scan,
+        data,
         config,
         output_dir,
         backend=chosen,
@@ -367,31 +370,23 @@ def demo(
     return dataclasses.replace(result, files={"scan": path, **result.files})
 
 
-def mean_photons(scan: Scan) -> float:
-    """Mean counts of a pattern: the natural `nphotons` of a scan that holds counts or their roots.
-
-    Raises
-    ------
-    ScanError
-        If every pattern is empty.
-    """
-    mean = float(scan.pattern_energies.mean())
-    if mean == 0.0:
-        raise ScanError(f"{scan.name}: every pattern is empty (all zeros)")
-    return mean
-
-
-def holds_counts(scan: Scan) -> bool:
-    """Whether the patterns look like photon counts or the roots of counts: whole numbers, when squared."""
-    # a few patterns tell; walking through a large scan once more would not tell more
-    sample = scan.patterns[:: max(1, len(scan) // 8)].astype(np.float64)
-    counts = sample**2 if scan.measurement == "amplitude" else sample
-    # float32 roots, squared, miss whole numbers by their rounding
-    return bool(np.all(np.abs(counts - np.rint(counts)) <= 1e-3 + 1e-6 * counts) and counts.max() >= 1)
-
-
 def _loaded_scan(scan: Scan | AnyPath) -> Scan:
     return scan if isinstance(scan, Scan) else load_scan(scan)
+
+
+def _required(config: TrainingConfig | None) -> TrainingConfig:
+    if config is None:
+        raise ConfigError("config: got None, want a TrainingConfig; only a TrainingPlan carries its own")
+    return config
+
+
+def _with_folder(config: TrainingConfig, output_dir: AnyPath | None) -> TrainingConfig:
+    """`config` with the folder that results really go to; unchecked, as planning checks it."""
+    if output_dir is None:
+        return config
+    copied = copy.copy(config)
+    copied.output_dir = Path(output_dir)
+    return copied
 
 
 def _chosen_backend(
@@ -406,7 +401,7 @@ def _require_light(groups: GroupedData) -> None:
 
 
 def _require_product(path: AnyPath | None, scan: Scan) -> None:
-    """Raise what writing a product would: now, not after hours."""
+    """Raise the errors of writing a product: now, not after hours."""
     if path is not None:
         product_from_scan(scan)
         output_directory(Path(path).parent)
@@ -419,7 +414,7 @@ def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend)
 
 
 def resumable_file(path: AnyPath) -> Path:
-    """What to resume in the folder of an earlier run: its last checkpoint, else its archive."""
+    """File to resume from in the folder of an earlier run: its last checkpoint, else its archive."""
     path = Path(path)
     checkpoint = path / LAST_CHECKPOINT
     return checkpoint if checkpoint.is_file() else path
@@ -436,14 +431,10 @@ def _inference_config(model: TrainedModel, config: InferenceConfig | None) -> In
 def _write_reconstruction(
     reconstruction: Reconstruction, scan: Scan, folder: Path, files: dict[str, Path]
 ) -> Metrics | None:
-    """Image, metrics and picture; the image first, because it is what cannot be made again quickly."""
+    """Image, metrics and picture; the image first, because it cannot be made again quickly."""
     files["reconstruction"] = results.save_reconstruction(reconstruction, folder / FILES["reconstruction"])
-    metrics = None
-    if scan.object_guess is not None:
-        try:
-            metrics = compare(reconstruction, scan)
-        except ScanError as error:
-            log.warning("no metrics: %s", error)
+    alignment = _alignment(reconstruction, scan)
+    metrics = None if alignment is None else measure(alignment)
     target = folder / FILES["metrics"]
     if metrics is not None:
         values = {"backend": reconstruction.backend, "scan": scan.name, **metrics.as_dict()}
@@ -453,6 +444,17 @@ def _write_reconstruction(
         with contextlib.suppress(OSError):
             target.unlink()
     files["reconstruction_figure"] = save_reconstruction_figure(
-        reconstruction, folder / FILES["reconstruction_figure"], scan, metrics
+        reconstruction, folder / FILES["reconstruction_figure"], scan, metrics, alignment
     )
     return metrics
+
+
+def _alignment(reconstruction: Reconstruction, scan: Scan) -> Alignment | None:
+    """The reconstruction beside the object that the scan knows, if it knows enough of it."""
+    if scan.object_guess is None:
+        return None
+    try:
+        return align(reconstruction, scan)
+    except ScanError as error:
+        log.warning("no metrics: %s", error)
+        return None

@@ -144,7 +144,7 @@ def to_training_config(
         "intensity_scale_trainable": network.intensity_scale_trainable,
         "amplitude_variance_coeff": variance,
         "validation_share": training.finetune_val_split,
-        "backend": "pytorch",
+        "backend": "torch",
     }
     values |= {name: getattr(network, name) for name in SAME_LOSS_FIELDS}
     values |= {name: getattr(data, name) for name in SAME_DATA_FIELDS}
@@ -165,7 +165,7 @@ def to_inference_config(
         As `to_model_config`.
     """
     check([data, inference])
-    values = {"model": model, "neighbor_count": max(data.K, data.C), "backend": "pytorch"}
+    values = {"model": model, "neighbor_count": max(data.K, data.C), "backend": "torch"}
     return _made(neutral.InferenceConfig, values, overrides)
 
 

@@ -8,7 +8,7 @@ from ptycho_torch.backend.backend import TorchBackend
 
 
 class TorchModelManager:
-    """Saves models, and loads them from any supported file."""
+    """Saves models, and loads them from whatever file holds one."""
 
     @staticmethod
     def save(model: TrainedModel, path: str | os.PathLike[str]) -> Path:

@@ -21,7 +21,6 @@ from ptycho_backends.rules import (
     name_of,
     number,
     optional,
-    share,
     shown,
 )
 from ptycho_backends.scans.neighbours import FUNCTIONS, SCAN_PATTERNS
@@ -77,7 +76,7 @@ _MASK = Rule(
 )
 _TEXT = Rule("a text", lambda value: isinstance(value, str))
 _AUXILIARY = choice("Total_Variation", "Mean_Deviation", None)
-_SHARE = share()
+_FRACTION = fraction(zero=True)
 _ODD = integer(1, odd=True)
 _POWER = integer(1, power_of_two=True)
 _POSITIVE = number(0, exclusive=True)
@@ -174,7 +173,7 @@ _TRAINING = (
     Setting("finetune_stage3_lr_phase_head", "finetune_stage3_lr_phase_head", "mapped", number(0), "factor on `learning_rate`"),
     Setting("finetune_skip_stage3", "finetune_skip_stage3", "mapped", boolean(), "no third stage"),
     Setting("finetune_early_stop_patience", "finetune_early_stop_patience", "mapped", integer(1), "`finetune_early_stop_patience`"),
-    Setting("finetune_val_split", "finetune_val_split", "mapped", _SHARE, "`validation_share`, also of the main epochs"),
+    Setting("finetune_val_split", "finetune_val_split", "mapped", _FRACTION, "`validation_share`, also of the main epochs"),
 )  # fmt: skip
 
 _INFERENCE = (

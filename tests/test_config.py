@@ -150,9 +150,9 @@ def test_error_text_stays_short_whatever_was_given() -> None:
 def test_accepted_spellings_are_brought_into_one_form() -> None:
     assert ModelConfig(amp_activation="silu").amp_activation == "swish"
     for spelt, known in {
-        "torch": "pytorch",
+        "torch": "torch",
         "TF": "tensorflow",
-        "PyTorch": "pytorch",
+        "PyTorch": "torch",
         "Mine": "mine",
     }.items():
         assert TrainingConfig(backend=spelt).backend == known
@@ -185,12 +185,12 @@ def test_side_may_wait_for_the_data() -> None:
 def test_validate_sees_what_was_assigned_later_and_normalises_it() -> None:
     config = TrainingConfig()
     config.model.amp_activation = "silu"
-    config.backend = "torch"
+    config.backend = "pytorch"
     config.output_dir = "out"  # type: ignore[assignment]
     validate(config)
     assert (config.model.amp_activation, config.backend, config.output_dir) == (
         "swish",
-        "pytorch",
+        "torch",
         Path("out"),
     )
     config.model.gridsize = 0

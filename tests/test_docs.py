@@ -1,24 +1,31 @@
 """The pages in docs/ agree with the code: tables, examples, links."""
 
+import dataclasses
+import importlib
 import importlib.util
 import inspect
 import re
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ptycho_backends.backend_base import BackendBase
 from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
-from ptycho_backends.params import params
+from ptycho_backends.errors import ConfigError
 from ptycho_backends.protocol import Backend
+from ptycho_backends.reference import model as reference
 from ptycho_backends.scans.grouping import group_scan
-from ptycho_backends.scans.scan import Scan
-from ptycho_backends.training.plan import new_model
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.testing.replay import replayed_training
+from ptycho_backends.training.plan import plan_training
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+TOY = Path(__file__).resolve().parent / "toy_backend"
 PAGES = sorted(DOCS.glob("*.md"))
 
 
@@ -86,37 +93,78 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in slugs, target
 
 
-def _parameter_names(owner: Any, method: str) -> list[tuple[str, Any]]:
-    return [(p.name, p.kind) for p in inspect.signature(getattr(owner, method)).parameters.values()]
+def own_methods(backend: type) -> list[str]:
+    """Names of the functions that a class defines itself."""
+    return [name for name, member in vars(backend).items() if inspect.isfunction(member)]
 
 
-def test_the_example_backend_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    # what the example fills is put back afterwards
-    monkeypatch.setattr(params, "cfg", dict(params.cfg))
-    example = next(block for block in blocks("backend.md", "python") if "class ReferenceBackend" in block)
-    namespace: dict[str, Any] = {}
-    exec(example, namespace)
-    backend = namespace["ReferenceBackend"]()
-    assert isinstance(backend, Backend)
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of the page's example, whose three functions of a framework come from the reference."""
+    monkeypatch.syspath_prepend(str(TOY))
+    gradients = importlib.import_module("toy_ptycho.gradients").gradients
+    mathematics = SimpleNamespace(predict=reference.predict, loss=reference.loss, gradients=gradients)
+    package = SimpleNamespace(mathematics=mathematics)
+    monkeypatch.setitem(sys.modules, "my_package", package)  # type: ignore[arg-type]
+    text = next(block for block in blocks("backend.md", "python") if "class MyBackend" in block)
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(text, namespace)
+    return namespace
+
+
+def test_a_backend_needs_at_most_eight_methods(
+    example: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = importlib.import_module("toy_ptycho.backend").ToyBackend
+    for backend in (example["MyBackend"], toy):
+        assert len(own_methods(backend)) <= 8
+        assert isinstance(backend(), Backend)
+    assert len(BackendBase.__abstractmethods__) == 5
+
+
+def test_the_example_backend_trains_and_reconstructs(example: dict[str, Any], tmp_path: Path) -> None:
+    backend = example["MyBackend"]()
     for method, member in inspect.getmembers(Backend, inspect.isfunction):
         if not method.startswith("_"):
-            assert _parameter_names(namespace["ReferenceBackend"], method) == _parameter_names(
-                Backend, method
-            )
             assert member.__doc__
 
-    patterns = np.random.default_rng(0).poisson(9.0, (3, 64, 64)).astype(np.uint16)
-    scan = Scan(np.array([30.0, 33.5, 36.0]), np.array([40.0, 41.0, 44.5]), patterns)
-    config = backend.complete_config(TrainingConfig(model=ModelConfig(N=0, n_filters_scale=1)), scan)
-    model = new_model(scan, config, backend.name)
+    scan = simulate_star(64, 6, n_photons=1e5)
+    config = TrainingConfig(
+        model=ModelConfig(N=0, n_filters_scale=1), nepochs=2, n_groups=6, batch_size=4, nphotons=1e5,
+        probe_trainable=True,
+    )  # fmt: skip
+    once = dataclasses.replace(config, nepochs=1)
+    model = backend.train(scan, once, output_dir=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "last.wts.h5.zip"
+    resumed = backend.train(scan, config, resume_from=tmp_path / "checkpoints" / "last.wts.h5.zip")
+    straight = backend.train(scan, config)
+    assert resumed.history[1].train_loss == pytest.approx(straight.history[1].train_loss, rel=1e-5)
+
+    execution = ExecutionConfig()
+    plan = plan_training(scan, config, backend.name)
+    want, history = replayed_training(backend, plan, execution)
+    for name, weight in straight.weights.items():
+        np.testing.assert_allclose(weight, want[name].astype(weight.dtype), rtol=1e-6, atol=1e-7)
+    assert straight.history[1].val_loss == pytest.approx(history[1].val_loss)
+
     image = backend.infer(model, scan)
-    assert image.object.shape == image.coverage.shape
     assert np.isfinite(image.object).all()
     groups = group_scan(scan, n_groups=2, sequential_sampling=True)
     batch = groups.batch(intensity_scale=model.intensity_scale)
     np.testing.assert_array_equal(
-        backend.forward(config.model, model.weights, batch).object, backend.predict(model, groups).object
+        backend.forward(model.config.model, model.weights, batch).object,
+        backend.predict(model, groups).object,
     )
-    assert backend.loss(config, model.weights, batch)["total"] == pytest.approx(
-        backend.loss(config, model.weights, batch)["nll"]
-    )
+    with pytest.raises(ConfigError, match="accum_steps: mypackage has nothing of the kind"):
+        backend.train(scan, config, execution=ExecutionConfig(accum_steps=2))
+
+
+def test_ctrl_c_keeps_the_last_whole_epoch_of_the_example(example: dict[str, Any]) -> None:
+    def interrupt(record: Any) -> None:
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    scan = simulate_star(64, 4)
+    config = TrainingConfig(model=ModelConfig(N=0, n_filters_scale=1), nepochs=3, n_groups=4, nphotons=1e5)
+    model = example["MyBackend"]().train(scan, config, on_epoch=interrupt)
+    assert (model.interrupted, len(model.history)) == (True, 1)

@@ -1,4 +1,4 @@
-"""The verbs: what they leave in their folder, what they refuse, and when."""
+"""The verbs: the files in their folder, and the input that they refuse."""
 
 import csv
 import dataclasses
@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from oracle_backend import OracleBackend
 
 from ptycho_backends import workflows
 from ptycho_backends.archive.model_file import load_archive
@@ -15,7 +16,6 @@ from ptycho_backends.errors import ConfigError, GroupingError, OutputError, Ptyc
 from ptycho_backends.images import results
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.testing.oracle import OracleBackend
 from ptycho_backends.values import EpochRecord, Reconstruction
 
 TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png"}

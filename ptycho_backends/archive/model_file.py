@@ -24,6 +24,7 @@ from ptycho_backends.archive.genuine_archive import MANIFEST as GENUINE_MANIFEST
 from ptycho_backends.archive.genuine_archive import genuine_heading, read_genuine
 from ptycho_backends.archive.lightning_checkpoint import checkpoint_heading, is_checkpoint, load_checkpoint
 from ptycho_backends.archive.members import ArchiveContents
+from ptycho_backends.builtin_backends import framework_modules
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.files import exact_json
@@ -41,7 +42,7 @@ MODELS = ("autoencoder", "diffraction_to_obj")
 _REQUIRED = (member.CONFIG, member.PARAMS, member.WEIGHTS, member.HISTORY)
 # A fixed time, so that the same model gives the same bytes; the manifest has the real one.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-_LIBRARIES = ("numpy", "h5py", "torch", "lightning", "tensorflow", "keras")
+_LIBRARIES = ("numpy", "h5py", *framework_modules())
 
 
 def save_archive(model: TrainedModel, path: str | os.PathLike[str]) -> Path:

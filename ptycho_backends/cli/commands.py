@@ -1,6 +1,6 @@
 """The command line, `ptycho-backends`: one command for each verb of `workflows`.
 
-Whatever takes long to import is imported inside the commands, so that `--help` answers at once.
+Slow imports happen inside the commands, so that `--help` answers at once.
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptycho_backends import __version__
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.cli.options import (
     RUNNING_PANEL,
     Accelerator,
@@ -57,8 +58,8 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="ptycho-backends",
-    help="Train physics-informed networks on ptychographic scans and reconstruct with them, on PyTorch "
-    "or TensorFlow.\n\nStart with: ptycho-backends demo",
+    help="Train physics-informed networks on ptychographic scans and reconstruct with them, on "
+    f"{' or '.join(entry.label for entry in BUILT_IN.values())}.\n\nStart with: ptycho-backends demo",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -191,7 +192,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model on a scan; Ctrl-C ends training and keeps what was learned.
+    """Train a model on a scan; Ctrl-C ends training and keeps the model so far.
 
     Example: ptycho-backends train scan.npz -o run --gridsize 2 --epochs 60
 
@@ -199,7 +200,7 @@ def train(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, given_size, settle_batch_size, training_job
+        from ptycho_backends.cli.settings import execution_config, given_size, training_job, training_plan
 
         job = training_job(
             scan, measurement, mapped, config, backend, resume, say,
@@ -212,13 +213,10 @@ def train(
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
-        settle_batch_size(job, batch_size, how, say)
         result = workflows.train(
-            job.scan,
-            job.config,
+            training_plan(job, batch_size, how, say),
             backend=job.backend,
             execution=how,
-            resume_from=job.resumed,
             on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
         )
         _report(result, say, again=f"ptycho-backends train {scan} --resume {result.output_dir}")
@@ -261,7 +259,7 @@ def run(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, given_size, settle_batch_size, training_job
+        from ptycho_backends.cli.settings import execution_config, given_size, training_job, training_plan
         from ptycho_backends.scans.scan_files import load_scan
 
         job = training_job(
@@ -276,15 +274,13 @@ def run(
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
-        settle_batch_size(job, batch_size, how, say)
         test = job.config.test_data_file
+        other = None if test is None else load_scan(test, measurement=measurement, mapped=mapped)
         result = workflows.run(
-            job.scan,
-            job.config,
-            test_scan=None if test is None else load_scan(test, measurement=measurement, mapped=mapped),
+            training_plan(job, batch_size, how, say),
+            test_scan=other,
             backend=job.backend,
             execution=how,
-            resume_from=job.resumed,
             on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             stitching_size=stitching_size,
             product=product,
@@ -368,7 +364,7 @@ def inspect(
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:
-    """Tell what is in an archive, who made it and whether it is whole; or what a scan holds.
+    """Describe an archive (content, origin, integrity), or a scan.
 
     Example: ptycho-backends inspect run/wts.h5.zip
     """
@@ -390,7 +386,9 @@ def inspect(
 def parity(
     backends: Annotated[
         list[str],
-        typer.Argument(help="Backends to compare: torch, tensorflow, or a third party's.", metavar="NAME..."),
+        typer.Argument(
+            help=f"Backends to compare: {', '.join(BUILT_IN)}, or a third party's.", metavar="NAME..."
+        ),
     ],
     cases: Annotated[
         int | None, option("--cases", "-n", help="Generated cases. Default: the profile's: 20, 60 or 300.")
@@ -424,19 +422,21 @@ def parity(
 def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
     """Logging to stderr while a command runs; errors of this library become one line and exit code 2.
 
-    Yields what tells the user something: `typer.echo`, or nothing with `--quiet`.
+    Yields `typer.echo`, or with `--quiet` a function that prints nothing.
     """
+    from ptycho_backends.registry import logger_names
+
     level = logging.ERROR if quiet else max(logging.WARNING - 10 * verbose, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    loggers = [logging.getLogger(name) for name in ("ptycho_backends", "ptycho_torch", "py.warnings")]
+    loggers = [logging.getLogger(name) for name in (*logger_names(), "py.warnings")]
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
     if not verbose:
-        # what a framework advises its developers is no message for whoever runs a scan
+        # a framework's advice to developers is no message for whoever runs a scan
         logging.getLogger("py.warnings").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -461,29 +461,29 @@ def _session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
 
 
 class _Lines(logging.Formatter):
-    """`warning: text`, as errors are told."""
+    """`warning: text`, in the form of the errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {' '.join(super().format(record).split())}"
 
 
 def _epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochCallback | None":
-    """A line an epoch, where no progress bar tells."""
+    """Print a line an epoch, where there is no progress bar."""
     if execution.enable_progress_bar:
         return None
 
-    def tell(record: "EpochRecord") -> None:
+    def print_epoch(record: "EpochRecord") -> None:
         validated = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
         say(
             f"epoch {record.epoch}/{epochs}: train_loss {record.train_loss:.6g}{validated}"
             f" ({record.seconds:.1f} s)"
         )
 
-    return tell
+    return print_epoch
 
 
 def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
-    """What was done, how good it is, where it lies; exit code 130 after Ctrl-C."""
+    """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
     history = result.model.history
     if again is not None and history:
         seconds = sum(record.seconds for record in history)
@@ -499,7 +499,7 @@ def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
 
 
 def _described(scan: "Scan") -> str:
-    from ptycho_backends.workflows import holds_counts
+    from ptycho_backends.scans.statistics import holds_counts
 
     x, y = scan.xcoords, scan.ycoords
     whole = "whole counts" if holds_counts(scan) else "not whole counts"

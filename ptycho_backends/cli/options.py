@@ -1,9 +1,11 @@
-"""The options that commands share: what each is called, and what `--help` says of it."""
+"""The options that commands share: their names, and their texts in `--help`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ptycho_backends.builtin_backends import BUILT_IN
 
 MODEL_PANEL, TRAINING_PANEL, RUNNING_PANEL, MESSAGES_PANEL = "Model", "Training", "Running", "Messages"
 
@@ -20,7 +22,9 @@ Output = Annotated[Path | None, option("--output", "-o", help="Folder for the re
 BackendName = Annotated[
     str | None,
     option(
-        "--backend", "-b", help="torch or tensorflow. Default: $PTYCHO_BACKEND, else the first installed."
+        "--backend",
+        "-b",
+        help=f"{' or '.join(BUILT_IN)}. Default: $PTYCHO_BACKEND, else the first installed.",
     ),
 ]
 ConfigFile = Annotated[
@@ -102,7 +106,7 @@ ProductFile = Annotated[
     Path | None,
     option(
         "--product",
-        help="Write the image as a Ptychodus product (HDF5), too; the scan must tell pixel_size_m, "
+        help="Write the image as a Ptychodus product (HDF5), too; the scan must have pixel_size_m, "
         "photon_energy_eV and detector_distance_m.",
         metavar="FILE.h5",
     ),
@@ -115,7 +119,7 @@ Precision = Annotated[
     option("--precision", panel=RUNNING_PANEL, help="32-true, 64-true, 16-mixed or bf16-mixed. (32-true)"),
 ]
 Verbose = Annotated[
-    int, option("--verbose", "-v", count=True, panel=MESSAGES_PANEL, help="Say more; twice: everything.")
+    int, option("--verbose", "-v", count=True, panel=MESSAGES_PANEL, help="Print more; twice: everything.")
 ]
-Quiet = Annotated[bool, option("--quiet", "-q", panel=MESSAGES_PANEL, help="Say nothing but errors.")]
+Quiet = Annotated[bool, option("--quiet", "-q", panel=MESSAGES_PANEL, help="Print nothing but errors.")]
 Debug = Annotated[bool, option("--debug", panel=MESSAGES_PANEL, help="Show where an error arose.")]

@@ -1,4 +1,4 @@
-"""What the command line asks for as configurations: the YAML file first, then the options that were given."""
+"""From the command line to configurations and plans: the YAML file first, then the options that were given."""
 
 import dataclasses
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
@@ -23,11 +24,12 @@ from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_scan
+from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.training.launch import launched
-from ptycho_backends.training.plan import inference_groups, plan_training
+from ptycho_backends.training.plan import TrainingPlan, inference_groups
 from ptycho_backends.values import TrainedModel
-from ptycho_backends.workflows import holds_counts, mean_photons, resumable_file
+from ptycho_backends.workflows import resumable_file
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def training_job(
     model: Given,
     training: Given,
 ) -> TrainingJob:
-    """Load the scan, choose the backend, and settle the configuration.
+    """Load the scan, choose the backend, and derive the configuration.
 
     Options win over the YAML file, the file over the configuration of the model that is resumed.
     """
@@ -82,7 +84,7 @@ def training_job(
 def _training_config(
     scan: Scan, base: TrainingConfig, named: set[str], model: Given, training: Given, say: Say
 ) -> TrainingConfig:
-    """`base` with what was given; what neither `named` nor given tells is taken from the scan."""
+    """`base` with the options given; fields that neither names come from the scan."""
     model, training = _only_given(model), _only_given(training)
     if "N" not in named:
         model["N"] = 0
@@ -131,7 +133,7 @@ def inference_job(
     *,
     inference: Given,
 ) -> InferenceJob:
-    """Load the scan and the model, choose the backend, and settle the configuration."""
+    """Load the scan and the model, choose the backend, and derive the configuration."""
     scan = load_scan(path, measurement=measurement, mapped=mapped)
     base = InferenceConfig() if config_file is None else load_config(config_file, InferenceConfig)
     named = set() if config_file is None else _named_fields(config_file)
@@ -147,7 +149,7 @@ def inference_job(
 
 
 def given_size(batch_size: str | None) -> int | str | None:
-    """What `--batch-size` says for the configuration, which tells what is wrong with it: None for 'auto'."""
+    """`--batch-size` as the configuration takes it and checks it; None for 'auto'."""
     if batch_size in (None, AUTO):
         return None
     try:
@@ -156,19 +158,22 @@ def given_size(batch_size: str | None) -> int | str | None:
         return batch_size
 
 
-def settle_batch_size(job: TrainingJob, batch_size: str | None, execution: ExecutionConfig, say: Say) -> None:
-    """Find `job.config.batch_size` by trying, if 'auto' was asked for."""
-    if batch_size != AUTO:
-        return
-    launch = launched(execution, job.backend.name)
+def training_plan(
+    job: TrainingJob, batch_size: str | None, execution: ExecutionConfig, say: Say
+) -> TrainingPlan:
+    """The plan of `job`; its batch size is found by trying, if 'auto' was asked for."""
+    launch = launched(execution, job.backend.name) if batch_size == AUTO else None
     if launch is not None and launch.size > 1:
         raise ConfigError(
             f"batch_size: got 'auto' for {launch.size} processes, each of which might find another; find it with "
             "one process, and give them that number"
         )
-    plan = plan_training(job.scan, job.config, job.backend.name, execution, job.resumed)
-    job.config.batch_size = training_batch_size(job.backend, plan, execution)
-    say(f"batch size: {job.config.batch_size}, found by trying")
+    plan = plan_for(job.backend, job.scan, job.config, execution, job.resumed)
+    if batch_size != AUTO:
+        return plan
+    size = training_batch_size(job.backend, plan, execution)
+    say(f"batch size: {size}, found by trying")
+    return plan.changed(batch_size=size)
 
 
 def settled_execution(

@@ -6,7 +6,7 @@ Matplotlib's object-oriented interface only: no pyplot, so no window system and 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ def save_reconstruction_figure(
     path: str | os.PathLike[str],
     scan: Scan | None = None,
     metrics: Metrics | None = None,
+    alignment: Alignment | Literal["find"] | None = "find",
 ) -> Path:
     """Draw amplitude and phase side by side; below them the known object and the error, if there is one.
 
@@ -66,6 +67,9 @@ def save_reconstruction_figure(
         With an object guess, the second and third row show it and the difference.
     metrics : Metrics, optional
         Written above the panels.
+    alignment : Alignment, 'find' or None
+        The known object beside the reconstruction, where `metrics.align` has found it already; None draws
+        the reconstruction alone. Default: find it.
 
     Returns
     -------
@@ -78,7 +82,8 @@ def save_reconstruction_figure(
     ScanError
         If nothing is covered.
     """
-    alignment = _alignment(reconstruction, scan)
+    if alignment == "find":
+        alignment = _alignment(reconstruction, scan)
     rows = [_own_row(reconstruction)] if alignment is None else _rows_beside_truth(alignment)
     box = covered_box(reconstruction)
     height, width = (part.stop - part.start for part in box)

@@ -1,9 +1,10 @@
 """Train, reconstruct, load and write, in the steps of the legacy package.
 
-Whoever comes through here gave the settings that the legacy interface has; those that it lacks are filled in
-by `completed_for`, as a user would who wants the whole scan trained on.
+The legacy interface lacks some settings; `filled_in` chooses them, as a user would who wants to train on the
+whole scan.
 """
 
+import copy
 import dataclasses
 import logging
 import os
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import constants
-from ptycho_backends.config import ExecutionConfig, TrainingConfig, with_side
+from ptycho_backends.backend_base import plan_for
+from ptycho_backends.config import ExecutionConfig, TrainingConfig, from_values, raise_if_any, with_side
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.files.output import output_directory, replaced_atomically
 from ptycho_backends.images import results as files
@@ -21,11 +23,11 @@ from ptycho_backends.images.figures import save_history_figure, save_reconstruct
 from ptycho_backends.legacy import model_manager
 from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
 from ptycho_backends.legacy.raw_data import RawData
-from ptycho_backends.params import bridge, params
+from ptycho_backends.params import params
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.training.plan import inference_groups, needs_truth
+from ptycho_backends.training.plan import TrainingPlan, inference_groups, needs_truth
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def run_cdi_example(
     test_data : RawData, optional
         None: only train.
     config : TrainingConfig
-        Completed as `completed_for`; its paths are not used.
+        Completed as in `completed_for`; its paths are not used.
     M : int
         Side of the central square of each patch that is stitched, pixels.
     backend : str, optional
@@ -70,13 +72,13 @@ def run_cdi_example(
     Raises
     ------
     PtychoBackendsError
-        For what is wrong with the data or the settings; before anything is trained.
+        For problems with the data or the settings; before anything is trained.
     """
     chosen = _backend(backend, config)
-    completed = completed_for(config, train_data)
+    plan, execution = _plan(train_data, config, chosen, execution)
     if test_data is not None:
-        _require_reconstructable(test_data, completed)
-    model, results = _train(train_data, completed, chosen, execution)
+        _require_reconstructable(test_data, plan)
+    model, results = _train(plan, chosen, execution)
     if test_data is None:
         return None, None, results
     groups = inference_groups(model, test_data.scan)
@@ -110,24 +112,37 @@ def train_cdi_model(
         `backend` (name), `history` (`loss` and `val_loss`, a number an epoch), `model`
         (`TrainedModel`), `model_instance` (with the legacy `predict`), `intensity_scale`.
     """
-    completed = completed_for(config, train_data)
-    return _train(train_data, completed, _backend(backend, config), execution)[1]
+    chosen = _backend(backend, config)
+    plan, execution = _plan(train_data, config, chosen, execution)
+    return _train(plan, chosen, execution)[1]
 
 
 def completed_for(config: TrainingConfig, raw: RawData) -> TrainingConfig:
-    """A validated copy of `config` for `raw`, with what legacy callers cannot say filled in.
+    """A complete copy of `config` for `raw`: `filled_in`, and `N` that of the patterns.
 
-    `n_groups` and `neighbor_count`, where they are at their defaults and so nobody's choice, become as many
-    groups as there are positions, and enough neighbours to form a group.
+    Raises
+    ------
+    ConfigError, ScanError
+        As `filled_in`; or the patterns have another size than `config` names.
+    """
+    return with_side(filled_in(config, raw), raw.scan.N)
+
+
+def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
+    """A validated copy of `config`, with the settings that the legacy interface lacks filled in for `raw`.
+
+    `n_groups` and `neighbor_count`, where they equal their defaults and so were not chosen, become as many
+    groups as there are positions, and enough neighbours to form a group. `N=0` is left to the plan.
 
     Raises
     ------
     ConfigError
         If a field is invalid, or positions are to be left out of account.
     ScanError
-        If the loss compares with a known object, and the scan's tells nothing.
+        If the loss compares with a known object, and that of the scan is constant.
     """
-    completed = with_side(config, raw.scan.N)
+    completed, problems = from_values(TrainingConfig, copy.deepcopy(vars(config)))
+    raise_if_any("TrainingConfig", problems)
     if not completed.positions_provided:
         raise ConfigError(
             "positions_provided: got False, want True; a scan always has positions, and they count"
@@ -192,7 +207,7 @@ def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceM
     Parameters
     ----------
     bundle_dir : path
-        Holds `wts.h5.zip`, or what is in one, unpacked; the file itself will do as well.
+        Holds `wts.h5.zip`, or the unpacked content of one; the file itself will do as well.
 
     Returns
     -------
@@ -214,7 +229,7 @@ def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceM
 def save_outputs(
     amplitude: NDArray | None, phase: NDArray | None, results: dict[str, Any], output_prefix: AnyPath
 ) -> None:
-    """Write what `run_cdi_example` returned.
+    """Write the results of `run_cdi_example`.
 
     Parameters
     ----------
@@ -249,22 +264,29 @@ def _backend(name: str | None, config: TrainingConfig) -> Backend:
     return training_backend(config) if name is None else get_backend(name)
 
 
-def _train(
+def _plan(
     raw: RawData, config: TrainingConfig, backend: Backend, execution: ExecutionConfig | None
-) -> tuple[TrainedModel, dict[str, Any]]:
-    bridge.update_legacy_dict(params.cfg, config)
+) -> tuple[TrainingPlan, ExecutionConfig]:
     execution = ExecutionConfig(enable_progress_bar=False) if execution is None else execution
-    scan = raw.labelled_scan if needs_truth(config) else raw.scan
+    settings = filled_in(config, raw)
+    scan = raw.labelled_scan if needs_truth(settings) else raw.scan
+    return plan_for(backend, scan, settings, execution), execution
+
+
+def _train(
+    plan: TrainingPlan, backend: Backend, execution: ExecutionConfig
+) -> tuple[TrainedModel, dict[str, Any]]:
+    config = plan.config
     log.info(
         "training on %s with %s: %d groups, %d epochs; nphotons %g",
-        scan, backend.name, config.n_groups, config.nepochs, config.nphotons,
+        plan.scan, backend.name, config.n_groups, config.nepochs, config.nphotons,
     )  # fmt: skip
 
-    def tell(record: EpochRecord) -> None:
-        judged = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
-        log.info("epoch %d/%d: loss %.6g%s", record.epoch, config.nepochs, record.train_loss, judged)
+    def log_epoch(record: EpochRecord) -> None:
+        validation = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
+        log.info("epoch %d/%d: loss %.6g%s", record.epoch, config.nepochs, record.train_loss, validation)
 
-    model = backend.train(scan, config, execution=execution, on_epoch=tell)
+    model = backend.train(plan, config, execution=execution, on_epoch=log_epoch)
     params.cfg["intensity_scale"] = model.intensity_scale
     params.cfg["probe"] = np.array(model.probe)[..., np.newaxis]
     model_manager.remember(model)
@@ -281,15 +303,13 @@ def _train(
     }
 
 
-def _require_reconstructable(raw: RawData, config: TrainingConfig) -> None:
-    """Raise now what inference would raise after the training."""
-    if raw.scan.N != config.model.N:
+def _require_reconstructable(raw: RawData, plan: TrainingPlan) -> None:
+    """Raise now the errors that inference would raise after the training."""
+    if raw.scan.N != plan.config.model.N:
         raise ScanError(
-            f"test data: got patterns of {raw.scan.N} pixels, want {config.model.N} as in training"
+            f"test data: got patterns of {raw.scan.N} pixels, want {plan.config.model.N} as in training"
         )
-    scale = 1.0  # any will do: only the groups are formed
-    blank = TrainedModel(config=config, weights={}, intensity_scale=scale)
-    _ = inference_groups(blank, raw.scan).normalisation
+    _ = inference_groups(plan.start, raw.scan).normalisation
 
 
 def _part_of(scan: Scan, kept: NDArray[np.integer]) -> Scan:

@@ -1,16 +1,17 @@
-"""Which framework computes where a legacy caller, who never heard of frameworks, did not say.
+"""The choice of a framework for legacy callers, whose interface has no word for it.
 
-`get_backend` takes a configuration at its word. Behind the legacy names the word may be nobody's: the field
-`backend` was added to a class that Ptychodus fills in without it.
+`get_backend` follows a configuration. Behind the legacy names the field `backend` may hold nobody's choice: it was
+added to a class that Ptychodus fills in without it.
 """
 
 import dataclasses
 import logging
 import os
 
+from ptycho_backends.builtin_backends import canonical_name
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.protocol import Backend
-from ptycho_backends.registry import ALIASES, ENVIRONMENT_VARIABLE, get_backend, installed_backends
+from ptycho_backends.registry import ENVIRONMENT_VARIABLE, get_backend, installed_backends
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +21,13 @@ DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingCo
 def training_backend(config: TrainingConfig) -> Backend:
     """The backend to train with.
 
-    `PTYCHO_BACKEND`; else `config.backend`, if it is not the field's default, 'tensorflow', so that
-    somebody must have chosen it; else TensorFlow, if it is installed; else the first that is.
+    `PTYCHO_BACKEND`; else `config.backend`, if it differs from the field's default and so was
+    chosen; else that default, if it is installed; else the first that is.
 
     Raises
     ------
     UnknownBackendError, BackendUnavailableError
-        As `get_backend`; what was chosen is never replaced by another one.
+        As `get_backend`; a choice is never replaced by another framework.
     """
     if os.environ.get(ENVIRONMENT_VARIABLE) or config.backend != DEFAULTS["backend"]:
         return get_backend(config=config)
@@ -47,8 +48,8 @@ def inference_backend(maker: str) -> Backend:
 
 
 def _preferred(name: str, otherwise: str) -> Backend:
-    """`name` if it is installed, else the first that is; `otherwise` says why there is a choice at all."""
-    name = ALIASES.get(name.lower(), name.lower())
+    """`name` if it is installed, else the first that is; `otherwise` is the reason for the log."""
+    name = canonical_name(name)
     installed = installed_backends()
     if name in installed or not installed:
         return get_backend(name if installed else None)

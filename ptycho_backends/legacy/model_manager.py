@@ -26,7 +26,7 @@ from ptycho_backends.values import Batch, Prediction, TrainedModel
 
 log = logging.getLogger(__name__)
 
-# The first says what it predicts for a measurement, the second the object only; their weights are the same.
+# The first predicts object and measurement, the second the object only; their weights are the same.
 BOTH, OBJECT_ONLY = MODELS
 
 # Groups that are predicted at once; larger batches only cost memory.
@@ -42,7 +42,7 @@ class InferenceModel:
     ----------
     trained : TrainedModel
     backend : Backend
-        What computes.
+        Computes the predictions.
     name : {'diffraction_to_obj', 'autoencoder'}
         Predict the object, or the object, the amplitude and the intensity.
     """
@@ -191,21 +191,21 @@ def save(out_prefix: str | os.PathLike[str]) -> Path:
 
 
 def load_inference_model(path: str | os.PathLike[str]) -> InferenceModel:
-    """The model of an archive that predicts objects; says where `params.cfg` asked for another one.
+    """The model of an archive that predicts objects; warns where `params.cfg` asked for another one.
 
     Raises
     ------
     ArchiveError
     """
-    asked, initial = dict(params.cfg), params.defaults()
+    requested, initial = dict(params.cfg), params.defaults()
     stock = dataclass_to_legacy_dict(ModelConfig())
     model = ModelManager.load_multiple_models(path, [OBJECT_ONLY])[OBJECT_ONLY]
     trained = dataclass_to_legacy_dict(model.trained.config.model)
     differing = [
-        f"{key} {asked[key]!r} (the model: {value!r})"
+        f"{key} {requested[key]!r} (the model: {value!r})"
         for key, value in trained.items()
-        # what nobody set is nobody's wish
-        if asked.get(key, value) not in (value, initial.get(key, value), stock[key])
+        # a value that equals a default was not requested
+        if requested.get(key, value) not in (value, initial.get(key, value), stock[key])
     ]
     log.info("%s: %r", path, model)
     if differing:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ptycho_backends import builtin_backends
 from ptycho_backends.config import (
     ATTENTION_FIELDS,
     InferenceConfig,
@@ -77,6 +78,8 @@ def dataclass_to_legacy_dict(config: ModelConfig | TrainingConfig | InferenceCon
         value = getattr(checked, field.name)
         if isinstance(value, ModelConfig):
             flat |= dataclass_to_legacy_dict(value)
+        elif field.name == "backend":
+            flat[field.name] = builtin_backends.legacy_name(value)
         elif field.name != "n_images":
             flat[legacy_name(field.name)] = str(value) if isinstance(value, Path) else value
     return flat

@@ -106,7 +106,7 @@ def merge_patches(object_patches: NDArray, relative_offsets_px: NDArray, canvas_
 
 
 def canvas_views(object_canvas: NDArray, relative_offsets_px: NDArray, N: int) -> NDArray:
-    """The canvas as seen from each position: moved by `+r_k`, cut to the central N x N.
+    """The view of the canvas from each position: moved by `+r_k`, cut to the central N x N.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def predict_diffraction(
 
 
 def extract_patches(object_image: NDArray, positions_px: NDArray, N: int) -> NDArray:
-    """The object as seen from each position: `patch[i, j] = object[i + y - N/2, j + x - N/2]`.
+    """The view of the object from each position: `patch[i, j] = object[i + y - N/2, j + x - N/2]`.
 
     Bilinear; zero outside the image. Memory grows with the patches, not with the image.
 

@@ -17,8 +17,8 @@ TensorBatch = dict[str, tf.Tensor]
 """`diffraction` (B, N, N, C), `offsets` (B, C, 2), and if asked for `patches_truth` (B, C, N, N),
 `object_truth` (B, N, N)."""
 
-SHARD_SIZES = "groups_together"
-"""In a batch that is one process's part of a larger one: the number of groups of the whole."""
+SHARD_SIZES = "shard_sizes"
+"""In a `TensorBatch` that is a process's shard of a larger one: the groups that it counts for, and those of all."""
 
 
 def complex_dtype(dtype: tf.DType) -> tf.DType:
@@ -64,10 +64,12 @@ def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
     return arrays
 
 
-def batch_signature(config: ModelConfig, *, with_truth: bool, part: bool = False) -> dict[str, tf.TensorSpec]:
-    """What `arrays_from_batch` gives, for any number of groups: a short last batch compiles nothing anew.
+def batch_signature(
+    config: ModelConfig, *, with_truth: bool, sharded: bool = False
+) -> dict[str, tf.TensorSpec]:
+    """Types of the arrays of a batch, for any number of groups: a short last batch compiles nothing anew.
 
-    `part` is for a batch that is one process's part of a larger one.
+    `sharded` is for a batch that is a process's shard of a larger one.
     """
     N, C = config.N, config.group_size
     signature = {
@@ -77,8 +79,8 @@ def batch_signature(config: ModelConfig, *, with_truth: bool, part: bool = False
     if with_truth:
         signature["patches_truth"] = tf.TensorSpec((None, C, N, N), tf.complex64)
         signature["object_truth"] = tf.TensorSpec((None, N, N), tf.complex64)
-    if part:
-        signature[SHARD_SIZES] = tf.TensorSpec((), tf.int32)
+    if sharded:
+        signature[SHARD_SIZES] = tf.TensorSpec((2,), tf.int32)
     return signature
 
 
@@ -93,6 +95,15 @@ def in_precision(batch: Mapping[str, tf.Tensor], dtype: tf.DType) -> TensorBatch
         name: tf.cast(tensor, complex_dtype(dtype) if tensor.dtype.is_complex else dtype)
         for name, tensor in batch.items()
     }
+
+
+def shard_sizes(batch: TensorBatch) -> tuple[tf.Tensor, tf.Tensor]:
+    """Number of groups that `batch` counts for, and of those in the batches of all processes together."""
+    if SHARD_SIZES not in batch:
+        groups = tf.shape(batch["diffraction"])[0]
+        return groups, groups
+    own, everywhere = tf.unstack(batch[SHARD_SIZES])
+    return own, everywhere
 
 
 def channels_first(tensor: tf.Tensor) -> tf.Tensor:

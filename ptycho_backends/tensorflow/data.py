@@ -17,27 +17,27 @@ from ptycho_backends.training.prefetch import DEFAULT_PREFETCH
 class PtychoData:
     """Training and validation batches of a `TrainingPlan`, as `tf.data.Dataset`s of `TensorBatch`.
 
-    Of those for several processes, this one's part; never empty, because each takes part in every step.
+    For several processes, the shards of this one; never empty, because each takes part in every step.
 
     A thread of TensorFlow's own gathers `prefetch_factor` batches ahead. The settings of torch's worker
-    processes (`num_workers`, `persistent_workers`, `pin_memory`) have nothing to act on here.
+    processes (`num_workers`, `persistent_workers`, `pin_memory`) have no effect here.
     """
 
     def __init__(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
         self.plan = plan
-        self._team = process_group_of(execution)
-        self._devices = self._team.size * execution.devices
+        self._processes = process_group_of(execution)
+        self._devices = self._processes.size * execution.devices
         self._ahead = execution.prefetch_factor or DEFAULT_PREFETCH
 
     def training_batches(self, epoch: int, skipped: int = 0) -> tf.data.Dataset:
         """The batches of `epoch` (counted from 1) in the order that the seed gives them on every backend.
 
-        The first `skipped` are left out: those that were seen before training was interrupted.
+        The first `skipped` are left out: those that have trained before an interrupt.
         """
         return self._dataset(self.plan.epoch_batches(epoch)[skipped:])
 
     def validation_batches(self) -> tf.data.Dataset:
-        """The batches that only judge; none where there are too few groups to hold any out."""
+        """The batches of the validation set; none where there are too few groups to hold any out."""
         return self._dataset(self.plan.validation_batches())
 
     def _dataset(self, batches: list[NDArray]) -> tf.data.Dataset:
@@ -47,19 +47,19 @@ class PtychoData:
             for first in range(0, len(batches), self._devices)
         ]
 
-        several = self._team.size > 1
+        several = self._processes.size > 1
 
         def gathered() -> Iterator[dict[str, Any]]:
             for indices in steps:
-                own = self._team.share(len(indices))
+                own = self._processes.shard(len(indices))
                 first = min(own.start, len(indices) - 1)
                 arrays: dict[str, Any] = arrays_from_batch(
                     self.plan.gather(indices[first : max(own.stop, first + 1)])
                 )
-                yield arrays | {SHARD_SIZES: len(indices)} if several else arrays
+                yield arrays | {SHARD_SIZES: (len(own), len(indices))} if several else arrays
 
         signature = batch_signature(
-            self.plan.config.model, with_truth=needs_truth(self.plan.config), part=several
+            self.plan.config.model, with_truth=needs_truth(self.plan.config), sharded=several
         )
         dataset = tf.data.Dataset.from_generator(gathered, output_signature=signature)
         return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(self._ahead)

@@ -16,7 +16,7 @@ def compute_dtype(execution: ExecutionConfig) -> tf.DType:
 
 
 def network_dtype(execution: ExecutionConfig) -> tf.DType:
-    """What the network's convolutions are computed in: bfloat16 for 'bf16-mixed'."""
+    """Precision of the network's convolutions: bfloat16 for 'bf16-mixed', else `compute_dtype`."""
     return tf.bfloat16 if execution.precision == "bf16-mixed" else compute_dtype(execution)
 
 
@@ -43,11 +43,12 @@ def device(execution: ExecutionConfig) -> str:
 
 
 def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
-    """All devices that train together as `execution` says; the first of this process is `device`."""
+    """The devices that train together as `execution` asks for; the first of this process is `device`."""
     return process_group.strategy_of(execution, device_kind(execution))
 
 
 def device_kind(execution: ExecutionConfig) -> str:
+    """'CPU' or 'GPU', as `execution.accelerator` asks for; ConfigError if TensorFlow has none."""
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     wanted = execution.accelerator
     if wanted == "cpu" or (wanted == "auto" and not has_gpu):
@@ -61,12 +62,12 @@ def device_kind(execution: ExecutionConfig) -> str:
 def computing(execution: ExecutionConfig) -> Iterator[None]:
     """Compute on the device of `execution`, in the precision that it names.
 
-    On the CPU the same numbers come out on every run as it is: no operation of the model sums in an
-    order that depends on timing. On a GPU `deterministic` needs TensorFlow's switch for the whole
-    process, which nothing can turn off again.
+    On the CPU every run gives the same numbers, because no operation of the model sums in an order that depends
+    on timing. On a GPU `deterministic` needs TensorFlow's switch for the whole process, which cannot be turned
+    off again.
     """
     where = device(execution)
-    # several devices are told apart by their strategy
+    # a strategy places several devices itself
     place = tf.device(where) if execution.devices == 1 else contextlib.nullcontext()
     if execution.deterministic and where == "/GPU:0":
         tf.config.experimental.enable_op_determinism()

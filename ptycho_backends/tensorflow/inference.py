@@ -7,6 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.images import stitching
 from ptycho_backends.images.reconstruct import reconstruct
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.tensorflow import network, process_group
@@ -20,11 +21,9 @@ from ptycho_backends.tensorflow.arrays import (
 )
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind, network_dtype
 from ptycho_backends.tensorflow.model import Adam, PtychoModel
-from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
+from ptycho_backends.training.trainable import trained_weights
 from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
-
-# Groups that are predicted at once unless the caller says otherwise; larger ones only cost memory.
-DEFAULT_BATCH = 32
 
 
 class _Runner:
@@ -56,8 +55,8 @@ class _Runner:
 
     def _inputs(self, batch: Batch) -> tuple[TensorBatch, tf.Tensor]:
         tensors = tensors_from_batch(batch)
-        seen = {name: tensors[name] for name in ("diffraction", "offsets")}
-        return seen, tf.constant(batch.intensity_scale, self.dtype)
+        inputs = {name: tensors[name] for name in ("diffraction", "offsets")}
+        return inputs, tf.constant(batch.intensity_scale, self.dtype)
 
     def predict(self, batch: Batch) -> Prediction:
         image, predicted = self._outputs(*self._inputs(batch))
@@ -69,7 +68,7 @@ class _Runner:
     def object(self, batch: Batch) -> NDArray:
         results = self._object(*self._inputs(batch))
         if isinstance(results, tuple):
-            # of those that had no group of their own, nothing
+            # a replica without a group of its own has predicted one that does not count
             counts = [last - first for first, last in process_group.all_bounds(len(batch), len(results))]
             results = tf.concat([one[:count] for one, count in zip(results, counts, strict=True)], axis=0)
         return results.numpy()[..., None]
@@ -112,8 +111,8 @@ def train_step(
     """The weights after one Adam step on each batch in turn, from fresh moments."""
     with computing(execution):
         runner = _Runner(config.model, weights, execution)
-        names = runner.model.trainable(config)
-        optimizer = Adam({name: runner.model.variables_by_name[name] for name in names})
+        names = trained_weights(runner.model.tensors, config)
+        optimizer = Adam({name: runner.model.tensors[name] for name in names})
         for batch in batches:
             statistics: network.Statistics = {}
             gradients = runner.gradients(config, batch, names, statistics)
@@ -126,30 +125,26 @@ def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     """The three outputs for every group, computed in batches."""
     with computing(execution):
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution, range(len(groups)))]
-    return Prediction(
-        object=np.concatenate([part.object for part in parts]),
-        amplitude=np.concatenate([part.amplitude for part in parts]),
-        intensity=np.concatenate([part.intensity for part in parts]),
-    )
+        batches = prediction_batches(model, groups, execution, range(len(groups)), execution.devices)
+        return concatenated([runner.predict(batch) for _, batch in batches])
 
 
 def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
-    """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
+    """Object patches (b, N, N, 1) of every group, batch by batch, with the slice of their groups."""
     return _object_patches(model, groups, execution, range(len(groups)))
 
 
 def _object_patches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     with computing(execution), process_group.own_strategy_of(execution, device_kind(execution)).scope():
         runner = _Runner(model.config.model, model.weights, execution, compiled=True)
-    for part, batch in _batches(model, groups, execution, which):
+    for part, batch in prediction_batches(model, groups, execution, shard, execution.devices):
         with computing(execution):
             patches = runner.object(batch)
-        # not while computing: what the caller does meanwhile is its own
+        # outside of `computing`, because the caller goes on here
         yield part, patches
 
 
@@ -158,19 +153,18 @@ def infer(
 ) -> Reconstruction:
     """The image, stitched from object patches that are computed in batches.
 
-    Several processes each stitch their share of the groups; the patches are then kept nowhere.
+    Each of several processes stitches its shard of the groups; the patches are then kept nowhere.
     """
-    team = process_group.process_group_of(execution)
-    patches = _object_patches(model, groups, execution, team.share(len(groups)))
-    add_up = team.add_up if team.size > 1 else None
+    processes = process_group.process_group_of(execution)
+    patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
+    add_up = processes.add_up if processes.size > 1 else None
     return reconstruct(patches, groups, model.config.model.N, stitching_size, "tensorflow", add_up)
 
 
-def _batches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
-) -> Iterator[tuple[slice, Batch]]:
-    """The groups `which` in batches; the next ones are gathered while one is computed."""
-    size = execution.devices * (execution.inference_batch_size or DEFAULT_BATCH)
-    slices = [slice(start, min(start + size, which.stop)) for start in range(which.start, which.stop, size)]
-    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
-    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)
+def stitch_together(
+    stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> None:
+    """Predict and stitch every group, a shard of them in each process that `execution` asks for."""
+    processes = process_group.process_group_of(execution)
+    patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
+    stitch_predicted(stitcher, patches, groups, processes.add_up)

@@ -1,11 +1,14 @@
 """Mirror of `ptycho_backends.reference.losses`."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 from ptycho_backends import constants
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ScanError
+from ptycho_backends.training.loss_weights import loss_weights, weighted_sum
 
 
 def poisson_nll(intensity: tf.Tensor, measured_intensity: tf.Tensor) -> tf.Tensor:
@@ -91,7 +94,7 @@ def _phase(image: tf.Tensor) -> tf.Tensor:
     # the gradient divides by the square of the modulus: where that underflows it would be NaN, and is zero
     square = tf.square(tf.math.real(image)) + tf.square(tf.math.imag(image))
     image = tf.where(square >= np.finfo(square.dtype.as_numpy_dtype).tiny, image, tf.stop_gradient(image))
-    # the angle of -0 - 0i is minus pi: which zero it is must not matter
+    # the angle of -0 - 0i is minus pi: the sign of a zero must not matter
     return tf.where(image == 0, tf.zeros_like(square), tf.math.angle(image))
 
 
@@ -114,26 +117,17 @@ def loss_terms(
     object_truth: tf.Tensor | None,
 ) -> dict[str, tf.Tensor]:
     """Mirror of `reference.losses.loss_terms`."""
-    terms: dict[str, tf.Tensor] = {}
-    if config.model.model_type == "supervised":
-        truth = required(patches_truth) if config.model.object_big else required(object_truth)[:, None]
-        terms["supervised"] = object_mae(object_patches, truth)
-        total = terms["supervised"]
-    else:
-        total = tf.zeros((), amplitude.dtype)
-        if config.nll_weight:
-            terms["nll"] = poisson_nll(tf.square(amplitude), tf.square(measured_amplitude))
-            total = total + config.nll_weight * terms["nll"]
-        if config.mae_weight:
-            terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
-            total = total + config.mae_weight * terms["mae"]
-        if config.realspace_weight and config.tv_weight:
-            terms["tv"] = total_variation(object_image)
-            total = total + config.realspace_weight * config.tv_weight * terms["tv"]
-        if config.realspace_weight and config.realspace_mae_weight:
-            terms["realspace_mae"] = object_mae(object_image, required(object_truth))
-            total = total + config.realspace_weight * config.realspace_mae_weight * terms["realspace_mae"]
-    for name, (weight, value) in auxiliary_terms(config, object_image).items():
-        terms[name] = value
-        total = total + weight * value
-    return {**terms, "total": total}
+    functions: dict[str, Callable[[], tf.Tensor]] = {
+        "supervised": lambda: object_mae(
+            object_patches,
+            required(patches_truth) if config.model.object_big else required(object_truth)[:, None],
+        ),
+        "nll": lambda: poisson_nll(tf.square(amplitude), tf.square(measured_amplitude)),
+        "mae": lambda: amplitude_mae(amplitude, measured_amplitude),
+        "tv": lambda: total_variation(object_image),
+        "realspace_mae": lambda: object_mae(object_image, required(object_truth)),
+    }
+    weighted = {name: (weight, functions[name]()) for name, weight in loss_weights(config).items()}
+    weighted |= auxiliary_terms(config, object_image)
+    total = weighted_sum(weighted.values(), tf.zeros((), amplitude.dtype))
+    return {**{name: value for name, (_, value) in weighted.items()}, "total": total}

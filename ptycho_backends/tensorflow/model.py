@@ -1,5 +1,6 @@
-"""The model over its variables, Adam, and the module that trains the one with the other."""
+"""The model as a tree of modules, and its optimiser."""
 
+import operator
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -7,12 +8,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.reference.initial_weights import (
-    LOG_SCALE,
-    PROBE,
-    is_running_value,
-    layer_channels,
-)
+from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_channels
 from ptycho_backends.tensorflow import losses, network, physics, process_group
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
@@ -21,6 +17,7 @@ from ptycho_backends.tensorflow.arrays import (
     tensors_from_weights,
     weights_from_tensors,
 )
+from ptycho_backends.tensorflow.layers import attach_layers
 from ptycho_backends.values import TrainingState
 
 # Added to the norm of a gradient before it is clipped, as torch does.
@@ -34,12 +31,12 @@ class PtychoModel(tf.Module):
     ----------
     config : ModelConfig
     weights : mapping of arrays
-        Canonical names; `variables_by_name` keeps them, the probe as (N, N, 2) real numbers.
+        Canonical names; the probe becomes (N, N, 2) real numbers.
     dtype : tf.DType
         float32 or float64.
     network_dtype : tf.DType, optional
-        What the network's 3x3 convolutions are computed in; default `dtype`. What looks over their
-        results, attention and batch normalisation, sums many numbers, and so stays in `dtype`.
+        Precision of the network's 3x3 convolutions; default `dtype`. Attention and batch normalisation sum many
+        numbers, and so stay in `dtype`.
     """
 
     def __init__(
@@ -53,26 +50,43 @@ class PtychoModel(tf.Module):
         self.config = config
         self.dtype = dtype
         self.network_dtype = dtype if network_dtype is None else network_dtype
-        values = tensors_from_weights(weights, dtype)
-        self.variables_by_name = {
-            name: tf.Variable(value, name=name, aggregation=process_group.SAME_EVERYWHERE)
-            for name, value in values.items()
-        }
+        self._tensors = attach_layers(self, tensors_from_weights(weights, dtype))
         self._convolved = {
             f"{layer}/{kind}" for layer in layer_channels(config) for kind in ("kernel", "bias")
         }
 
+    @property
+    def tensors(self) -> Mapping[str, tf.Variable]:
+        """Trained variables and running statistics by canonical name, in canonical order."""
+        return self._tensors
+
+    def layer(self, name: str) -> tf.Module:
+        """The module of a layer by its canonical name, as 'encoder/block1'.
+
+        Raises
+        ------
+        AttributeError
+            If the model has no such layer.
+        """
+        return operator.attrgetter(name.replace("/", "."))(self)
+
     def __call__(
+        self, diffraction_fed: tf.Tensor, offsets: tf.Tensor, statistics: network.Statistics | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As `forward`."""
+        return self.forward(diffraction_fed, offsets, statistics)
+
+    def forward(
         self, diffraction_fed: tf.Tensor, offsets: tf.Tensor, statistics: network.Statistics | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
         patches = self._patches(diffraction_fed, statistics)
-        probe = self.variables_by_name[PROBE]
+        probe = self.tensors[PROBE]
         image, amplitude = physics.predict_diffraction(
             patches,
             offsets,
             tf.complex(probe[..., 0], probe[..., 1]),
-            self.variables_by_name[LOG_SCALE],
+            self.tensors[LOG_SCALE],
             self.config,
         )
         return patches, image, amplitude
@@ -88,7 +102,7 @@ class PtychoModel(tf.Module):
     def _patches(self, diffraction_fed: tf.Tensor, statistics: network.Statistics | None = None) -> tf.Tensor:
         weights = {
             name: tf.cast(variable, self.network_dtype) if name in self._convolved else variable
-            for name, variable in self.variables_by_name.items()
+            for name, variable in self.tensors.items()
         }
         return channels_first(network.object_patches(diffraction_fed, weights, self.config, statistics))
 
@@ -101,7 +115,7 @@ class PtychoModel(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Every term of the loss of `batch`, and their weighted sum as `total`.
 
-        `statistics` is given in training: it gets the batch's, for `update_running_statistics`.
+        In training `statistics` receives those of the batch, for `update_running_statistics`.
         """
         batch = in_precision(batch, self.dtype)
         measured = intensity_scale * batch["diffraction"]
@@ -124,42 +138,33 @@ class PtychoModel(tf.Module):
         names: list[str],
         statistics: network.Statistics,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Total loss, and its gradient for each variable of `names`; zero where that does not enter.
+        """Total loss, and its gradient for each variable of `names`; zero where the loss does not depend on it.
 
-        With `SharedStatistics`, `batch` is one replica's part, and these are the whole batch's.
+        With `SharedStatistics`, `batch` is one replica's part, and the results are those of the whole batch.
         """
-        variables = {name: self.variables_by_name[name] for name in names}
+        variables = {name: self.tensors[name] for name in names}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(list(variables.values()))
             total = self.loss_terms(config, batch, intensity_scale, statistics)["total"]
             if isinstance(statistics, network.SharedStatistics):
-                total = total * tf.cast(statistics.share, total.dtype)
+                total = total * tf.cast(statistics.fraction, total.dtype)
         found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         if isinstance(statistics, network.SharedStatistics):
             total, found = process_group.summed((total, found))
         return total, found
 
     def update_running_statistics(self, statistics: network.Statistics) -> None:
-        """Move the running values of batch normalisation towards those of a batch that was trained on."""
-        for name, value in network.moved_running_values(self.variables_by_name, statistics).items():
-            self.variables_by_name[name].assign(value)
-
-    def trainable(self, config: TrainingConfig) -> list[str]:
-        """Names of what is trained: no running values, the probe and the scale only if `config` says so."""
-        frozen = {name for name in self.variables_by_name if is_running_value(name)}
-        if not config.probe_trainable:
-            frozen.add(PROBE)
-        if not config.intensity_scale_trainable:
-            frozen.add(LOG_SCALE)
-        return [name for name in self.variables_by_name if name not in frozen]
+        """Move the running statistics of batch normalisation towards those of a training batch."""
+        for name, value in network.moved_running_values(self.tensors, statistics).items():
+            self.tensors[name].assign(value)
 
     def weights(self) -> dict[str, NDArray]:
         """The canonical weights, in the model's precision."""
-        return weights_from_tensors(self.variables_by_name)
+        return weights_from_tensors(self.tensors)
 
 
 def counter(value: object, dtype: tf.DType | None = None) -> tf.Variable:
-    """A variable that is not trained."""
+    """A variable that is not trained, the same on all replicas."""
     return tf.Variable(value, dtype=dtype, trainable=False, aggregation=process_group.SAME_EVERYWHERE)
 
 
@@ -173,7 +178,7 @@ class Adam(tf.Module):
     ----------
     variables : mapping of str to tf.Variable
     state : TrainingState, optional
-        To go on from.
+        Resume state.
     """
 
     def __init__(self, variables: Mapping[str, tf.Variable], state: TrainingState | None = None) -> None:
@@ -191,9 +196,9 @@ class Adam(tf.Module):
         return {name: counter(value) for name, value in moments.items()}
 
     def apply(self, gradients: Mapping[str, tf.Tensor], rates: Mapping[str, tf.Tensor | float]) -> None:
-        """One step along `gradients`, each variable at its own rate.
+        """Take one step along `gradients`, each variable at its own rate.
 
-        A variable that has no gradient stays as it is, and so do its moments; steps are counted for all.
+        A variable without a gradient stays as it is, with its moments; steps are counted for all.
         """
         step = tf.cast(self._step.assign_add(1), tf.float64)
         # in float64, because 1 - beta2 has only four digits left in float32

@@ -1,28 +1,23 @@
 """The module that trains a `PtychoModel` with Adam."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.reference.initial_weights import (
-    weight_dtype,
-)
 from ptycho_backends.tensorflow import network, process_group
-from ptycho_backends.tensorflow.arrays import (
-    TensorBatch,
-    batch_signature,
-)
+from ptycho_backends.tensorflow.arrays import TensorBatch, batch_signature, shard_sizes
 from ptycho_backends.tensorflow.model import CLIPPING_FLOOR, Adam, PtychoModel, counter
+from ptycho_backends.training.epochs import EpochCounter
 from ptycho_backends.training.plan import TrainingPlan, needs_truth
-from ptycho_backends.training.schedule import parts_of_weights, schedule_of
-from ptycho_backends.values import EpochRecord, TrainedModel, TrainingState
+from ptycho_backends.training.schedule import parts_of_weights
+from ptycho_backends.training.trainable import trained_weights
+from ptycho_backends.values import EpochRecord, TrainedModel
 
 
-class PtychoModule:
-    """Trains a `PtychoModel` as a `TrainingPlan` says; keeps the history and the schedule.
+class PtychoModule(EpochCounter):
+    """Trains a `PtychoModel` along a `TrainingPlan`.
 
     Made within the scope of a distribution strategy it trains on all of its replicas.
     """
@@ -35,35 +30,25 @@ class PtychoModule:
         network_dtype: tf.DType | None = None,
     ) -> None:
         config, start = plan.config, plan.start
+        self.start_from(start, execution)
         self._strategy = tf.distribute.get_strategy()
-        state = start.training_state
         self.model = PtychoModel(config.model, start.weights, dtype, network_dtype)
-        self.config = config
-        self.intensity_scale = start.intensity_scale
-        self.schedule = schedule_of(plan.start, execution)
-        self.history: list[EpochRecord] = list(start.history)
-        self.epochs_done = plan.epochs_done
-        self.batches_done = 0
         self._accum_steps = execution.accum_steps
         self._largest_norm = execution.gradient_clip_val
-        self._trainable = self.model.trainable(config)
+        self._trainable = trained_weights(self.model.tensors, config)
         self._parts = parts_of_weights(self._trainable)
-        trained = {name: self.model.variables_by_name[name] for name in self._trainable}
-        self._optimizer = Adam(trained, state)
+        trained = {name: self.model.tensors[name] for name in self._trainable}
+        self._optimizer = Adam(trained, start.training_state)
         self._gathered: dict[str, tf.Variable] = {}
         if self._accum_steps > 1:
             self._gathered = {name: counter(tf.zeros_like(value)) for name, value in trained.items()}
         self._batches_gathered = 0
-        # summed where it is, so that no step waits for the device
-        self._loss_sum = counter(0.0, tf.float64)
-        self._groups = 0
-        self._epoch_started = time.perf_counter()
-        if state is not None:
-            self.batches_done = state.batches_done
-            self._loss_sum.assign(state.loss_sum)
+        # summed on the device, so that no step waits for it
+        state = start.training_state
+        self._loss_sum = counter(0.0 if state is None else state.loss_sum, tf.float64)
         several_processes = process_group.process_group_of(execution).size > 1
         self._signature = batch_signature(
-            config.model, with_truth=needs_truth(config), part=several_processes
+            config.model, with_truth=needs_truth(config), sharded=several_processes
         )
         self._compiled_loss = self._compiled(self._loss, self._signature)
         self._rates: dict[str, tf.Tensor] = {}
@@ -71,7 +56,7 @@ class PtychoModule:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        """The epoch's learning rate of each part that moves in it, and the steps compiled for these."""
+        """Set the epoch's learning rate of each part that moves in it, and compile the steps for these."""
         rates = self.schedule.rates
         self._rates = {part: tf.constant(rate, tf.float64) for part, rate in rates.items()}
         moving = [name for name in self._trainable if self._parts[name] in rates]
@@ -85,7 +70,7 @@ class PtychoModule:
         self._compiled_apply = self._compiled(self._apply_gathered, specs)
 
     def _compiled(self, function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
-        """`function` on every replica; their results are the same."""
+        """`function` compiled, on every replica; the result of the first, which is that of all."""
         if self._strategy.num_replicas_in_sync == 1:
             return tf.function(function, input_signature=signature)
 
@@ -107,14 +92,13 @@ class PtychoModule:
             if last_of_epoch or self._batches_gathered == self._accum_steps:
                 self._compiled_apply(self._rates)
                 self._batches_gathered = 0
-        self._groups += int(process_group.groups_of(batch))
         # a batch for each replica
-        self.batches_done += self._strategy.num_replicas_in_sync
+        self.count_batches(self._strategy.num_replicas_in_sync, int(shard_sizes(batch)[1]))
         return total
 
     @property
     def between_steps(self) -> bool:
-        """Whether no gradient waits for the optimiser, so that training can be resumed from here."""
+        """True if no gradient waits for the optimiser, so that training can be resumed from here."""
         return self._batches_gathered == 0
 
     def validation_loss(self, batch: TensorBatch) -> tf.Tensor:
@@ -122,18 +106,18 @@ class PtychoModule:
         return self._compiled_loss(batch)
 
     def _loss(self, batch: TensorBatch) -> tf.Tensor:
-        part, share = process_group.own_part(batch)
+        part, fraction = process_group.own_part(batch)
         loss = tf.cast(self.model.loss_terms(self.config, part, self.intensity_scale)["total"], tf.float64)
-        return loss if share is None else process_group.summed(loss * share)
+        return loss if fraction is None else process_group.summed(loss * fraction)
 
     def _gradients(self, batch: TensorBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        part, share = process_group.own_part(batch)
-        statistics: network.Statistics = {} if share is None else network.SharedStatistics(share)
+        part, fraction = process_group.own_part(batch)
+        statistics: network.Statistics = {} if fraction is None else network.SharedStatistics(fraction)
         total, gradients = self.model.loss_and_gradients(
             self.config, part, self.intensity_scale, self._moving, statistics
         )
         self.model.update_running_statistics(statistics)
-        groups = tf.cast(process_group.groups_of(batch), tf.float64)
+        groups = tf.cast(shard_sizes(batch)[1], tf.float64)
         self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
         return total, gradients
 
@@ -163,52 +147,30 @@ class PtychoModule:
         if self._largest_norm is None:
             return gradients
         norm = tf.linalg.global_norm(list(gradients.values()))
-        share = tf.minimum(self._largest_norm / (norm + CLIPPING_FLOOR), 1.0)
-        return {name: gradient * share for name, gradient in gradients.items()}
+        factor = tf.minimum(self._largest_norm / (norm + CLIPPING_FLOOR), 1.0)
+        return {name: gradient * factor for name, gradient in gradients.items()}
 
     # --- epochs
 
     def start_epoch(self) -> None:
-        """Begin an epoch, or go on with the one in which training was interrupted."""
+        """Begin an epoch, or continue the one that was interrupted."""
         self._set_rates()
-        self._epoch_started = time.perf_counter()
-        self._groups = self.batches_done * self.config.batch_size
-        if self.batches_done == 0:
+        if self.begin_epoch():
             self._loss_sum.assign(0.0)
 
     def finish_epoch(self, val_loss: float | None) -> EpochRecord:
         """Write the epoch into the history."""
-        train_loss = float(self._loss_sum.numpy()) / self._groups
-        record = EpochRecord(
-            epoch=self.epochs_done + 1,
-            train_loss=train_loss,
-            val_loss=val_loss,
-            learning_rate=self.schedule.learning_rate,
-            seconds=time.perf_counter() - self._epoch_started,
-        )
-        self.history.append(record)
-        self.epochs_done, self.batches_done = record.epoch, 0
-        self.schedule.finish_epoch(train_loss if val_loss is None else val_loss)
-        return record
+        return self.end_epoch(float(self._loss_sum.numpy()), val_loss)
 
     # --- state
 
     def trained_model(self, *, interrupted: bool = False) -> TrainedModel:
-        """What was learned so far, in neutral form, with what resuming needs."""
-        return TrainedModel(
-            config=self.config,
-            weights={name: value.astype(weight_dtype(name)) for name, value in self.model.weights().items()},
-            intensity_scale=self.intensity_scale,
-            history=tuple(self.history),
+        """The model as it is now, in neutral form, with its resume state."""
+        return self.neutral_state(
             backend="tensorflow",
+            weights=self.model.weights(),
+            step=self._optimizer.steps_done,
+            loss_sum=float(self._loss_sum.numpy()),
+            moments=(self._optimizer.first_moments, self._optimizer.second_moments),
             interrupted=interrupted,
-            training_state=TrainingState(
-                step=self._optimizer.steps_done,
-                epoch=self.epochs_done,
-                batches_done=self.batches_done,
-                loss_sum=float(self._loss_sum.numpy()) if self.batches_done else 0.0,
-                first_moments=self._optimizer.first_moments,
-                second_moments=self._optimizer.second_moments,
-                schedule=self.schedule.state(),
-            ),
         )

@@ -22,11 +22,11 @@ Statistics = dict[str, tf.Tensor]
 
 
 class SharedStatistics(dict[str, tf.Tensor]):
-    """`Statistics` of a batch of which this replica has `share` of the groups."""
+    """`Statistics` of a batch of which this replica holds the fraction `fraction` of the groups."""
 
-    def __init__(self, share: tf.Tensor) -> None:
+    def __init__(self, fraction: tf.Tensor) -> None:
         super().__init__()
-        self.share = share
+        self.fraction = fraction
 
 
 def conv(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
@@ -85,12 +85,12 @@ def batch_norm(
 
 
 def _for_columns(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """(channels,) to (W, channels): so that gradients, too, are summed axis by axis."""
+    """(channels,) to (W, channels), so that gradients are summed axis by axis."""
     return tf.broadcast_to(values, (tf.shape(image)[2], values.shape[0]))
 
 
 def _moments_of_batch(image: tf.Tensor, statistics: Statistics) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and variance of each channel over the batch, where `statistics` are shared over all parts of it."""
+    """Mean and variance of each channel over the batch; over the parts of all replicas for `SharedStatistics`."""
     mean = _mean_of_batch(image, statistics)
     return mean, _mean_of_batch(tf.square(image - mean), statistics)
 
@@ -99,7 +99,7 @@ def _mean_of_batch(image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
     # axis by axis: a sum of all pixels in a row would lose two digits
     mean = tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(image, axis=2), axis=1), axis=0)
     if isinstance(statistics, SharedStatistics):
-        return process_group.summed(mean * tf.cast(statistics.share, image.dtype))
+        return process_group.summed(mean * tf.cast(statistics.fraction, image.dtype))
     return mean
 
 
@@ -117,7 +117,7 @@ def _mean_of_pixels(image: tf.Tensor) -> tf.Tensor:
 
 
 def _gated(image: tf.Tensor, gate: tf.Tensor) -> tf.Tensor:
-    """`image` times a (B, channels) gate, whose gradient, too, is summed axis by axis."""
+    """`image` times a (B, channels) gate, whose gradient is summed axis by axis."""
     batch, channels = tf.shape(gate)[0], gate.shape[1]
     return image * tf.broadcast_to(gate[:, None, None], (batch, 1, tf.shape(image)[2], channels))
 
@@ -148,14 +148,18 @@ def efficient_channel_attention(image: tf.Tensor, weights: Weights, layer: str) 
     return _gated(image, activation("sigmoid", tf.add_n(taps)))
 
 
+def _cbam(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    image = channel_attention(image, weights, layer)
+    return spatial_attention(image, weights, f"{layer}/spatial")
+
+
 def attend(image: tf.Tensor, weights: Weights, block: str, config: ModelConfig) -> tf.Tensor:
     """Mirror of `reference.network.attend`."""
     for stage in attention_stages(config, block):
         if stage == "eca":
             image = efficient_channel_attention(image, weights, f"{block}/eca")
         elif stage == "cbam":
-            image = channel_attention(image, weights, f"{block}/cbam")
-            image = spatial_attention(image, weights, f"{block}/cbam/spatial")
+            image = _cbam(image, weights, f"{block}/cbam")
         else:
             image = spatial_attention(image, weights, f"{block}/spatial")
     return image
@@ -203,26 +207,35 @@ def trunk(
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
         features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
-    seen, outer = {}, features
+    head_inputs, outer = {}, features
     if config.pad_object:
         aside = border_channels(config)
-        seen["inner_head"], outer = features[..., :-aside], features[..., -aside:]
+        head_inputs["inner_head"], outer = features[..., :-aside], features[..., -aside:]
     if config.probe_big or not config.pad_object:
-        seen["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
-    return seen
+        head_inputs["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+    return head_inputs
 
 
-def heads(seen: Mapping[str, tf.Tensor], weights: Weights, config: ModelConfig, decoder: str) -> tf.Tensor:
+def heads(
+    head_inputs: Mapping[str, tf.Tensor], weights: Weights, config: ModelConfig, decoder: str
+) -> tf.Tensor:
     """Mirror of `reference.network.heads`."""
-    said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
+    head_outputs = {
+        head: conv(features, weights, f"{decoder}/{head}") for head, features in head_inputs.items()
+    }
+    return _patches(head_outputs, config, decoder)
+
+
+def _patches(head_outputs: Mapping[str, tf.Tensor], config: ModelConfig, decoder: str) -> tf.Tensor:
+    """Activate the outputs of the heads and add the border to the inner part."""
     if not config.pad_object:
-        patches = head_activation(said["border_head"], config, decoder)
+        patches = head_activation(head_outputs["border_head"], config, decoder)
         return patches * _mask(config, patches) if config.edge_pad else patches
     margin = config.N // 4
-    patches = head_activation(said["inner_head"], config, decoder)
+    patches = head_activation(head_outputs["inner_head"], config, decoder)
     patches = tf.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-    if "border_head" in said:
-        border = activation("swish", said["border_head"])
+    if "border_head" in head_outputs:
+        border = activation("swish", head_outputs["border_head"])
         patches = patches + border * _mask(config, border)
     return patches
 
@@ -236,11 +249,12 @@ def decode(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirror of `reference.network.decode`."""
     if config.use_shared_decoder:
-        seen = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+        head_inputs = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
     else:
-        seen = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+        head_inputs = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
     amplitude, phase = (
-        heads(one, weights, config, decoder) for one, decoder in zip(seen, DECODERS, strict=True)
+        heads(features, weights, config, decoder)
+        for features, decoder in zip(head_inputs, DECODERS, strict=True)
     )
     return amplitude, phase
 

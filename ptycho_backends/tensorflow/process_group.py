@@ -1,11 +1,10 @@
-"""Several devices that train or make an image together: replicas of the model in one process, or in several.
+"""Devices that train or make an image together: replicas of the model in one process, or in several.
 
-`docs/several-devices.md` tells what they do together. Processes that a `TF_CONFIG` names join; TensorFlow
-connects them once, when the first of the backend's methods is called, for as long as they run.
+`docs/several-devices.md` describes their work. Processes that a `TF_CONFIG` names join; TensorFlow connects them
+once, when the first of the backend's methods is called, for as long as they run.
 """
 
 import contextlib
-import itertools
 import os
 import signal
 import threading
@@ -19,70 +18,57 @@ from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.tensorflow.arrays import SHARD_SIZES, TensorBatch
-from ptycho_backends.training.launch import EXAMPLE, SINGLE_DEVICE, TF_CONFIG, Cluster, launched, tf_cluster
+from ptycho_backends.tensorflow.arrays import SHARD_SIZES, TensorBatch, shard_sizes
+from ptycho_backends.training.launch import (
+    EXAMPLE,
+    SINGLE_DEVICE,
+    TF_CONFIG,
+    Cluster,
+    ProcessRank,
+    launched,
+    tf_cluster,
+)
 
-# Strategies that mean one thing here: a replica on each device of this process.
+# Strategies that are one and the same here: a replica on each device of this process.
 SHARED = ("auto", "mirrored")
-# And that of several processes, which have a replica on each device of each of them.
+# The strategy of several processes, with a replica on each device of each of them.
 SEVERAL_PROCESSES = "multi_worker_mirrored"
 # A processor is not divided into more devices than it has cores; but in two, to try it.
 LEAST_CORES = 2
-# A variable is the same everywhere, because everywhere the same is added to it.
+# A variable is the same on all replicas, because the same number is added to it on all of them.
 SAME_EVERYWHERE = tf.VariableAggregation.ONLY_FIRST_REPLICA
-
-# TensorFlow tells collective operations apart by numbers; its strategies count these from 1.
-HOSTS_KEY = 1_000_000
-ASKED_KEY = 0
-_sum_keys = itertools.count(ASKED_KEY + 1)
 
 
 @dataclass(frozen=True)
-class ProcessGroup:
-    """Processes that work together; this is number `rank` of `size`."""
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes files, shows progress and calls back."""
-        return self.rank == 0
-
-    def share(self, count: int) -> range:
-        """Which of `count` things this process does; parts of nearly equal size, one after the other."""
-        return range(*_bounds(count, self.rank, self.size))
+class ProcessGroup(ProcessRank):
+    """Processes that work together; this one has the rank `rank`."""
 
     def any(self, asked: bool) -> bool:
-        """Whether some process asks; all of them must."""
-        if self.size == 1:
-            return asked
-        return bool(self._sum(tf.constant(int(asked)), ASKED_KEY))
+        """True if `asked` is true in any process; a collective operation of all of them."""
+        return asked if self.size == 1 else bool(_sum_over_processes(tf.constant(int(asked))))
 
     def add_up(self, array: NDArray[np.floating]) -> None:
         """Replace `array` by its sum over the processes."""
         if self.size > 1:
-            # a key is for one shape
-            array[...] = self._sum(tf.convert_to_tensor(array), next(_sum_keys)).numpy()
+            array[...] = _sum_over_processes(tf.convert_to_tensor(array)).numpy()
 
-    def _sum(self, tensor: tf.Tensor, key: int) -> tf.Tensor:
-        # from host to host, so that nothing waits for a GPU
-        with tf.device("/CPU:0"):
-            return tf.raw_ops.CollectiveReduceV2(
-                input=tensor,
-                group_size=self.size,
-                group_key=HOSTS_KEY,
-                instance_key=key,
-                ordering_token=[],
-                merge_op="Add",
-                final_op="Id",
-                communication_hint="ring",
-            )
+
+@tf.function
+def _sum_over_processes(tensor: tf.Tensor) -> tf.Tensor:
+    """The sum of the `tensor` of each process, on every one of them."""
+    strategy = _joined[0].strategy
+
+    def of_first_replica(here: tf.Tensor) -> tf.Tensor:
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        is_first = tf.equal(number % len(strategy.extended.worker_devices), 0)
+        return summed(tf.where(is_first, here, tf.zeros_like(here)))
+
+    return strategy.experimental_local_results(strategy.run(of_first_replica, (tensor,)))[0]
 
 
 @dataclass(frozen=True)
 class _Joined:
-    """How this process has joined the others, which it does once."""
+    """Connection of this process with the others, which is made once."""
 
     cluster: Cluster
     kind: str
@@ -94,13 +80,13 @@ _joined: list[_Joined] = []
 
 
 def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
-    """Who takes part in what is started now.
+    """The processes that take part in the work that begins now.
 
     Raises
     ------
     ConfigError
-        If processes were launched that do not know of each other, or the strategy is none of those that
-        this backend knows, or not for so many.
+        If processes were launched without each other's addresses, or this backend does not know the strategy,
+        or the strategy is not for their number.
     """
     known = (*SHARED, SEVERAL_PROCESSES, SINGLE_DEVICE)
     if execution.strategy not in known:
@@ -113,9 +99,9 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
         return ProcessGroup()
     launch = launched(execution, "tensorflow")
     several = launch is not None and launch.size > 1
-    if launch is not None and several and launch.told_by != TF_CONFIG:
+    if launch is not None and several and launch.launcher != TF_CONFIG:
         raise ConfigError(
-            f"{launch.told_by}: started {launch.size} processes, and TensorFlow does not know where the others "
+            f"{launch.launcher}: started {launch.size} processes, and TensorFlow does not know where the others "
             f"are; set {TF_CONFIG} in each of them to something like {EXAMPLE}, keep each to itself with "
             f"strategy={SINGLE_DEVICE!r}, or start one process with devices set to their number"
         )
@@ -135,13 +121,13 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
 
 
 def strategy_of(execution: ExecutionConfig, kind: str) -> tf.distribute.Strategy:
-    """Who takes part in training: `execution.devices` devices of `kind`, 'CPU' or 'GPU', of each process.
+    """Strategy of training: `execution.devices` devices of `kind`, 'CPU' or 'GPU', in each process.
 
     Raises
     ------
     ConfigError
-        If there are not so many, or not the ones that the processes have joined with, or the strategy is
-        none of those that this backend knows.
+        If there are fewer devices, or the processes have joined with others, or this backend does not know the
+        strategy.
     """
     require_devices(execution, kind)
     if process_group_of(execution).size == 1:
@@ -156,14 +142,14 @@ def strategy_of(execution: ExecutionConfig, kind: str) -> tf.distribute.Strategy
 
 
 def own_strategy_of(execution: ExecutionConfig, kind: str) -> tf.distribute.Strategy:
-    """The devices of this process alone; TensorFlow's default for one."""
+    """Strategy of the devices of this process alone; TensorFlow's default for one device."""
     if execution.devices == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([f"/{kind}:{number}" for number in range(execution.devices)])
 
 
 def require_devices(execution: ExecutionConfig, kind: str) -> None:
-    """Raise what `strategy_of` would; the processes of a cluster join here, when it is first called."""
+    """Raise as `strategy_of` does; the processes of a cluster join here, in the first call."""
     wanted = execution.devices
     if process_group_of(execution).size > 1:
         _join(kind, wanted)
@@ -180,7 +166,7 @@ def require_devices(execution: ExecutionConfig, kind: str) -> None:
 
 
 def _join(kind: str, devices: int) -> None:
-    """Connect to the processes that `TF_CONFIG` names, and wait until all of them have come."""
+    """Connect to the processes that `TF_CONFIG` names, and wait until all of them have connected."""
     cluster = tf_cluster()
     assert cluster is not None
     if kind == "CPU" and devices > 1:
@@ -219,7 +205,7 @@ def _join(kind: str, devices: int) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_ends_at_once() -> Iterator[None]:
-    """While TensorFlow waits for the others, Python's own handler would wait with it."""
+    """Let SIGINT end the process while TensorFlow waits for the others; Python's handler would wait, too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -231,7 +217,7 @@ def _ctrl_c_ends_at_once() -> Iterator[None]:
 
 
 def _divide_processor(count: int) -> None:
-    """Make `count` devices of the processor; only possible before TensorFlow's first computation."""
+    """Divide the processor into `count` devices; only possible before TensorFlow's first computation."""
     (processor,) = tf.config.list_physical_devices("CPU")
     if count > max(LEAST_CORES, os.cpu_count() or 1):
         return
@@ -243,38 +229,33 @@ def _divide_processor(count: int) -> None:
             processor, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
         )
     except RuntimeError:
-        # it has started; how many there are is told by whoever counts them
+        # it has started; the caller counts the devices
         return
 
 
-def groups_of(batch: TensorBatch) -> tf.Tensor:
-    """Number of groups of the whole batch, of which the processes have a part each."""
-    return batch.get(SHARD_SIZES, tf.shape(batch["diffraction"])[0])
-
-
 def own_part(batch: TensorBatch) -> tuple[TensorBatch, tf.Tensor | None]:
-    """What this replica takes of `batch`, and its share of the groups; all and None where there is one.
+    """The part of `batch` for this replica, and the fraction of all groups in it; all and None for one replica.
 
-    The part is never empty, because every replica takes part in every step; the share may be 0.
+    The part is never empty, because every replica takes part in every step; the fraction may be 0.
     """
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     if replicas == 1:
         return batch, None
     number = tf.cast(context.replica_id_in_sync_group, tf.int32)
-    count, held = groups_of(batch), tf.shape(batch["diffraction"])[0]
+    count, held = shard_sizes(batch)[1], tf.shape(batch["diffraction"])[0]
     first, last = _bounds(count, number, replicas)
-    share = tf.cast(last - first, tf.float64) / tf.cast(count, tf.float64)
+    fraction = tf.cast(last - first, tf.float64) / tf.cast(count, tf.float64)
     # counted from the first group that this process holds
     here = len(context.strategy.extended.worker_devices)
     before, _ = _bounds(count, number // here, replicas // here)
     first = tf.minimum(first - before, held - 1)
     part = slice(first, tf.maximum(last - before, first + 1))
-    return {name: tensor[part] for name, tensor in batch.items() if name != SHARD_SIZES}, share
+    return {name: tensor[part] for name, tensor in batch.items() if name != SHARD_SIZES}, fraction
 
 
 def all_bounds(count: int, replicas: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) of `count` groups that each replica takes."""
+    """First and last (exclusive) of `count` groups for each replica."""
     return [_bounds(count, number, replicas) for number in range(replicas)]
 
 
@@ -288,7 +269,7 @@ def summed(values: Any) -> Any:
 
 
 def everywhere(function: Any) -> Any:
-    """`function` on every replica, and the result of each of them; alone, as it is."""
+    """`function` on every replica, returning the results of all; as it is where there is one replica."""
     strategy = tf.distribute.get_strategy()
     if strategy.num_replicas_in_sync == 1:
         return function

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.testing import parity, parity_page
@@ -89,7 +90,7 @@ def summary(report: parity.Report) -> list[str]:
 def _check(backends: Sequence[str], cases: int | None, seed: int, profile: str) -> None:
     problems = []
     if not backends:
-        problems.append("backends: got none, want at least one name, as in `parity torch tensorflow`")
+        problems.append(f"backends: got none, want at least one name, as in `parity {' '.join(BUILT_IN)}`")
     if len(set(backends)) < len(backends):
         problems.append(f"backends: got {' '.join(backends)}, want each once")
     if cases is not None and cases < 1:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ptycho_backends.builtin_backends import framework_modules
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.registry import get_backends
 from ptycho_backends.testing.agreement import ALLOWANCES, Allowance
@@ -31,7 +32,7 @@ VERSION = "1.0"
 # Training takes as long as several cases and varies little, so it is measured less often.
 CASES_PER_SCAN = 20
 
-LIBRARIES = ("ptycho-backends", "numpy", "scipy", "torch", "lightning", "tensorflow", "keras")
+LIBRARIES = ("ptycho-backends", "numpy", "scipy", *framework_modules())
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Report:
     profile : str
     seed, cases_asked : int
     cases_done : int
-        Fewer than asked if it was interrupted.
+        Fewer than `cases_asked` if it was interrupted.
     crashes : list of (case, error)
         Cases in which a backend raised; each is a failure.
     """
@@ -193,7 +194,7 @@ def run(
     Raises
     ------
     UnknownBackendError, BackendUnavailableError
-        A backend asked for by name that does not load is an error, never left out.
+        A named backend that does not load is an error, never left out.
     """
     backends = get_backends(names)
     report = Report(list(backends), profile, seed, cases)

@@ -1,6 +1,6 @@
 """Training, replayed in NumPy from a backend's gradients: Adam as published, batch after batch as planned.
 
-What a backend's optimiser and training loop add to its gradients is hereby held against plain arithmetic.
+It holds a backend's optimiser and training loop against plain arithmetic on the same gradients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Adam:
     weights : mapping of arrays
         Where to start.
     config : TrainingConfig
-        Says whether probe and scale move.
+        Decides if probe and scale move.
     """
 
     def __init__(self, weights: Weights, config: TrainingConfig) -> None:
@@ -85,7 +85,7 @@ def replayed_steps(
     batches: Sequence[Batch],
     execution: ExecutionConfig,
 ) -> dict[str, NDArray]:
-    """What `backend.train_step` should return."""
+    """The weights that `backend.train_step` should return."""
     adam = Adam(weights, config)
     for batch in batches:
         summed = _summed_gradients(backend, config, adam, [batch], execution)

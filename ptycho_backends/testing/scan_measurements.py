@@ -1,4 +1,4 @@
-"""What is measured of a backend on whole scans: training, stitching, archives, groups."""
+"""Measurements of a backend on whole scans: training, stitching, archives, groups."""
 
 import dataclasses
 import itertools
@@ -51,12 +51,12 @@ class ScanCase:
     staged: bool = False
 
     def __repr__(self) -> str:
-        said = (
+        changed = (
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         )
-        return f"ScanCase({', '.join(said)})"
+        return f"ScanCase({', '.join(changed)})"
 
     def scan(self) -> Scan:
         return simulate_star(64, self.positions, n_photons=1e5, seed=self.seed)

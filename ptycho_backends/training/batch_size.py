@@ -6,13 +6,13 @@ power of two whose next one computes hardly more groups a second, or no longer f
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from ptycho_backends.config import ExecutionConfig
-from ptycho_backends.protocol import Backend
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.training.plan import TrainingPlan
-from ptycho_backends.values import Batch, TrainedModel
+from ptycho_backends.values import Batch, TrainedModel, Weights
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +24,36 @@ LEAST_STEPS = 8
 # No step is tried that should take longer.
 LONGEST_STEP_S = 20.0
 
+
+class Computes(Protocol):
+    """The two methods of a backend that are timed."""
+
+    def forward(
+        self, config: ModelConfig, weights: Weights, batch: Batch, *, execution: ExecutionConfig | None = None
+    ) -> Any: ...
+
+    def train_step(
+        self,
+        config: TrainingConfig,
+        weights: Weights,
+        batches: Sequence[Batch],
+        *,
+        execution: ExecutionConfig | None = None,
+    ) -> Any: ...
+
+
 Gather = Callable[[int], Batch]
 Compute = Callable[[Batch], float]
 
 
-def training_batch_size(backend: Backend, plan: TrainingPlan, execution: ExecutionConfig) -> int:
-    """For `TrainingConfig.batch_size`: what trains the most groups a second, at least 8 steps an epoch.
+def training_batch_size(backend: Computes, plan: TrainingPlan, execution: ExecutionConfig) -> int:
+    """Value for `TrainingConfig.batch_size` that trains most groups a second, with at least 8 steps an epoch.
 
     Parameters
     ----------
     backend : Backend
     plan : TrainingPlan
-        Of `preparation.plan_training`; its own batch size plays no part.
+        Of `plan_training`; its own batch size plays no part.
     execution : ExecutionConfig
 
     Raises
@@ -45,7 +63,7 @@ def training_batch_size(backend: Backend, plan: TrainingPlan, execution: Executi
     """
 
     def step_seconds(batch: Batch) -> float:
-        # several steps less one: without what it takes to begin
+        # several steps less one: without the time it takes to begin
         steps = [_seconds(backend, plan, execution, [batch] * count) for count in (1, 3)]
         return max(steps[1] - steps[0], 0.0) / 2 or steps[0]
 
@@ -55,16 +73,16 @@ def training_batch_size(backend: Backend, plan: TrainingPlan, execution: Executi
 
 
 def inference_batch_size(
-    backend: Backend, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+    backend: Computes, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> int:
-    """For `ExecutionConfig.inference_batch_size`: what predicts the most groups a second.
+    """Value for `ExecutionConfig.inference_batch_size` that predicts most groups a second.
 
     Parameters
     ----------
     backend : Backend
     model : TrainedModel
     groups : GroupedData
-        What is to be predicted (`preparation.inference_groups`).
+        To be predicted (`plan.inference_groups`).
     execution : ExecutionConfig
 
     Raises
@@ -84,7 +102,9 @@ def inference_batch_size(
     return _smallest_good(gather, seconds, len(groups))
 
 
-def _seconds(backend: Backend, plan: TrainingPlan, execution: ExecutionConfig, batches: list[Batch]) -> float:
+def _seconds(
+    backend: Computes, plan: TrainingPlan, execution: ExecutionConfig, batches: list[Batch]
+) -> float:
     started = time.perf_counter()
     backend.train_step(plan.config, plan.start.weights, batches, execution=execution)
     return time.perf_counter() - started
@@ -116,6 +136,6 @@ def _rate(gather: Gather, compute: Compute, size: int) -> float:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is any framework's way of saying that memory did not do."""
+    """True for an error by which a framework reports that memory ran out."""
     named = type(error).__name__ in ("OutOfMemoryError", "ResourceExhaustedError")
     return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)

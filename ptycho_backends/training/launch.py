@@ -1,40 +1,63 @@
-"""Which of several processes this one is, as `torchrun`, `srun` or `TF_CONFIG` tells in the environment."""
+"""Rank of this process among those that `torchrun`, `srun` or a `TF_CONFIG` started, from the environment."""
 
 import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
 
 SINGLE_DEVICE = "single_device"
-"""Strategy that keeps a process to itself which was launched together with others."""
+"""Strategy that keeps a process to itself although it was launched together with others."""
 
-TF_CONFIG = "TF_CONFIG"
+TORCHRUN, SRUN, TF_CONFIG = "torchrun", "srun", "TF_CONFIG"
 EXAMPLE = '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": "worker", "index": 0}}'
 
-# What counts as a worker; a chief is the first of them.
+# Jobs whose tasks are workers; a chief is the first of them.
 JOBS = ("chief", "worker")
 
 
 @dataclass(frozen=True)
-class Launch:
-    """Number `rank` of `size` processes; on this machine, `local_rank` of `local_size`.
+class ProcessRank:
+    """Rank of this process among `size` processes that work together.
 
-    `told_by` is 'torchrun', 'srun' or 'TF_CONFIG'.
+    Attributes
+    ----------
+    rank, size : int
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True for the process that writes files, shows progress and calls back."""
+        return self.rank == 0
+
+    def shard(self, count: int) -> range:
+        """The part of `count` things that this process does; all parts have nearly equal size, in order."""
+        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Rank `rank` of `size` processes; on this machine, `local_rank` of `local_size`.
+
+    `launcher` is 'torchrun', 'srun' or 'TF_CONFIG'.
     """
 
     rank: int
     size: int
     local_rank: int
     local_size: int
-    told_by: str
+    launcher: str
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What `TF_CONFIG` tells: the addresses of each job's tasks, and that this process is one of them."""
+    """Content of `TF_CONFIG`: the addresses of each job's tasks, and the task of this process."""
 
     jobs: tuple[tuple[str, tuple[str, ...]], ...]
     job: str
@@ -52,45 +75,60 @@ class Cluster:
 
 
 def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
-    """The processes that are to work together with this one, if something else has started them.
+    """Launch of the processes that are to work together with this one; None for a process by itself.
 
-    Those of `torchrun` and of a `TF_CONFIG` always are; those of `srun` if `execution` names several devices
-    or a strategy, because a cluster starts processes that are to stay apart in the same way. Where there is
-    more than one of them, the TensorFlow backend goes by `TF_CONFIG`, and any other by the launcher.
+    Processes of `torchrun` and of a `TF_CONFIG` always work together. Those of `srun` do if `execution` names
+    several devices or a strategy, because a cluster starts independent processes in the same way.
+
+    Parameters
+    ----------
+    execution : ExecutionConfig
+    backend : str
+        Where there is more than one launcher, the `cluster_variable` of its entry in the registry counts first.
 
     Raises
     ------
     ConfigError
-        If `TF_CONFIG` is what counts, and does not tell what it should.
+        If `TF_CONFIG` counts and is not understood.
     """
     if execution.strategy == SINGLE_DEVICE:
         return None
-    if backend == "tensorflow":
-        return _of_tf_config() or _of_launcher(execution)
-    return _of_launcher(execution) or _of_tf_config()
+    entry = BUILT_IN.get(backend)
+    first = None if entry is None else entry.cluster_variable
+    # stable: the others keep their order
+    for launcher in sorted(LAUNCHERS, key=lambda name: name != first):
+        if launch := LAUNCHERS[launcher](execution):
+            return launch
+    return None
 
 
 def is_first_process(execution: ExecutionConfig, backend: str) -> bool:
-    """Whether this process writes the files of a run of `backend` that it takes part in."""
+    """True for the process that writes the files of a run of `backend`."""
     launch = launched(execution, backend)
     return launch is None or launch.rank == 0
 
 
-def _of_launcher(execution: ExecutionConfig) -> Launch | None:
+def _of_torchrun(execution: ExecutionConfig) -> Launch | None:
     known = os.environ
-    if "TORCHELASTIC_RUN_ID" in known:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        rank, size, local_rank, local_size = (int(known[name]) for name in names)
-        return Launch(rank, size, local_rank, local_size, "torchrun")
-    asked = execution.devices > 1 or execution.strategy != "auto"
+    if "TORCHELASTIC_RUN_ID" not in known:
+        return None
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    rank, size, local_rank, local_size = (int(known[name]) for name in names)
+    return Launch(rank, size, local_rank, local_size, TORCHRUN)
+
+
+def _of_srun(execution: ExecutionConfig) -> Launch | None:
+    if execution.devices == 1 and execution.strategy == "auto":
+        return None
+    known = os.environ
     size = int(known.get("SLURM_NTASKS", 1))
-    if not asked or size == 1 or "SLURM_PROCID" not in known:
+    if size == 1 or "SLURM_PROCID" not in known:
         return None
     rank, local_rank = int(known["SLURM_PROCID"]), int(known["SLURM_LOCALID"])
-    return Launch(rank, size, local_rank, size // int(known.get("SLURM_NNODES", 1)), "srun")
+    return Launch(rank, size, local_rank, size // int(known.get("SLURM_NNODES", 1)), SRUN)
 
 
-def _of_tf_config() -> Launch | None:
+def _of_tf_config(execution: ExecutionConfig) -> Launch | None:
     cluster = tf_cluster()
     if cluster is None or len(cluster.addresses) == 1:
         return None
@@ -98,6 +136,9 @@ def _of_tf_config() -> Launch | None:
     rank = cluster.rank
     here = hosts[rank]
     return Launch(rank, len(hosts), hosts[:rank].count(here), hosts.count(here), TF_CONFIG)
+
+
+LAUNCHERS = {TORCHRUN: _of_torchrun, SRUN: _of_srun, TF_CONFIG: _of_tf_config}
 
 
 def tf_cluster() -> Cluster | None:
@@ -112,14 +153,14 @@ def tf_cluster() -> Cluster | None:
     if not text:
         return None
     try:
-        told = json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise _misunderstood(f"got {text!r}, which is no JSON") from error
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         raise _misunderstood(f"got {text!r}")
-    if not told.get("cluster"):
+    if not content.get("cluster"):
         return None
-    jobs, task = told["cluster"], told.get("task")
+    jobs, task = content["cluster"], content.get("task")
     if not isinstance(jobs, dict) or not all(map(_is_job, jobs.items())):
         raise _misunderstood(f"cluster: got {jobs!r}")
     if not isinstance(task, dict) or task.get("type") not in jobs:
@@ -142,5 +183,5 @@ def _is_job(item: tuple[str, Any]) -> bool:
     return all(isinstance(address, str) for address in addresses)
 
 
-def _misunderstood(what: str) -> ConfigError:
-    return ConfigError(f"{TF_CONFIG}: {what}; set it to something like {EXAMPLE}, the jobs being {JOBS}")
+def _misunderstood(reason: str) -> ConfigError:
+    return ConfigError(f"{TF_CONFIG}: {reason}; set it to something like {EXAMPLE}, the jobs being {JOBS}")

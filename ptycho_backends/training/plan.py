@@ -1,10 +1,12 @@
-"""What every backend does before it trains or infers: complete the configuration, form groups, split.
+"""The plan of a training: complete configuration, groups, split, order of batches, first weights.
 
-Nothing here depends on a framework, so both start from the same weights and see the same batches.
+It is made once for each training, and only a plan carries a complete configuration. Nothing here depends on a
+framework, so all backends start from the same weights and see the same batches.
 """
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.archive.model_file import load_archive
-from ptycho_backends.config import (
-    BACKEND_SPELLINGS,
-    ExecutionConfig,
-    InferenceConfig,
-    TrainingConfig,
-    validate,
-    with_side,
-)
+from ptycho_backends.builtin_backends import canonical_name
+from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingConfig, validate, with_side
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
@@ -30,6 +26,10 @@ from ptycho_backends.values import Batch, TrainedModel
 
 # Stream of the random numbers that split off the validation set; epochs, counted from 1, have their own.
 SPLIT_STREAM = 0
+
+
+Completion = Callable[[TrainingConfig, Scan | GroupedData, ExecutionConfig | None], TrainingConfig]
+"""Completes a configuration for data and an `ExecutionConfig`: `Backend.complete_config`."""
 
 
 def complete_config(
@@ -45,8 +45,20 @@ def complete_config(
     ConfigError
         Lists every invalid field; or no loss has a weight; or `data` are grouped otherwise.
     """
+    completed = completed_config(config, data, backend, execution)
+    bridge.update_legacy_dict(params.cfg, completed)
+    return completed
+
+
+def completed_config(
+    config: TrainingConfig,
+    data: Scan | GroupedData,
+    backend: str,
+    execution: ExecutionConfig | None = None,
+) -> TrainingConfig:
+    """As `complete_config`, for a caller that has filled `params.cfg` already."""
     completed = with_side(config, data.N)
-    completed.backend = BACKEND_SPELLINGS.get(backend, backend)
+    completed.backend = canonical_name(backend)
     if execution is not None:
         validate(execution)
     if isinstance(data, GroupedData) and data.gridsize != completed.model.gridsize:
@@ -58,12 +70,11 @@ def complete_config(
             "nll_weight, mae_weight, realspace_weight: all zero, so there is nothing to minimise; "
             "set one of them (realspace_weight together with tv_weight or realspace_mae_weight)"
         )
-    bridge.update_legacy_dict(params.cfg, completed)
     return completed
 
 
 def _has_loss(config: TrainingConfig) -> bool:
-    """Whether some loss has a weight."""
+    """True where some loss has a weight."""
     realspace = config.realspace_weight * (config.tv_weight + config.realspace_mae_weight)
     auxiliary = config.amplitude_variance_coeff
     auxiliary += config.amp_loss_coeff if config.amp_loss else 0.0
@@ -72,7 +83,7 @@ def _has_loss(config: TrainingConfig) -> bool:
 
 
 def needs_truth(config: TrainingConfig) -> bool:
-    """Whether the loss compares with a known object."""
+    """True where the loss compares with a known object."""
     realspace = config.realspace_weight * config.realspace_mae_weight
     return config.model.model_type == "supervised" or realspace > 0
 
@@ -87,7 +98,7 @@ class TrainingPlan:
         Complete and valid.
     groups : GroupedData
     train_indices, validation_indices : integer arrays
-        Which groups train, and which only judge.
+        Numbers of the groups that train, and of those that are held out.
     start : TrainedModel
         Initial weights, or the model that is resumed with its history and state.
     """
@@ -103,12 +114,38 @@ class TrainingPlan:
         """Finished epochs of the model that is resumed; 0 for a new one."""
         return self.start.epochs_done
 
+    @property
+    def scan(self) -> Scan:
+        """The scan that the groups are of."""
+        return self.groups.scan
+
+    def changed(self, *, batch_size: int | None = None, output_dir: Path | None = None) -> "TrainingPlan":
+        """This plan with another batch size or output folder; groups and first weights stay.
+
+        `params.cfg` follows, as far as it was filled by this plan.
+
+        Raises
+        ------
+        ConfigError
+            If a value is not allowed.
+        """
+        given = {"batch_size": batch_size, "output_dir": output_dir}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if not changes:
+            return self
+        config = dataclasses.replace(self.config, **changes)  # type: ignore[arg-type]
+        for name in changes:
+            value = getattr(config, name)
+            params.cfg[bridge.legacy_name(name)] = str(value) if isinstance(value, Path) else value
+        return dataclasses.replace(self, config=config, start=dataclasses.replace(self.start, config=config))
+
     def epoch_batches(self, epoch: int) -> list[NDArray[np.integer]]:
         """Group numbers of each batch of `epoch` (counted from 1), in order; the last may be short."""
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_indices)
         return _chunks(order, self.config.batch_size)
 
     def validation_batches(self) -> list[NDArray[np.integer]]:
+        """Group numbers of each batch of the groups that are held out."""
         return _chunks(self.validation_indices, self.config.batch_size)
 
     def gather(self, indices: NDArray[np.integer]) -> Batch:
@@ -122,14 +159,14 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one of several processes takes of a batch.
+    """Part of a batch for one of several processes.
 
     Attributes
     ----------
     indices : integer array
         Group numbers; never empty, because every process takes part in every step.
     groups : int
-        How many of them count: all; or none, where there were fewer groups than processes.
+        Number of them that count: all; or none, where there were fewer groups than processes.
     batch_groups : int
         Groups of the whole batch.
     """
@@ -140,16 +177,16 @@ class Shard:
 
 
 def shard_batches(batches: list[NDArray[np.integer]], rank: int, size: int) -> list[Shard]:
-    """What process `rank` of `size` takes when they work on `size` of `batches` at a time.
+    """Shards of process `rank` of `size` when they work on `size` of `batches` at a time.
 
-    What the last of them lack is lacking in equal parts.
+    Where the last step has fewer groups, every process has fewer of them.
     """
-    shares = []
+    shards = []
     for first in range(0, len(batches), size):
         together = np.concatenate(batches[first : first + size])
         own = np.array_split(together, size)[rank]
-        shares.append(Shard(own if len(own) else together[:1], len(own), len(together)))
-    return shares
+        shards.append(Shard(own if len(own) else together[:1], len(own), len(together)))
+    return shards
 
 
 def _chunks(indices: NDArray[np.integer], size: int) -> list[NDArray[np.integer]]:
@@ -157,20 +194,44 @@ def _chunks(indices: NDArray[np.integer], size: int) -> list[NDArray[np.integer]
 
 
 def plan_training(
-    data: Scan | GroupedData,
-    config: TrainingConfig,
+    data: Scan | GroupedData | TrainingPlan,
+    config: TrainingConfig | None,
     backend: str,
     execution: ExecutionConfig | None = None,
     resume_from: str | os.PathLike[str] | TrainedModel | None = None,
+    *,
+    complete: Completion | None = None,
 ) -> TrainingPlan:
     """Complete the configuration, form the groups, split them, and draw or load the first weights.
+
+    Parameters
+    ----------
+    data : Scan, GroupedData or TrainingPlan
+        A plan is returned as it is.
+    config : TrainingConfig
+        Not changed. With a plan: None, or the plan's own.
+    backend : str
+        Name of the backend that will train.
+    execution : ExecutionConfig, optional
+    resume_from : path or TrainedModel, optional
+        No first weights are drawn then. With a plan: None, because the plan has its start already.
+    complete : callable, optional
+        Completes the configuration. Default: `complete_config` for `backend`.
 
     Raises
     ------
     ConfigError, ScanError, GroupingError, ArchiveError
         Before anything is computed or written.
     """
-    config = complete_config(config, data, backend, execution)
+    if isinstance(data, TrainingPlan):
+        _require_plan_alone(data, config, backend, resume_from)
+        return data
+    if config is None:
+        raise ConfigError("config: got None, want a TrainingConfig; only a TrainingPlan carries its own")
+    if complete is None:
+        config = complete_config(config, data, backend, execution)
+    else:
+        config = complete(config, data, execution)
     resumed = None
     if resume_from is not None:
         resumed = resume_from if isinstance(resume_from, TrainedModel) else load_archive(Path(resume_from))
@@ -188,9 +249,22 @@ def plan_training(
     return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
 
 
-def _split(count: int, share: float, seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+def _require_plan_alone(
+    plan: TrainingPlan, config: TrainingConfig | None, backend: str, resume_from: object
+) -> None:
+    if plan.config.backend != canonical_name(backend):
+        raise ConfigError(
+            f"backend: got {backend!r}, but the training was planned for {plan.config.backend!r}"
+        )
+    if config is not None and config is not plan.config and config != plan.config:
+        raise ConfigError("config: got another one than the plan's; plan the training with it instead")
+    if resume_from is not None:
+        raise ConfigError("resume_from: got a model beside a plan; plan the training with it instead")
+
+
+def _split(count: int, fraction: float, seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
     """(training, validation) group numbers, each in ascending order; a single group only trains."""
-    held_out = 0 if count < 2 or share == 0 else min(count - 1, max(1, int(share * count)))
+    held_out = 0 if count < 2 or fraction == 0 else min(count - 1, max(1, int(fraction * count)))
     order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
@@ -228,7 +302,7 @@ def _check_same_model(trained: TrainingConfig, wanted: TrainingConfig) -> None:
 def inference_groups(
     model: TrainedModel, data: Scan | GroupedData, config: InferenceConfig | None = None
 ) -> GroupedData:
-    """`data` grouped as `model` wants it: one group around every position, unless `config` says fewer.
+    """`data` grouped as `model` wants it: one group around every position, unless `config` asks for fewer.
 
     Raises
     ------

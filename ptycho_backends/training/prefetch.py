@@ -7,7 +7,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-# Batches gathered while the current one is computed, unless the configuration says how many.
+# Batches gathered while the current one is computed, unless the configuration gives the number.
 DEFAULT_PREFETCH = 2
 
 _END = object()
@@ -16,7 +16,7 @@ _END = object()
 def ahead(items: Iterable[Item], count: int = DEFAULT_PREFETCH) -> Iterator[Item]:
     """`items` in their order, the next `count` of which a thread makes while the caller is busy.
 
-    What making an item raises is raised where that item would have come.
+    An error while an item is made is raised in that item's place.
     """
     source = iter(items)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:

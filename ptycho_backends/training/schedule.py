@@ -20,13 +20,13 @@ PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 2
 PLATEAU_SMALLEST_RATE = 1e-4
 EXPONENTIAL_FACTOR = 0.95
-WARMUP_SHARE = 0.05
-# MultiStage: the rate from these shares of the epochs on
+WARMUP_FRACTION = 0.05
+# MultiStage: (fraction of the epochs, factor on the first rate from there on)
 STAGES = ((0.0, 1.0), (0.5, 0.5), (0.75, 0.25), (0.9, 0.1))
 
 
 def parts_of_weights(names: Iterable[str]) -> dict[str, str]:
-    """`{name: part}` of a model's canonical weights: which of `PARTS` each belongs to.
+    """`{name: part}` of a model's canonical weights, with parts of `PARTS`.
 
     The first half of the encoder's blocks, rounded down, is `encoder_bottom`, the rest of the encoder
     `encoder_top`. `phase/inner_head` and `phase/border_head` are `phase_head`; everything else, `log_scale`
@@ -76,7 +76,7 @@ class TrainingSchedule:
         self._nepochs = nepochs
         self._warmup = execution.warmup_epochs
         if execution.scheduler == "WarmupCosine" and not self._warmup:
-            self._warmup = max(1, round(WARMUP_SHARE * nepochs))
+            self._warmup = max(1, round(WARMUP_FRACTION * nepochs))
         self._epochs_before = epochs_done
         self._epoch = 0
         self._plateau_rate = execution.learning_rate
@@ -122,14 +122,14 @@ class TrainingSchedule:
             swing = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
             return first * (floor + (1 - floor) * swing)
         if scheduler == "MultiStage":
-            return first * next(share for start, share in reversed(STAGES) if progress >= start)
+            return first * next(factor for start, factor in reversed(STAGES) if progress >= start)
         raise ConfigError(f"scheduler: got {scheduler!r}, which this version does not know")
 
     # --- where training is
 
     @property
     def stage(self) -> int:
-        """Which stage the epoch that comes next belongs to.
+        """Stage of the epoch that comes next.
 
         0 for the main epochs; one more than there are stages when nothing is left.
         """
@@ -144,7 +144,7 @@ class TrainingSchedule:
 
     @property
     def should_stop(self) -> bool:
-        """Whether training is over: every epoch done, or the loss has not fallen for too long."""
+        """True once training is over: every epoch done, or no improvement for as long as the patience."""
         return self.stage > len(self._stages)
 
     @property
@@ -162,7 +162,7 @@ class TrainingSchedule:
         return self._epochs_in_stage >= length or self._epochs_since_best >= patience
 
     def finish_epoch(self, monitored_loss: float) -> None:
-        """Take note of an epoch's loss: of the validation set, or of training where there is none."""
+        """Record an epoch's loss: of the validation set, or of training where there is none."""
         warming_up = self._epoch < self._warmup
         stage = min(self.stage, len(self._stages))
         if stage != self._stage:
@@ -186,7 +186,7 @@ class TrainingSchedule:
     # --- state
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs: plain numbers. The best loss is None before the first epoch."""
+        """Resume state for `restore`: plain numbers. The best loss is None before the first epoch."""
         return {
             "epoch": self._epoch,
             "plateau_rate": self._plateau_rate,
@@ -218,10 +218,10 @@ def schedule_of(start: "TrainedModel", execution: ExecutionConfig) -> TrainingSc
 
 
 def already_trained_message(plan: "TrainingPlan", execution: ExecutionConfig) -> str:
-    """What a user is told who asks to go on with training that is over."""
-    asked = f"nepochs: {plan.config.nepochs} asked for"
+    """Message for a resume request with no epochs left."""
+    request = f"nepochs: {plan.config.nepochs} asked for"
     if execution.finetune_stages:
-        asked += f" and {execution.finetune_epochs} of fine-tuning"
+        request += f" and {execution.finetune_epochs} of fine-tuning"
     state = plan.start.training_state
     if plan.epochs_done >= plan.config.nepochs + execution.finetune_epochs:
         why = "are done already"
@@ -229,4 +229,4 @@ def already_trained_message(plan: "TrainingPlan", execution: ExecutionConfig) ->
         why = "are done, and fine-tuning, after which there are no more main epochs, is over"
     else:
         why = "are done, and early_stop_patience has ended them; raise it to go on"
-    return f"{asked}, {plan.epochs_done} {why}; the model is returned as it is"
+    return f"{request}, {plan.epochs_done} {why}; the model is returned as it is"

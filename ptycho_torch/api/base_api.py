@@ -16,7 +16,7 @@ import lightning
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_backends.config import SIDES
+from ptycho_backends.config import SIDES, ExecutionConfig
 from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
@@ -24,7 +24,7 @@ from ptycho_backends.images.stitching import Stitcher, canvas_around, probe_weig
 from ptycho_backends.params import bridge, params
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan
-from ptycho_backends.training.plan import TrainingPlan, inference_groups, plan_training
+from ptycho_backends.training.plan import TrainingPlan, completed_config, inference_groups, plan_training
 from ptycho_backends.values import Reconstruction, TrainedModel
 from ptycho_torch.backend import inference, training
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
@@ -340,12 +340,22 @@ def training_plan(groups: GroupedData, manager: ConfigManager) -> TrainingPlan:
     config = to_training_config(
         to_model_config(data, network), data, network, run, overrides={"n_groups": len(groups)}
     )
-    plan = plan_training(groups, config, "torch")
+    plan = plan_training(groups, config, "torch", complete=_completed)
     guess = groups.scan.probe_guess
     if data.probe_normalize or guess is None:
         return plan
     weights = {**plan.start.weights, "probe": guess}
     return dataclasses.replace(plan, start=dataclasses.replace(plan.start, weights=weights))
+
+
+def _completed(
+    config: NeutralTrainingConfig, groups: Scan | GroupedData, execution: ExecutionConfig | None
+) -> NeutralTrainingConfig:
+    """`config` for the data; `params.cfg`, filled before they were read, gets the values that they decide."""
+    completed = completed_config(config, groups, "torch", execution)
+    decided = {"N": completed.model.N, "n_groups": completed.n_groups, "nphotons": completed.nphotons}
+    params.cfg.update(decided)
+    return completed
 
 
 class InferenceEngine:

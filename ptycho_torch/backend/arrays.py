@@ -14,8 +14,8 @@ from ptycho_backends.values import Batch
 TensorBatch = dict[str, Tensor]
 """`diffraction` (B, C, N, N), `offsets` (B, C, 2), and if asked for `patches_truth`, `object_truth`."""
 
-SHARD_SIZES = "counts"
-"""In a `TensorBatch` that is one process's share: how many of its groups count, and those of the whole batch."""
+SHARD_SIZES = "shard_sizes"
+"""In a `TensorBatch` that is a process's shard of a larger one: the groups that it counts for, and those of all."""
 
 
 _constants: dict[Hashable, Tensor] = {}
@@ -24,7 +24,7 @@ _constants: dict[Hashable, Tensor] = {}
 def constant(array: Callable[[], NDArray], key: tuple[Hashable, ...], like: Tensor) -> Tensor:
     """`array()` in the precision and on the device of `like`, made once for each `key`; not to be changed.
 
-    So no step builds what never changes, or waits until a device has it.
+    So no step builds a constant anew, or waits until a device has it.
     """
     key = (*key, like.dtype, like.device)
     if key not in _constants:
@@ -34,9 +34,9 @@ def constant(array: Callable[[], NDArray], key: tuple[Hashable, ...], like: Tens
     return _constants[key]
 
 
-def as_tensor(array: NDArray) -> Tensor:
-    """`array` without a copy where that is possible; read-only memory is copied."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The complex type whose parts are `dtype`."""
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -52,7 +52,7 @@ def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> 
         # a copy, because training changes it in place
         tensor = torch.tensor(np.ascontiguousarray(array)).to(dtype).reshape(array.shape)
         if array.ndim == 4:
-            # convolutions keep all that passes between them in the layout of their kernels
+            # convolutions keep their results in the layout of their kernels
             # (a clone, because strides of a single channel would leave the layout open)
             tensor = tensor.clone(memory_format=torch.channels_last)
         tensors[name] = tensor
@@ -67,21 +67,37 @@ def weights_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, NDArray]:
     return weights
 
 
-def tensors_from_batch(batch: Batch) -> TensorBatch:
-    """The arrays of `batch` with channels before `[y, x]`."""
-    tensors = {
-        "diffraction": as_tensor(np.moveaxis(batch.diffraction_amplitude, -1, 1)),
-        "offsets": as_tensor(np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1)),
+def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
+    """The arrays of `batch` by the names and axes of `TensorBatch`."""
+    arrays: dict[str, NDArray] = {
+        "diffraction": np.moveaxis(batch.diffraction_amplitude, -1, 1),
+        "offsets": np.moveaxis(batch.relative_offsets_px[:, 0], -1, 1),
     }
     if batch.object_patches is not None:
-        tensors["patches_truth"] = as_tensor(np.moveaxis(batch.object_patches, -1, 1))
+        arrays["patches_truth"] = np.moveaxis(batch.object_patches, -1, 1)
     if batch.object_at_centre is not None:
-        tensors["object_truth"] = as_tensor(batch.object_at_centre[..., 0])
-    return tensors
+        arrays["object_truth"] = batch.object_at_centre[..., 0]
+    return arrays
 
 
-def counts(batch: TensorBatch) -> tuple[int, int]:
-    """How many groups of `batch` count, and how many all processes have together."""
+def tensors_from_batch(batch: Batch) -> TensorBatch:
+    """The arrays of `batch` as tensors, in the precision they have; read-only memory is copied."""
+    return {
+        name: torch.from_numpy(array if array.flags.writeable else array.copy())
+        for name, array in arrays_from_batch(batch).items()
+    }
+
+
+def in_precision(batch: Mapping[str, Tensor], dtype: torch.dtype) -> TensorBatch:
+    """`batch` with real tensors as `dtype`, complex ones as the complex type of it."""
+    return {
+        name: tensor.to(complex_dtype(dtype) if tensor.is_complex() else dtype)
+        for name, tensor in batch.items()
+    }
+
+
+def shard_sizes(batch: TensorBatch) -> tuple[int, int]:
+    """Number of groups that `batch` counts for, and of those in the batches of all processes together."""
     own, everywhere = batch.get(SHARD_SIZES, (len(batch["diffraction"]),) * 2)
     return own, everywhere
 

@@ -14,8 +14,8 @@ from ptycho_torch.backend.arrays import SHARD_SIZES, TensorBatch, tensors_from_b
 from ptycho_torch.backend.process_group import ProcessGroup
 
 
-class GroupBatches(Dataset):
-    """Maps an array of group numbers to the tensors of that batch; a `Shard`, also to its `counts`."""
+class _GroupBatches(Dataset):
+    """Tensors of a batch by the array of its group numbers; a `Shard` gives its `shard_sizes` with them."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan = plan
@@ -28,16 +28,16 @@ class GroupBatches(Dataset):
         return tensors_from_batch(self._plan.gather(part))
 
 
-class EpochBatches(Sampler):
+class _EpochBatches(Sampler):
     """The batches of each epoch, in the order that the seed gives them on every backend.
 
-    Of the epoch in which training was interrupted, only the batches that were not yet seen. Several
-    processes take one batch each at a time.
+    An epoch that was interrupted begins with its first batch that has not trained. Several processes take one
+    batch each at a time.
     """
 
-    def __init__(self, plan: TrainingPlan, team: ProcessGroup | None = None) -> None:
+    def __init__(self, plan: TrainingPlan, processes: ProcessGroup | None = None) -> None:
         self._plan = plan
-        self._team = team or ProcessGroup()
+        self._processes = processes or ProcessGroup()
         self._epoch = plan.epochs_done + 1
         state = plan.start.training_state
         self._skipped = 0 if state is None else state.batches_done
@@ -50,7 +50,7 @@ class EpochBatches(Sampler):
         batches = self._plan.epoch_batches(self._epoch)
         if self._epoch == self._plan.epochs_done + 1:
             batches = batches[self._skipped :]
-        return _shards(batches, self._team)
+        return _shards(batches, self._processes)
 
     def __len__(self) -> int:
         return len(self._batches())
@@ -59,11 +59,11 @@ class EpochBatches(Sampler):
         return iter(self._batches())
 
 
-def _shards(batches: list[NDArray], team: ProcessGroup) -> Sequence[NDArray | Shard]:
-    return batches if team.size == 1 else shard_batches(batches, team.rank, team.size)
+def _shards(batches: list[NDArray], processes: ProcessGroup) -> Sequence[NDArray | Shard]:
+    return batches if processes.size == 1 else shard_batches(batches, processes.rank, processes.size)
 
 
-class PrefetchingLoader(DataLoader):
+class _PrefetchingLoader(DataLoader):
     """A DataLoader without processes, whose next `ahead` batches a thread gathers during a step."""
 
     def __init__(self, dataset: Dataset, *, ahead: int, **settings: Any) -> None:
@@ -75,22 +75,22 @@ class PrefetchingLoader(DataLoader):
 
 
 class PtychoDataModule(lightning.LightningDataModule):
-    """Training and validation batches of a `TrainingPlan`; of several processes, the share of one."""
+    """Training and validation batches of a `TrainingPlan`; for several processes, the shards of one."""
 
     def __init__(
-        self, plan: TrainingPlan, execution: ExecutionConfig, team: ProcessGroup | None = None
+        self, plan: TrainingPlan, execution: ExecutionConfig, processes: ProcessGroup | None = None
     ) -> None:
         super().__init__()
-        self._team = team or ProcessGroup()
+        self._processes = processes or ProcessGroup()
         self.plan = plan
         self.execution = execution
 
     def _loader(self, sampler: object) -> DataLoader:
         run = self.execution
-        dataset = GroupBatches(self.plan)
+        dataset = _GroupBatches(self.plan)
         settings: dict[str, Any] = {"sampler": sampler, "batch_size": None, "pin_memory": run.pin_memory}
         if run.num_workers == 0:
-            return PrefetchingLoader(
+            return _PrefetchingLoader(
                 dataset, ahead=run.prefetch_factor or prefetch.DEFAULT_PREFETCH, **settings
             )
         return DataLoader(
@@ -102,11 +102,11 @@ class PtychoDataModule(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        sampler = EpochBatches(self.plan, self._team)
+        sampler = _EpochBatches(self.plan, self._processes)
         if self.trainer is not None:
             sampler.set_epoch(self.trainer.current_epoch)
         return self._loader(sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         batches = self.plan.validation_batches()
-        return self._loader(_shards(batches, self._team)) if batches else []
+        return self._loader(_shards(batches, self._processes)) if batches else []

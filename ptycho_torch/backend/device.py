@@ -38,9 +38,9 @@ def device(execution: ExecutionConfig) -> torch.device:
 
 @contextlib.contextmanager
 def computing(execution: ExecutionConfig) -> Iterator[None]:
-    """Round to TF32's ten bits nowhere, or only in convolutions if `execution` allows it; then as before.
+    """Compute without TF32, or with it in convolutions alone if `execution` allows it; restores the settings.
 
-    Never in the physics, where a translation by a fraction of a pixel would be off by 1e-3.
+    TF32 has ten bits: in the physics, a translation by a fraction of a pixel would be off by 1e-3.
     """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
@@ -53,6 +53,7 @@ def computing(execution: ExecutionConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def autocast(execution: ExecutionConfig, where: torch.device) -> Iterator[None]:
+    """Compute the network in half precision on `where` if `execution` asks for mixed precision."""
     kinds = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
     if execution.precision not in kinds:
         yield

@@ -10,15 +10,18 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.images import stitching
 from ptycho_backends.images.reconstruct import reconstruct
 from ptycho_backends.scans.grouping import GroupedData
-from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
 from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_torch.backend import network, process_group
-from ptycho_torch.backend.arrays import channels_last, tensors_from_batch, weights_from_tensors
+from ptycho_torch.backend.arrays import (
+    TensorBatch,
+    channels_last,
+    in_precision,
+    tensors_from_batch,
+    weights_from_tensors,
+)
 from ptycho_torch.backend.device import autocast, compute_dtype, computing, device
 from ptycho_torch.backend.model import PtychoModel, adam
-
-# Groups that are predicted at once unless the caller says otherwise; larger ones only cost memory.
-DEFAULT_BATCH = 32
 
 
 class _Runner:
@@ -31,12 +34,9 @@ class _Runner:
         model = PtychoModel(config, weights, self.dtype, compiled=execution.compile_network)
         self.model = model.to(self.where)
 
-    def tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
-        complex_dtype = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        return {
-            name: tensor.to(self.where, complex_dtype if tensor.is_complex() else self.dtype)
-            for name, tensor in tensors_from_batch(batch).items()
-        }
+    def tensors(self, batch: Batch) -> TensorBatch:
+        there = {name: tensor.to(self.where) for name, tensor in tensors_from_batch(batch).items()}
+        return in_precision(there, self.dtype)
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Prediction:
@@ -88,7 +88,7 @@ def gradients(
     return weights_from_tensors(
         {
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for name, parameter in runner.model.parameters_by_name.items()
+            for name, parameter in runner.model.tensors.items()
         }
     )
 
@@ -113,30 +113,26 @@ def train_step(
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     runner = _Runner(model.config.model, model.weights, execution)
+    batches = prediction_batches(model, groups, execution, range(len(groups)))
     with computing(execution):
-        parts = [runner.predict(batch) for _, batch in _batches(model, groups, execution, range(len(groups)))]
-    return Prediction(
-        object=np.concatenate([part.object for part in parts]),
-        amplitude=np.concatenate([part.amplitude for part in parts]),
-        intensity=np.concatenate([part.intensity for part in parts]),
-    )
+        return concatenated([runner.predict(batch) for _, batch in batches])
 
 
 def object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
-    """The network's object (b, N, N, 1) for every group, batch by batch, and which groups these are."""
+    """Object patches (b, N, N, 1) of every group, batch by batch, with the slice of their groups."""
     return _object_patches(model, groups, execution, range(len(groups)))
 
 
 def _object_patches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     runner = _Runner(model.config.model, model.weights, execution)
-    for part, batch in _batches(model, groups, execution, which):
+    for part, batch in prediction_batches(model, groups, execution, shard):
         with computing(execution):
             patches = runner.object(batch)
-        # not while computing: what the caller does meanwhile is its own
+        # outside of `computing`, because the caller goes on here
         yield part, patches
 
 
@@ -145,56 +141,44 @@ def infer(
 ) -> Reconstruction:
     """The image, stitched from object patches that are computed in batches.
 
-    Several processes each stitch their share of the groups; the patches are then kept nowhere.
+    Each of several processes stitches its shard of the groups; the patches are then kept nowhere.
     """
     # before any process is started
     stitching.require_size(stitching_size, model.config.model.N)
-    team = process_group.process_group_of(execution)
-    with process_group.working_together(team, _infer_share, model, groups, execution, stitching_size):
-        return _infer_share(team, model, groups, execution, stitching_size)
+    processes = process_group.process_group_of(execution)
+    with process_group.working_together(processes, _infer_shard, model, groups, execution, stitching_size):
+        return _infer_shard(processes, model, groups, execution, stitching_size)
 
 
-def _infer_share(
-    team: process_group.ProcessGroup,
+def _infer_shard(
+    processes: process_group.ProcessGroup,
     model: TrainedModel,
     groups: GroupedData,
     execution: ExecutionConfig,
     stitching_size: int,
 ) -> Reconstruction:
-    """What every process does; each has the whole image afterwards."""
-    patches = _object_patches(model, groups, execution, team.share(len(groups)))
-    add_up = team.add_up if team.size > 1 else None
+    """The work of each process, which has the whole image afterwards."""
+    patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
+    add_up = processes.add_up if processes.size > 1 else None
     return reconstruct(patches, groups, model.config.model.N, stitching_size, "torch", add_up)
 
 
 def stitch_together(
     stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> None:
-    """Predict and stitch every group; each process that `execution` asks for does its share of them."""
-    team = process_group.process_group_of(execution)
-    with process_group.working_together(team, _stitch_share, stitcher, model, groups, execution):
-        _stitch_share(team, stitcher, model, groups, execution)
+    """Predict and stitch every group, a shard of them in each process that `execution` asks for."""
+    processes = process_group.process_group_of(execution)
+    with process_group.working_together(processes, _stitch_shard, stitcher, model, groups, execution):
+        _stitch_shard(processes, stitcher, model, groups, execution)
 
 
-def _stitch_share(
-    team: process_group.ProcessGroup,
+def _stitch_shard(
+    processes: process_group.ProcessGroup,
     stitcher: stitching.Stitcher,
     model: TrainedModel,
     groups: GroupedData,
     execution: ExecutionConfig,
 ) -> None:
-    """What every process does; each has the sums of all of them afterwards."""
-    for part, patches in _object_patches(model, groups, execution, team.share(len(groups))):
-        stitcher.add(patches, groups.group_centres_px[part])
-    for sums in stitcher.sums:
-        team.add_up(sums)
-
-
-def _batches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, which: range
-) -> Iterator[tuple[slice, Batch]]:
-    """The groups `which` in batches; the next ones are gathered while one is computed."""
-    size = execution.inference_batch_size or DEFAULT_BATCH
-    slices = [slice(start, min(start + size, which.stop)) for start in range(which.start, which.stop, size)]
-    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
-    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)
+    """The work of each process, which has the sums of all of them afterwards."""
+    patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
+    stitch_predicted(stitcher, patches, groups, processes.add_up)

@@ -1,11 +1,14 @@
 """Mirror of `ptycho_backends.reference.losses`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ptycho_backends import constants
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ScanError
+from ptycho_backends.training.loss_weights import loss_weights, weighted_sum
 
 
 def poisson_nll(intensity: Tensor, measured_intensity: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ def _phase(image: Tensor) -> Tensor:
     # the gradient divides by the square of the modulus: where that underflows it would be NaN, and is zero
     square = image.detach().abs().square()
     image = torch.where(square >= torch.finfo(square.dtype).tiny, image, image.detach())
-    # the angle of -0 - 0i is minus pi: which zero it is must not matter
+    # the angle of -0 - 0i is minus pi: the sign of a zero must not matter
     return torch.where(image == 0, 0.0, image.angle())
 
 
@@ -119,29 +122,17 @@ def loss_terms(
     object_truth: Tensor | None,
 ) -> dict[str, Tensor]:
     """Mirror of `reference.losses.loss_terms`."""
-    terms: dict[str, Tensor] = {}
-    if config.model.model_type == "supervised":
-        if config.model.object_big:
-            truth = required(patches_truth)
-        else:
-            truth = required(object_truth)[:, None]
-        terms["supervised"] = object_mae(object_patches, truth)
-        total = terms["supervised"]
-    else:
-        total = torch.zeros((), device=amplitude.device, dtype=amplitude.dtype)
-        if config.nll_weight:
-            terms["nll"] = poisson_nll(amplitude.square(), measured_amplitude.square())
-            total = total + config.nll_weight * terms["nll"]
-        if config.mae_weight:
-            terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
-            total = total + config.mae_weight * terms["mae"]
-        if config.realspace_weight and config.tv_weight:
-            terms["tv"] = total_variation(object_image)
-            total = total + config.realspace_weight * config.tv_weight * terms["tv"]
-        if config.realspace_weight and config.realspace_mae_weight:
-            terms["realspace_mae"] = object_mae(object_image, required(object_truth))
-            total = total + config.realspace_weight * config.realspace_mae_weight * terms["realspace_mae"]
-    for name, (weight, value) in auxiliary_terms(config, object_image).items():
-        terms[name] = value
-        total = total + weight * value
-    return {**terms, "total": total}
+    functions: dict[str, Callable[[], Tensor]] = {
+        "supervised": lambda: object_mae(
+            object_patches,
+            required(patches_truth) if config.model.object_big else required(object_truth)[:, None],
+        ),
+        "nll": lambda: poisson_nll(amplitude.square(), measured_amplitude.square()),
+        "mae": lambda: amplitude_mae(amplitude, measured_amplitude),
+        "tv": lambda: total_variation(object_image),
+        "realspace_mae": lambda: object_mae(object_image, required(object_truth)),
+    }
+    weighted = {name: (weight, functions[name]()) for name, weight in loss_weights(config).items()}
+    weighted |= auxiliary_terms(config, object_image)
+    total = weighted_sum(weighted.values(), torch.zeros((), device=amplitude.device, dtype=amplitude.dtype))
+    return {**{name: value for name, (_, value) in weighted.items()}, "total": total}

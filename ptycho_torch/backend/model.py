@@ -1,25 +1,31 @@
-"""The model as a torch module, and the LightningModule that trains it."""
+"""The model as a tree of torch modules, and its optimiser."""
 
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends import constants
+from ptycho_backends.archive.lightning_checkpoint import PARAMETER_PREFIX
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, is_running_value
+from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.training.schedule import parts_of_weights
+from ptycho_backends.training.trainable import trained_weights
 from ptycho_torch.backend import losses, network, physics
 from ptycho_torch.backend.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
+from ptycho_torch.backend.layers import attach_layers
 
 log = logging.getLogger(__name__)
 
-# What `torch.compile` hands its graphs to.
+# Backend of `torch.compile`.
 COMPILER = "inductor"
+
+# Checkpoints name weights as a `ParameterDict` of that name would.
+CHECKPOINT_PREFIX = PARAMETER_PREFIX.removeprefix("model.")
 
 
 class PtychoModel(torch.nn.Module):
@@ -29,7 +35,7 @@ class PtychoModel(torch.nn.Module):
     ----------
     config : ModelConfig
     weights : mapping of arrays
-        Canonical names; `parameters_by_name` keeps them, the probe as (N, N, 2) real numbers.
+        Canonical names; the probe becomes (N, N, 2) real numbers.
     dtype : torch.dtype
         float32 or float64.
     compiled : bool
@@ -46,24 +52,32 @@ class PtychoModel(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self._patches = _compiled_network() if compiled else network.object_patches
-        self.parameters_by_name = torch.nn.ParameterDict()
-        # one by one, because ParameterDict sorts what it is given at once
-        for name, value in tensors_from_weights(weights, dtype).items():
-            moves = not is_running_value(name)
-            self.parameters_by_name[name] = torch.nn.Parameter(value, requires_grad=moves)
+        self._compiled_patches = _compiled_network() if compiled else None
+        self._tensors = attach_layers(self, tensors_from_weights(weights, dtype), config)
+        self.register_state_dict_post_hook(_name_as_in_checkpoints)
+        self.register_load_state_dict_pre_hook(_name_as_modules)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The parameters under their canonical names, in canonical order."""
-        return cast("Mapping[str, Tensor]", self.parameters_by_name)
+        """Parameters and running statistics by canonical name, in canonical order."""
+        return self._tensors
+
+    def layer(self, name: str) -> torch.nn.Module:
+        """The module of a layer by its canonical name, as 'encoder/block1'.
+
+        Raises
+        ------
+        AttributeError
+            If the model has no such layer.
+        """
+        return self.get_submodule(name.replace("/", "."))
 
     def forward(
         self, diffraction_fed: Tensor, offsets: Tensor, statistics: network.Statistics | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
         weights = self.tensors
-        patches = self._patches(diffraction_fed, weights, self.config, statistics)
+        patches = self._patches(diffraction_fed, statistics)
         probe = torch.view_as_complex(weights[PROBE])
         with torch.autocast(patches.device.type, enabled=False):
             image, amplitude = physics.predict_diffraction(
@@ -73,12 +87,18 @@ class PtychoModel(torch.nn.Module):
 
     def object(self, diffraction_fed: Tensor, offsets: Tensor) -> Tensor:
         """Object (B, N, N) alone, without the diffraction."""
-        patches = self._patches(diffraction_fed, self.tensors, self.config)
+        patches = self._patches(diffraction_fed)
         with torch.autocast(patches.device.type, enabled=False):
             if not self.config.object_big:
                 return patches[:, 0]
             canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
             return physics.crop_centre(canvas, self.config.N)
+
+    def _patches(self, diffraction_fed: Tensor, statistics: network.Statistics | None = None) -> Tensor:
+        if self._compiled_patches is None:
+            return network.object_patches(diffraction_fed, self.tensors, self.config, statistics)
+        # tensors alone: a hook is Python's, and would cut the generated code in two
+        return self._compiled_patches(diffraction_fed, dict(self.tensors), self.config, statistics)
 
     def loss_terms(
         self,
@@ -89,7 +109,7 @@ class PtychoModel(torch.nn.Module):
     ) -> dict[str, Tensor]:
         """Every term of the loss of `batch`, and their weighted sum as `total`.
 
-        `statistics` is given in training: it gets the batch's, for `update_running_statistics`.
+        In training `statistics` receives those of the batch, for `update_running_statistics`.
         """
         measured = intensity_scale * batch["diffraction"]
         patches, image, amplitude = self(measured, batch["offsets"], statistics)
@@ -110,28 +130,62 @@ class PtychoModel(torch.nn.Module):
 
     @torch.no_grad()
     def update_running_statistics(self, statistics: network.Statistics) -> None:
-        """Move the running values of batch normalisation towards those of a batch that was trained on."""
+        """Move the running statistics of batch normalisation towards those of a training batch."""
         for name, value in network.moved_running_values(self.tensors, statistics).items():
-            self.parameters_by_name[name].copy_(value)
+            self.tensors[name].copy_(value)
 
     def freeze(self, config: TrainingConfig) -> None:
-        """Let the probe and the scale be trained only if `config` says so."""
-        self.parameters_by_name[PROBE].requires_grad_(config.probe_trainable)
-        self.parameters_by_name[LOG_SCALE].requires_grad_(config.intensity_scale_trainable)
+        """Train the weights that `config` asks for, and no others."""
+        trained = trained_weights(self.tensors, config)
+        for name, tensor in self.tensors.items():
+            if isinstance(tensor, torch.nn.Parameter):
+                tensor.requires_grad_(name in trained)
 
     def weights(self) -> dict[str, NDArray]:
         """The canonical weights, in the module's precision."""
-        return weights_from_tensors(dict(self.parameters_by_name.items()))
+        return weights_from_tensors(self.tensors)
+
+    def extra_repr(self) -> str:
+        return f"parameters={sum(parameter.numel() for parameter in self.parameters()):,}"
+
+
+def _checkpoint_names(model: PtychoModel, prefix: str) -> dict[str, str]:
+    """`{name in checkpoints: name among the modules}` of every weight, both behind `prefix`."""
+    names = {}
+    for name, attribute in model._tensors.attributes.items():
+        layer = name.rpartition("/")[0].replace("/", ".")
+        names[f"{prefix}{CHECKPOINT_PREFIX}{name}"] = (
+            f"{prefix}{layer}.{attribute}" if layer else f"{prefix}{attribute}"
+        )
+    return names
+
+
+def _name_as_in_checkpoints(
+    module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, _: dict[str, Any]
+) -> None:
+    """Rename the entries of a state dict that was just made."""
+    assert isinstance(module, PtychoModel)
+    for checkpoint_name, module_name in _checkpoint_names(module, prefix).items():
+        if module_name in state_dict:
+            state_dict[checkpoint_name] = state_dict.pop(module_name)
+
+
+def _name_as_modules(module: torch.nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename the entries of a state dict that is about to be loaded."""
+    assert isinstance(module, PtychoModel)
+    for checkpoint_name, module_name in _checkpoint_names(module, prefix).items():
+        if checkpoint_name in state_dict:
+            state_dict[module_name] = state_dict.pop(checkpoint_name)
 
 
 def _compiled_network() -> Callable[..., Tensor]:
-    """`network.object_patches`, for which code is generated when it is first called."""
+    """`network.object_patches`, with code generated at its first call."""
     log.info("compile_network: PyTorch generates code for the network; that may take minutes")
     generated = torch.compile(network.object_patches, backend=COMPILER)
 
     def object_patches(*arguments: Any) -> Tensor:
         with warnings.catch_warnings():
-            # the last step alone is complex, and as quick as ever
+            # the last step alone is complex, and takes the same time as without
             warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")
             return generated(*arguments)
 
@@ -141,13 +195,13 @@ def _compiled_network() -> Callable[..., Tensor]:
 def adam(
     model: PtychoModel, learning_rate: float, *, by_part: bool = False, fused: bool = True
 ) -> torch.optim.Adam:
-    """Adam over what is trainable, with the constants that every backend shares.
+    """Adam over the trainable parameters, with the constants that every backend shares.
 
-    All in one group; or `by_part`, each group's `part` being one of `config.PARTS`. `fused` takes each step
-    in one pass over the weights.
+    All are in one group; or `by_part` in several, each group's `part` being one of `config.PARTS`. `fused` takes
+    each step in one pass over the weights.
     """
-    trainable = {name: p for name, p in model.parameters_by_name.items() if p.requires_grad}
-    groups: dict[str, list[torch.nn.Parameter]] = {}
+    trainable = {name: tensor for name, tensor in model.tensors.items() if tensor.requires_grad}
+    groups: dict[str, list[Tensor]] = {}
     for name, part in parts_of_weights(trainable).items():
         groups.setdefault(part if by_part else "all", []).append(trainable[name])
     return torch.optim.Adam(

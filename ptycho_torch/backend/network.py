@@ -1,10 +1,13 @@
 """Mirror of `ptycho_backends.reference.network`; images are `(B, channels, y, x)` here."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules import module as torch_module
 
 from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
@@ -24,23 +27,116 @@ Statistics = dict[str, Tensor]
 
 
 class SharedStatistics(dict[str, Tensor]):
-    """`Statistics` of a batch of which this process has `share` of the groups."""
+    """`Statistics` of a batch of which this process holds the fraction `fraction` of the groups."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, fraction: float) -> None:
         super().__init__()
-        self.share = share
+        self.fraction = fraction
 
 
 # Beyond this, softplus(x) and x are the same number even in float64.
 SOFTPLUS_THRESHOLD = 50.0
 
 
+# --- layers that are modules
+
+
+class ModuleWeights(Mapping[str, Tensor]):
+    """Weights of a tree of modules by canonical name, with access to the module of each layer.
+
+    Given these, the functions of this file compute through the modules, so that their hooks are called. Given
+    a plain mapping of tensors they compute alone.
+
+    Parameters
+    ----------
+    root : torch.nn.Module
+        Its submodules are the layers: `encoder.block0` is the layer `encoder/block0`.
+    attributes : mapping of str to str
+        Name of the attribute that holds each weight, by canonical name in canonical order.
+    """
+
+    def __init__(self, root: torch.nn.Module, attributes: Mapping[str, str]) -> None:
+        self._root = root
+        self.attributes = dict(attributes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        attribute = self.attributes[name]
+        layer, _, _ = name.rpartition("/")
+        value: Tensor = getattr(self.module(layer) if layer else self._root, attribute)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.attributes)
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    def module(self, layer: str) -> torch.nn.Module | None:
+        """The module of `layer`; None where there is none."""
+        found: torch.nn.Module | None = self._root
+        for part in layer.split("/"):
+            if found is None:
+                return None
+            found = found._modules.get(part)
+        return found
+
+
+LAYER_FUNCTIONS: dict[str, Callable[..., Any]] = {}
+"""Functions that a module may stand for, by name; none of them calls its own module."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _layer(name: str | None = None) -> Callable[[Function], Function]:
+    """Compute a function through the module of its layer, where the weights are `ModuleWeights`.
+
+    The layer is `name`, or else the function's first string argument. A module of this library has the name of
+    the function that it stands for as `computes`; any other module, as one that a user has put in, is called
+    in place of the function.
+    """
+
+    def decorated(function: Function) -> Function:
+        key = function.__name__.lstrip("_")
+        LAYER_FUNCTIONS[key] = function
+
+        @functools.wraps(function)
+        def through_module(image: Any, weights: Weights, *arguments: Any, **options: Any) -> Any:
+            if isinstance(weights, ModuleWeights):
+                module = weights.module(name or next(one for one in arguments if isinstance(one, str)))
+                if module is not None and getattr(module, "computes", key) == key:
+                    given = (*arguments, *options.values())
+                    inputs = (one for one in given if isinstance(one, dict))
+                    return module(image, *inputs)
+            return function(image, weights, *arguments, **options)
+
+        return cast("Function", through_module)
+
+    return decorated
+
+
+def _is_observed(weights: Weights, layer: str) -> bool:
+    """True if somebody may keep the result of `layer`: its module has hooks, or is not of this library."""
+    if not isinstance(weights, ModuleWeights):
+        return False
+    module = weights.module(layer)
+    if module is None or not (type(module) is torch.nn.Conv2d or hasattr(module, "computes")):
+        return True
+    hooks = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or bool(torch_module._has_any_global_hook())
+
+
+# --- stages
+
+
+@_layer()
 def conv(image: Tensor, weights: Weights, layer: str) -> Tensor:
     """Mirror of `reference.network.conv`; kernels are (out, in, k, k)."""
     kernel = weights[f"{layer}/kernel"]
     return F.conv2d(image, kernel, weights.get(f"{layer}/bias"), padding=kernel.shape[-1] // 2)
 
 
+@_layer()
 def _conv_upsampled(image: Tensor, weights: Weights, layer: str) -> Tensor:
     """`conv(upsample(image), weights, layer)`, four pixels of the result at once.
 
@@ -55,13 +151,14 @@ def _conv_upsampled(image: Tensor, weights: Weights, layer: str) -> Tensor:
 
 
 def _even_and_odd(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """What a kernel is to an image, on the even and on the odd pixels of its up-sampled twin."""
+    """Equivalent kernels for the even and the odd pixels of an up-sampled image, applied before up-sampling."""
     before, here, after = kernel.unbind(axis)
     none = torch.zeros_like(here)
     even = torch.stack([before, here + after, none], dim=axis)
     return even, torch.stack([none, before + here, after], dim=axis)
 
 
+@_layer()
 def dense(vectors: Tensor, weights: Weights, layer: str) -> Tensor:
     """Mirror of `reference.network.dense`."""
     return vectors @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"]
@@ -91,6 +188,7 @@ def upsample(image: Tensor) -> Tensor:
     return F.interpolate(image, scale_factor=2, mode="nearest")
 
 
+@_layer()
 def batch_norm(image: Tensor, weights: Weights, layer: str, statistics: Statistics | None = None) -> Tensor:
     """Mirror of `reference.network.batch_norm`, in the precision of the weights."""
     mean, variance = f"{layer}/mean", f"{layer}/variance"
@@ -107,10 +205,10 @@ def batch_norm(image: Tensor, weights: Weights, layer: str, statistics: Statisti
 
 
 def _mean_of_batch(image: Tensor, statistics: Statistics) -> Tensor:
-    """Mean of each channel over the batch, where `statistics` are shared over all processes' parts of it."""
+    """Mean of each channel over the batch; over the shards of all processes for `SharedStatistics`."""
     mean = image.mean(dim=(0, 2, 3))
     if isinstance(statistics, SharedStatistics):
-        return process_group.summed(mean * statistics.share)
+        return process_group.summed(mean * statistics.fraction)
     return mean
 
 
@@ -141,6 +239,7 @@ def spatial_attention(image: Tensor, weights: Weights, layer: str) -> Tensor:
     return image * activation("sigmoid", conv(pooled, weights, layer))
 
 
+@_layer()
 def efficient_channel_attention(image: Tensor, weights: Weights, layer: str) -> Tensor:
     """Mirror of `reference.network.efficient_channel_attention`."""
     kernel, channels = weights[f"{layer}/kernel"], image.shape[1]
@@ -150,19 +249,26 @@ def efficient_channel_attention(image: Tensor, weights: Weights, layer: str) -> 
     return image * activation("sigmoid", torch.stack(taps).sum(dim=0))[:, :, None, None]
 
 
+@_layer()
+def _cbam(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    image = channel_attention(image, weights, layer)
+    return spatial_attention(image, weights, f"{layer}/spatial")
+
+
+@_layer()
 def attend(image: Tensor, weights: Weights, block: str, config: ModelConfig) -> Tensor:
     """Mirror of `reference.network.attend`."""
     for stage in attention_stages(config, block):
         if stage == "eca":
             image = efficient_channel_attention(image, weights, f"{block}/eca")
         elif stage == "cbam":
-            image = channel_attention(image, weights, f"{block}/cbam")
-            image = spatial_attention(image, weights, f"{block}/cbam/spatial")
+            image = _cbam(image, weights, f"{block}/cbam")
         else:
             image = spatial_attention(image, weights, f"{block}/spatial")
     return image
 
 
+@_layer()
 def block_features(
     image: Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
 ) -> Tensor:
@@ -171,11 +277,13 @@ def block_features(
         image = conv(image, weights, layer)
         if config.batch_norm:
             image = batch_norm(image, weights, f"{layer}/norm", statistics)
-        # in place: nothing else, no gradient either, needs what it was
-        image = F.relu(image, inplace=True)
+        # in place where nobody keeps the former values: no gradient needs them
+        observed = _is_observed(weights, f"{layer}/norm" if config.batch_norm else layer)
+        image = F.relu(image, inplace=not observed)
     return attend(image, weights, block, config)
 
 
+@_layer()
 def encoder_block(
     image: Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
 ) -> Tensor:
@@ -190,6 +298,7 @@ def decoder_block(
     return upsample(block_features(image, weights, block, config, statistics))
 
 
+@_layer("encoder")
 def encode(
     image: Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
 ) -> Tensor:
@@ -207,40 +316,52 @@ def trunk(
     return {head: upsample(features) for head, features in small.items()}
 
 
+@_layer()
 def _small_trunk(
     encoded: Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None
 ) -> dict[str, Tensor]:
-    """What `trunk` gives, before its last up-sampling."""
+    """`trunk` without its last up-sampling."""
     features = encoded
     for i in range(len(constants.DECODER_FILTERS[config.N])):
         image = upsample(features) if i else features
         features = block_features(image, weights, f"{name}/block{i}", config, statistics)
-    seen, outer = {}, features
+    head_inputs, outer = {}, features
     if config.pad_object:
         aside = border_channels(config)
-        seen["inner_head"], outer = features[:, :-aside], features[:, -aside:]
+        head_inputs["inner_head"], outer = features[:, :-aside], features[:, -aside:]
     if config.probe_big or not config.pad_object:
         image = upsample(outer)
-        seen["border_head"] = block_features(image, weights, f"{name}/border", config, statistics)
-    return seen
+        head_inputs["border_head"] = block_features(image, weights, f"{name}/border", config, statistics)
+    return head_inputs
 
 
-def heads(seen: Mapping[str, Tensor], weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
+def heads(head_inputs: Mapping[str, Tensor], weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
     """Mirror of `reference.network.heads`."""
-    said = {head: conv(features, weights, f"{decoder}/{head}") for head, features in seen.items()}
-    return _patches(said, config, decoder)
+    head_outputs = {
+        head: conv(features, weights, f"{decoder}/{head}") for head, features in head_inputs.items()
+    }
+    return _patches(head_outputs, config, decoder)
 
 
-def _patches(said: Mapping[str, Tensor], config: ModelConfig, decoder: str) -> Tensor:
-    """What the convolutions of the heads say, put together."""
+@_layer()
+def _small_heads(small: dict[str, Tensor], weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
+    """`heads` of the up-sampled features `small`."""
+    head_outputs = {
+        head: _conv_upsampled(features, weights, f"{decoder}/{head}") for head, features in small.items()
+    }
+    return _patches(head_outputs, config, decoder)
+
+
+def _patches(head_outputs: Mapping[str, Tensor], config: ModelConfig, decoder: str) -> Tensor:
+    """Activate the outputs of the heads and add the border to the inner part."""
     if not config.pad_object:
-        patches = head_activation(said["border_head"], config, decoder)
+        patches = head_activation(head_outputs["border_head"], config, decoder)
         return patches * _mask(config, patches) if config.edge_pad else patches
     margin = config.N // 4
-    patches = head_activation(said["inner_head"], config, decoder)
+    patches = head_activation(head_outputs["inner_head"], config, decoder)
     patches = F.pad(patches, (margin, margin, margin, margin))
-    if "border_head" in said:
-        border = activation("swish", said["border_head"])
+    if "border_head" in head_outputs:
+        border = activation("swish", head_outputs["border_head"])
         patches = patches + border * _mask(config, border)
     return patches
 
@@ -255,18 +376,20 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Mirror of `reference.network.decode`."""
     if config.use_shared_decoder:
-        seen = [_small_trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+        small = _small_trunk(encoded, weights, config, SHARED_DECODER, statistics)
+        amplitude, phase = (_small_heads(small, weights, config, decoder) for decoder in DECODERS)
     else:
-        seen = [_small_trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
-    amplitude, phase = (
-        _patches(
-            {head: _conv_upsampled(image, weights, f"{decoder}/{head}") for head, image in small.items()},
-            config,
-            decoder,
-        )
-        for small, decoder in zip(seen, DECODERS, strict=True)
-    )
+        amplitude, phase = (_decoder(encoded, weights, config, decoder, statistics) for decoder in DECODERS)
     return amplitude, phase
+
+
+@_layer()
+def _decoder(
+    encoded: Tensor, weights: Weights, config: ModelConfig, decoder: str, statistics: Statistics | None
+) -> Tensor:
+    """Blocks and heads of a decoder that is not shared."""
+    small = _small_trunk(encoded, weights, config, decoder, statistics)
+    return _small_heads(small, weights, config, decoder)
 
 
 def head_activation(x: Tensor, config: ModelConfig, decoder: str) -> Tensor:

@@ -1,7 +1,7 @@
-"""Several processes that train or reconstruct together: who takes part, and how they are started.
+"""Processes that train or reconstruct together, a device each: joining those of a launcher, or starting them.
 
-`docs/several-devices.md` tells what they do together. Processes that `torchrun` or `srun` started join; otherwise
-this process is the first one, and starts the others for as long as the work lasts.
+`docs/several-devices.md` describes their work. Processes that `torchrun` or `srun` started join; otherwise this
+process is the first one, and starts helpers for as long as the work lasts (`docs/decisions/launcher.md`).
 """
 
 import contextlib
@@ -26,22 +26,22 @@ from torch import distributed as dist
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.training.launch import SINGLE_DEVICE, TF_CONFIG, launched
+from ptycho_backends.training.launch import SINGLE_DEVICE, TF_CONFIG, ProcessRank, launched
 
-# Strategies that mean one thing here: a process for each device.
+# Strategies that are one and the same here: a process for each device.
 SHARED = ("auto", "ddp", "ddp_spawn")
 
 SECONDS_TO_START = 300.0
 SECONDS_TO_END = 10.0
 SECONDS_TO_FAIL = 20.0
-# Of what a helper said last, in the error that tells of its end.
-LAST_WORDS = 2000
+# Characters of a helper's output that the error about its end quotes.
+LAST_OUTPUT = 2000
 BUFFER_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class ProcessGroup:
-    """Processes that work together, a device each; this is number `rank` of `size`.
+class ProcessGroup(ProcessRank):
+    """Processes that work together, a device each; this one has the rank `rank`.
 
     Attributes
     ----------
@@ -49,26 +49,15 @@ class ProcessGroup:
     local_rank, local_size : int
         The same on this machine.
     launched : bool
-        Whether something else started these processes, so that each of them runs the caller's program.
+        True if a launcher started the processes, so that each of them runs the caller's program.
     """
 
-    rank: int = 0
-    size: int = 1
     local_rank: int = 0
     local_size: int = 1
     launched: bool = False
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes files, shows progress and calls back."""
-        return self.rank == 0
-
-    def share(self, count: int) -> range:
-        """Which of `count` things this process does; parts of nearly equal size, one after the other."""
-        return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
-
     def any(self, asked: bool) -> bool:
-        """Whether some process asks; all of them must."""
+        """True if `asked` is true in any process; a collective operation of all of them."""
         if self.size == 1:
             return asked
         count = torch.tensor(int(asked))
@@ -82,13 +71,13 @@ class ProcessGroup:
 
 
 def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
-    """Who takes part in what is started now.
+    """The processes that take part in the work that begins now.
 
     Raises
     ------
     ConfigError
-        If the processes that were launched are not as many as `execution` asks for, or the strategy is
-        none of those that several processes know.
+        If the number of launched processes is not the one of `execution`, or the strategy is not for
+        several processes.
     """
     if execution.strategy == SINGLE_DEVICE:
         if execution.devices > 1:
@@ -96,25 +85,27 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
                 f"strategy: got {SINGLE_DEVICE!r} with devices={execution.devices}; use 'auto' or 'ddp'"
             )
         return ProcessGroup()
-    team = ProcessGroup(size=execution.devices, local_size=execution.devices)
+    processes = ProcessGroup(size=execution.devices, local_size=execution.devices)
     if launch := launched(execution, "torch"):
-        if launch.told_by == TF_CONFIG:
+        if launch.launcher == TF_CONFIG:
             raise ConfigError(
                 f"{TF_CONFIG}: names {launch.size} workers, which only the TensorFlow backend connects; start "
                 f"the processes with torchrun or srun, or keep each to itself with strategy={SINGLE_DEVICE!r}"
             )
-        team = ProcessGroup(launch.rank, launch.size, launch.local_rank, launch.local_size, launched=True)
-    if launch and execution.devices not in (1, team.local_size):
+        processes = ProcessGroup(
+            launch.rank, launch.size, launch.local_rank, launch.local_size, launched=True
+        )
+    if launch and execution.devices not in (1, processes.local_size):
         raise ConfigError(
-            f"devices: got {execution.devices}, but {team.local_size} processes were launched on this machine; "
+            f"devices: got {execution.devices}, but {processes.local_size} processes were launched on this machine; "
             "leave it at 1, and their number decides"
         )
-    if team.size > 1 and execution.strategy not in SHARED:
+    if processes.size > 1 and execution.strategy not in SHARED:
         raise ConfigError(
-            f"strategy: got {execution.strategy!r} for {team.size} processes, want one of "
+            f"strategy: got {execution.strategy!r} for {processes.size} processes, want one of "
             + ", ".join(map(repr, SHARED))
         )
-    return team
+    return processes
 
 
 class _Sum(torch.autograd.Function):
@@ -135,70 +126,76 @@ def _added(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def summed(tensor: Tensor) -> Tensor:
-    """The sum of the `tensor` of each process, on every one of them; differentiable."""
-    result: Tensor = _Sum.apply(tensor)
+def summed(values: Tensor) -> Tensor:
+    """The sum of the `values` of each process, on every one of them; differentiable."""
+    result: Tensor = _Sum.apply(values)
     return result
 
 
 @contextlib.contextmanager
-def working_together(team: ProcessGroup, task: Callable[..., object], *arguments: object) -> Iterator[None]:
-    """Connect the processes of `team`, and start those that nobody has launched.
+def working_together(
+    processes: ProcessGroup, task: Callable[..., object], *arguments: object
+) -> Iterator[None]:
+    """Connect the processes, and start helpers where no launcher has started any.
 
     Parameters
     ----------
-    team : Team
+    processes : ProcessGroup
         From `process_group_of`.
     task : function of a module
-        `task(team, *arguments)` is what the processes that are started do, while this one runs the body of
-        the `with` statement: the same work, with the same collective operations.
+        Helpers call `task(processes, *arguments)` while this process runs the body of the `with` statement:
+        the same work, with the same collective operations.
     *arguments
         Pickled; large arrays go by a file that the processes share, mapped files by their name.
 
     Raises
     ------
     RuntimeError
-        If a process that was started ends before it is ready.
+        If a helper ends before it is ready.
     """
-    if team.size == 1:
+    if processes.size == 1:
         yield
-    elif team.launched:
-        _connect_launched(team)
+    elif processes.launched:
+        _connect_launched(processes)
         yield
     else:
-        with _threads_shared(team.size), _Helpers(team, task, arguments):
+        with _threads_shared(processes.size), _Helpers(processes, task, arguments):
             yield
 
 
-def _connect(team: ProcessGroup, store: dist.Store) -> None:
-    dist.init_process_group(_transport(team), store=store, rank=team.rank, world_size=team.size)
+def _connect(processes: ProcessGroup, store: dist.Store) -> None:
+    dist.init_process_group(
+        _transport(processes), store=store, rank=processes.rank, world_size=processes.size
+    )
 
 
-def _transport(team: ProcessGroup) -> str:
-    """Gloo for the numbers of the host; where there is CUDA, NCCL for those on its devices, one each."""
+def _transport(processes: ProcessGroup) -> str:
+    """Gloo for tensors of the host; with CUDA, NCCL for those of its devices, one for each process."""
     if not torch.cuda.is_available():
         return "gloo"
-    if team.local_size <= torch.cuda.device_count():
-        torch.cuda.set_device(team.local_rank)
+    if processes.local_size <= torch.cuda.device_count():
+        torch.cuda.set_device(processes.local_rank)
     return "cpu:gloo,cuda:nccl"
 
 
-def _connect_launched(team: ProcessGroup) -> None:
-    """Once in a process: the launcher's processes stay connected until they end."""
+def _connect_launched(processes: ProcessGroup) -> None:
+    """Connect to the other processes of the launcher, once; they stay connected until they end."""
     if dist.is_initialized():
         return
     if dist.is_torchelastic_launched():
-        dist.init_process_group(_transport(team))
+        dist.init_process_group(_transport(processes))
         return
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
     slurm = SLURMEnvironment(auto_requeue=False)
-    _connect(team, dist.TCPStore(slurm.main_address, slurm.main_port, team.size, team.is_first))
+    _connect(
+        processes, dist.TCPStore(slurm.main_address, slurm.main_port, processes.size, processes.is_first)
+    )
 
 
 @contextlib.contextmanager
 def _threads_shared(size: int) -> Iterator[None]:
-    """Let the processes of this machine share its cores."""
+    """Divide the threads of this machine among its `size` processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // size))
     try:
@@ -207,20 +204,20 @@ def _threads_shared(size: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-# --- the processes that are started here
+# --- helpers: the processes that are started here
 
 
 class _Helpers:
-    """Processes 1 .. size - 1, as long as the `with` statement lasts.
+    """Processes of ranks 1 .. size - 1, as long as the `with` statement lasts.
 
     They import the task's module and nothing of the caller's program, so that a program needs no
     `if __name__ == "__main__"`, and an interactive session can start them too.
     """
 
     def __init__(
-        self, team: ProcessGroup, task: Callable[..., object], arguments: tuple[object, ...]
+        self, processes: ProcessGroup, task: Callable[..., object], arguments: tuple[object, ...]
     ) -> None:
-        self._team = team
+        self._processes = processes
         self._task = task
         self._arguments = arguments
         self._stack = contextlib.ExitStack()
@@ -230,11 +227,13 @@ class _Helpers:
         with contextlib.ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ptycho-")))
             stack.callback(self._end)
-            store = dist.TCPStore("127.0.0.1", 0, self._team.size, is_master=True, wait_for_workers=False)
-            _pickle_with_buffers((self._task, self._team, self._arguments), self._folder)
-            self._started = [self._start(rank, store.port) for rank in range(1, self._team.size)]
+            store = dist.TCPStore(
+                "127.0.0.1", 0, self._processes.size, is_master=True, wait_for_workers=False
+            )
+            _pickle_with_buffers((self._task, self._processes, self._arguments), self._folder)
+            self._started = [self._start(rank, store.port) for rank in range(1, self._processes.size)]
             self._wait_until_ready(store)
-            _connect(self._team, store)
+            _connect(self._processes, store)
             stack.callback(dist.destroy_process_group)
             self._stack = stack.pop_all()
 
@@ -243,48 +242,48 @@ class _Helpers:
             if error is None:
                 self._wait(SECONDS_TO_END)
             elif isinstance(error, RuntimeError):
-                # as is told where one of them has gone
+                # as collective operations raise where a helper has gone
                 self._wait(SECONDS_TO_FAIL)
-                for note in self._last_words():
+                for note in self._failures():
                     error.add_note(note)
 
     def _start(self, rank: int, port: int) -> subprocess.Popen:
         search = os.pathsep.join(path for path in sys.path if path)
         code = "from ptycho_torch.backend.process_group import help_first_process; help_first_process()"
-        with self._words(rank).open("wb") as said:
+        with self._output(rank).open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-c", code, os.fspath(self._folder), str(rank), str(port)],
                 stdin=subprocess.PIPE,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 env=os.environ | {"PYTHONPATH": search},
-                # Ctrl-C is for the first process, which tells the others
+                # Ctrl-C is for the first process, which ends the others after the same step
                 start_new_session=True,
             )
 
-    def _words(self, rank: int) -> Path:
-        return self._folder / f"said-{rank}.txt"
+    def _output(self, rank: int) -> Path:
+        return self._folder / f"output-{rank}.txt"
 
     def _wait_until_ready(self, store: dist.Store) -> None:
-        waiting = [f"ready-{rank}" for rank in range(1, self._team.size)]
+        waiting = [f"ready-{rank}" for rank in range(1, self._processes.size)]
         deadline = time.monotonic() + SECONDS_TO_START
         while not store.check(waiting):
-            notes = self._last_words()
+            notes = self._failures()
             if notes or time.monotonic() > deadline:
                 raise RuntimeError("\n".join(["the other processes did not start", *notes]))
             time.sleep(0.02)
 
-    def _last_words(self) -> list[str]:
-        """Of those that ended by themselves, and not well."""
+    def _failures(self) -> list[str]:
+        """Exit code and last output of each helper that failed."""
         notes = []
         for rank, process in enumerate(self._started, start=1):
             if process.poll():
-                words = self._words(rank).read_text(errors="replace")[-LAST_WORDS:].strip()
-                notes.append(f"process {rank} ended with exit code {process.returncode}: {words}")
+                output = self._output(rank).read_text(errors="replace")[-LAST_OUTPUT:].strip()
+                notes.append(f"process {rank} ended with exit code {process.returncode}: {output}")
         return notes
 
     def _wait(self, seconds: float) -> None:
-        """Let them end by themselves."""
+        """Wait until the helpers end by themselves, `seconds` at most."""
         deadline = time.monotonic() + seconds
         for process in self._started:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -299,37 +298,37 @@ class _Helpers:
 
 
 def help_first_process() -> None:
-    """What a helper runs; ends when its work is done, or with the process that started it."""
+    """Main function of a helper; ends when its work is done, or with the process that started it."""
     folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     task, first, arguments = _unpickle_with_buffers(folder)
-    team = ProcessGroup(rank, first.size, rank, first.local_size)
-    store = dist.TCPStore("127.0.0.1", port, team.size, is_master=False)
+    processes = ProcessGroup(rank, first.size, rank, first.local_size)
+    store = dist.TCPStore("127.0.0.1", port, processes.size, is_master=False)
     store.set(f"ready-{rank}", "")
-    _connect(team, store)
-    with _threads_shared(team.size):
-        task(team, *arguments)
+    _connect(processes, store)
+    with _threads_shared(processes.size):
+        task(processes, *arguments)
     dist.destroy_process_group()
 
 
 def _end_with(pipe: int) -> None:
-    # not through Python's own buffer, whose lock would be held when the interpreter ends
+    # not through Python's own buffer, whose lock could not be taken when the interpreter ends
     while os.read(pipe, 1):
         pass
     os._exit(1)
 
 
-# --- arguments, with large arrays in a file that the processes map
+# --- arguments of helpers, with large arrays in a backing file that all processes map
 
 
 class _Pickler(pickle.Pickler):
-    """Sends an array that lies in a mapped file as the name of that file."""
+    """Pickles a view of a mapped file as the name and place of that view."""
 
     def reducer_override(self, value: Any) -> Any:
         mapped = value
         while isinstance(mapped, np.ndarray) and not isinstance(mapped, np.memmap):
             mapped = mapped.base
-        # the first map: a view of one tells of the place of the whole
+        # the first map, because a view of a map has the offset of the whole
         while isinstance(mapped, np.memmap) and isinstance(mapped.base, np.memmap):
             mapped = mapped.base
         if not isinstance(mapped, np.memmap) or mapped.mode != "r" or mapped.filename is None:
@@ -361,7 +360,7 @@ def _pickle_with_buffers(value: object, folder: Path) -> None:
 def _unpickle_with_buffers(folder: Path) -> Any:
     places = json.loads((folder / "places").read_text())
     arrays = folder / "arrays"
-    # what a process writes to its arrays stays its own
+    # copy on write: changes of one process stay its own
     content = np.memmap(arrays, np.uint8, "c") if arrays.stat().st_size else np.empty(0, np.uint8)
     with (folder / "value").open("rb") as stream:
         return pickle.load(stream, buffers=[content[start : start + size] for start, size in places])

@@ -1,30 +1,31 @@
 """Training under Lightning's Trainer: checkpoints, loggers, progress, Ctrl-C and resuming."""
 
 import contextlib
-import dataclasses
 import logging
 import os
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.fabric.utilities import rank_zero
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.errors import BackendUnavailableError, ConfigError
+from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
-from ptycho_backends.training.checkpoints import Checkpoints
+from ptycho_backends.training import loggers
+from ptycho_backends.training.checkpoints import FOLDER, Checkpoints
+from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
+from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
+from ptycho_backends.training.progress import Throttle
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
 from ptycho_backends.values import EpochCallback, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
@@ -34,11 +35,9 @@ from ptycho_torch.backend.process_group import SHARED, ProcessGroup, process_gro
 
 log = logging.getLogger(__name__)
 
-_MEMORY: Any = torch.utils.deterministic  # its switch is a property that type checkers do not see
-
-
-class TrainingInterrupted(Exception):
-    """Ends Lightning's loop after Ctrl-C; Lightning itself would end the whole process."""
+# attributes that type checkers do not see
+_MEMORY: Any = torch.utils.deterministic
+_RANK: Any = rank_zero.rank_zero_only
 
 
 def train(
@@ -48,7 +47,7 @@ def train(
     output_dir: str | os.PathLike[str] | None = None,
     on_epoch: EpochCallback | None = None,
 ) -> TrainedModel:
-    """Train what `plan` says until `config.nepochs` epochs are done, and then the stages of fine-tuning.
+    """Train along `plan` until `config.nepochs` epochs are done, then the stages of fine-tuning.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ def train(
     Returns
     -------
     TrainedModel
-        `interrupted` if Ctrl-C ended training; its `training_state` then says where to go on.
+        `interrupted` if Ctrl-C ended training; its `training_state` is the resume state.
 
     Raises
     ------
@@ -78,14 +77,16 @@ def train(
     return TrainingRun(plan, module, execution=execution, output_dir=output_dir).fit()
 
 
-def _help(team: ProcessGroup, plan: TrainingPlan, execution: ExecutionConfig, folder: Path | None) -> None:
-    """What the processes do that the first one starts."""
+def _help(
+    processes: ProcessGroup, plan: TrainingPlan, execution: ExecutionConfig, folder: Path | None
+) -> None:
+    """Task of the helpers that the first process starts."""
     module = PtychoModule(plan.start, execution)
-    TrainingRun(plan, module, execution=execution, output_dir=folder, team=team).fit()
+    TrainingRun(plan, module, execution=execution, output_dir=folder, processes=processes).fit()
 
 
 class TrainingRun:
-    """A trainer that is set up, and what it will train; callbacks may be added to it before `fit`.
+    """A trainer with its module and data; callbacks may be added to it before `fit`.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ class TrainingRun:
         Made from `plan.start`.
     execution, output_dir
         As in `train`.
-    team : Team, optional
-        Connected already, this process among them. Default: what `execution` asks for, from `fit` on.
+    processes : ProcessGroup, optional
+        Connected already. Default: those that `execution` asks for, from `fit` on.
 
     Attributes
     ----------
@@ -110,72 +111,66 @@ class TrainingRun:
         *,
         execution: ExecutionConfig,
         output_dir: str | os.PathLike[str] | None = None,
-        team: ProcessGroup | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         folder = None if output_dir is None else output_directory(output_dir)
         self._plan = plan
         self._module = module
         self._execution = execution
         self._folder = folder
-        self._team = process_group_of(execution) if team is None else team
-        self._connected = team is not None
+        self._processes = process_group_of(execution) if processes is None else processes
+        self._connected = processes is not None
         checkpoints = None
-        if execution.enable_checkpointing and folder is not None and self._team.is_first:
+        if execution.enable_checkpointing and folder is not None and self._processes.is_first:
             checkpoints = Checkpoints(folder, execution)
-        self._interrupts = _Interrupts(checkpoints, execution.accum_steps, self._team)
-        with _quiet(), _deterministic_settings_restored():
-            self.trainer = _trainer(
-                execution,
-                module.schedule.epochs_left,
-                folder,
-                self._interrupts,
-                plan,
-                module.batches_done > 0,
-                self._team,
-            )
+        self._interrupts = Interrupts(self._processes)
+        writes_history = self._processes.is_first and loggers.logger_of(execution, folder) == "csv"
+        between_steps = _BetweenSteps(
+            self._interrupts, checkpoints, folder if writes_history else None, execution.accum_steps
+        )
+        with self._settings():
+            self.trainer = _trainer(execution, module, folder, between_steps, plan, self._processes)
 
     def fit(self) -> TrainedModel:
-        """Train; see `train` for what comes back."""
+        """Train; returns as `train` does."""
         module, interrupts = self._module, self._interrupts
-        data = PtychoDataModule(self._plan, self._execution, self._team)
-        with (
-            _quiet(),
-            _deterministic_settings_restored(),
-            computing(self._execution),
-            interrupts.listening(),
-        ):
+        data = PtychoDataModule(self._plan, self._execution, self._processes)
+        with self._settings(), computing(self._execution), interrupts.listening():
             if self._execution.deterministic:
                 # as Lightning set it when the trainer was made
                 torch.use_deterministic_algorithms(True)
                 torch.backends.cudnn.benchmark = False
-                # nothing here reads memory that nobody has written; to fill it all takes a twentieth of a step
+                # no memory is read here before it is written; filling it takes a twentieth of a step
                 _MEMORY.fill_uninitialized_memory = False
             try:
                 with self._together():
                     self.trainer.fit(module, datamodule=data)
             except TrainingInterrupted:
-                if self._team.is_first:
-                    log.warning("interrupted after %d epochs; what was learned is kept", module.epochs_done)
-                return interrupts.interrupted_model(module)
+                interrupts.report(module.epochs_done)
+                return interrupts.resumable(module.trained_model(interrupted=True))
         return module.trained_model()
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        with _quiet(), _deterministic_settings_restored(), _rank_of(self._processes):
+            yield
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
         if self._connected:
             return contextlib.nullcontext()
-        return working_together(self._team, _help, self._plan, self._execution, self._folder)
+        return working_together(self._processes, _help, self._plan, self._execution, self._folder)
 
 
 def _trainer(
     execution: ExecutionConfig,
-    epochs: int,
+    module: PtychoModule,
     folder: Path | None,
-    interrupts: "_Interrupts",
+    between_steps: "_BetweenSteps",
     plan: TrainingPlan,
-    reload_batches: bool,
-    team: ProcessGroup,
+    processes: ProcessGroup,
 ) -> lightning.Trainer:
-    callbacks: list[Callback] = [interrupts]
-    shows = execution.enable_progress_bar and team.is_first
+    callbacks: list[Callback] = [between_steps]
+    shows = execution.enable_progress_bar and processes.is_first
     checkpointing = execution.enable_checkpointing and folder is not None
     if checkpointing and folder is not None:
         callbacks.append(_checkpoints(execution, folder, has_validation=len(plan.validation_indices) > 0))
@@ -184,15 +179,17 @@ def _trainer(
     try:
         return lightning.Trainer(
             accelerator=execution.accelerator,
-            devices=team.local_size,
-            num_nodes=team.size // team.local_size,
-            strategy=_strategy(execution, plan.config, team),
+            devices=processes.local_size,
+            num_nodes=processes.size // processes.local_size,
+            strategy=_strategy(execution, plan.config, processes),
+            # otherwise Lightning looks for a cluster's variables, those of a process by itself included
+            plugins=[_ProcessGroupEnvironment(processes)],
             precision=execution.precision,  # type: ignore[arg-type]
             deterministic=execution.deterministic,
             gradient_clip_val=execution.gradient_clip_val,
             accumulate_grad_batches=execution.accum_steps,
-            max_epochs=epochs,
-            logger=_logger(execution, folder) if team.is_first else False,
+            max_epochs=module.schedule.epochs_left,
+            logger=_logger(execution, folder) if processes.is_first else False,
             callbacks=callbacks,
             enable_checkpointing=checkpointing,
             enable_progress_bar=shows,
@@ -202,7 +199,7 @@ def _trainer(
             log_every_n_steps=0,
             # the order of the batches is the plan's, the same on every backend
             use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=int(reload_batches),
+            reload_dataloaders_every_n_epochs=int(module.batches_done > 0),
             default_root_dir=folder,
         )
     except (lightning.pytorch.utilities.exceptions.MisconfigurationException, ValueError) as error:
@@ -212,12 +209,13 @@ def _trainer(
         ) from error
 
 
-def _strategy(execution: ExecutionConfig, config: TrainingConfig, team: ProcessGroup) -> str | DDPStrategy:
-    if team.size == 1:
-        return "auto" if execution.strategy in SHARED else execution.strategy
+def _strategy(
+    execution: ExecutionConfig, config: TrainingConfig, processes: ProcessGroup
+) -> str | DDPStrategy:
+    if processes.size == 1:
+        return "auto" if execution.strategy in (*SHARED, SINGLE_DEVICE) else execution.strategy
     sees_diffraction = config.model.model_type == "pinn" and config.nll_weight + config.mae_weight > 0
     return DDPStrategy(
-        cluster_environment=_ProcessGroupEnvironment(team),
         # a probe that no loss sees has no gradient, for which the processes would wait
         find_unused_parameters=config.probe_trainable and not sees_diffraction,
     )
@@ -228,7 +226,7 @@ def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bo
     if metric == "val_loss" and not has_validation:
         metric = "train_loss"
     return ModelCheckpoint(
-        dirpath=folder / "checkpoints",
+        dirpath=folder / FOLDER,
         filename="best-{epoch}-{" + metric + ":.6g}",
         monitor=metric,
         mode=execution.checkpoint_mode,
@@ -239,119 +237,90 @@ def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bo
 
 
 def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
-    kind = execution.logger_backend
-    if kind in (None, "none") or folder is None:
+    kind = loggers.logger_of(execution, folder)
+    if kind is None or folder is None:
         return False
     if kind == "csv":
-        return CSVLogger(folder, name="logs", version="")
-    package = {"tensorboard": "tensorboard", "mlflow": "mlflow"}[kind]
-    if find_spec(package) is None:
-        raise BackendUnavailableError(
-            f"logger_backend: got {kind!r}, but {package!r} is not installed; run: pip install {package}, "
-            "or use logger_backend='csv'"
-        )
+        # written between the epochs, because Lightning's forgets those before a resume
+        return False
     if kind == "tensorboard":
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        return TensorBoardLogger(folder, name="logs", version="")
+        return TensorBoardLogger(folder, name=loggers.FOLDER, version="")
     from lightning.pytorch.loggers import MLFlowLogger
 
     return MLFlowLogger(experiment_name="ptycho-backends", save_dir=str(folder / "mlruns"))
 
 
 class _ProcessGroupEnvironment(ClusterEnvironment):
-    """What Lightning asks about a `ProcessGroup` whose processes are there already."""
+    """A `ProcessGroup` as Lightning knows clusters: its processes exist, and no variable is looked at."""
 
-    def __init__(self, team: ProcessGroup) -> None:
+    def __init__(self, processes: ProcessGroup) -> None:
         super().__init__()
-        self._team = team
+        self._processes = processes
 
     @property
     def creates_processes_externally(self) -> bool:
         return True
 
+    # of a process by itself; several are connected before Lightning starts
     @property
     def main_address(self) -> str:
-        raise NotImplementedError("the processes are connected before Lightning starts")
+        return "127.0.0.1"
 
-    main_port = main_address  # type: ignore[assignment]
+    @property
+    def main_port(self) -> int:
+        return find_free_network_port()
 
     @staticmethod
     def detect() -> bool:
         return False
 
     def world_size(self) -> int:
-        return self._team.size
+        return self._processes.size
 
     def set_world_size(self, size: int) -> None:
         pass
 
     def global_rank(self) -> int:
-        return self._team.rank
+        return self._processes.rank
 
     def set_global_rank(self, rank: int) -> None:
         pass
 
     def local_rank(self) -> int:
-        return self._team.local_rank
+        return self._processes.local_rank
 
     def node_rank(self) -> int:
-        return self._team.rank // self._team.local_size
+        return self._processes.rank // self._processes.local_size
 
 
 class _ProgressBar(TQDMProgressBar):
-    """Looks at the loss now and then: each look waits until a device has come so far."""
-
-    SECONDS_BETWEEN = 0.2
+    """Shows the loss now and then, because each look waits until the device has finished the step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown = 0.0
+        self._throttle = Throttle()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
-        now = time.monotonic()
-        if trainer.is_last_batch or now - self._shown > self.SECONDS_BETWEEN:
-            self._shown = now
+        if self._throttle.is_due() or trainer.is_last_batch:
             super().on_train_batch_end(trainer, *rest)
 
 
-class _Interrupts(Callback):
-    """Turns Ctrl-C into an end after the current optimiser step, and keeps the last checkpoint current.
+class _BetweenSteps(Callback):
+    """Ends training where Ctrl-C asks for it, and keeps the last checkpoint and the history current."""
 
-    A second Ctrl-C ends at once. Processes that train together end after the same step.
-    """
-
-    def __init__(self, checkpoints: Checkpoints | None, accum_steps: int, team: ProcessGroup) -> None:
+    def __init__(
+        self,
+        interrupts: Interrupts,
+        checkpoints: Checkpoints | None,
+        history_folder: Path | None,
+        accum_steps: int,
+    ) -> None:
+        self._interrupts = interrupts
         self._checkpoints = checkpoints
+        self._history_folder = history_folder
         self._accum_steps = accum_steps
-        self._team = team
-        self._asked = False
-        self._within_step = False
-
-    def interrupted_model(self, module: PtychoModule) -> TrainedModel:
-        """What was learned; not to be resumed exactly if a step was cut short."""
-        model = module.trained_model(interrupted=True)
-        return dataclasses.replace(model, training_state=None) if self._within_step else model
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen for SIGINT; elsewhere than in the main thread Python cannot, and Ctrl-C goes there."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.signal(signal.SIGINT, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-    def _note(self, signum: int, frame: Any) -> None:
-        if self._asked:
-            self._within_step = True
-            raise TrainingInterrupted
-        self._asked = True
-        if self._team.is_first:
-            log.warning("Ctrl-C: ending after this step; press it again to end at once")
 
     def on_train_batch_end(
         self,
@@ -361,27 +330,33 @@ class _Interrupts(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        module = _as_module(pl_module)
         stepped = (batch_idx + 1) % self._accum_steps == 0
         # at the last batch of an epoch the epoch is finished first
-        if stepped and not trainer.is_last_batch and self._team.any(self._asked):
-            self._save(module)
-            raise TrainingInterrupted
+        if stepped and not trainer.is_last_batch:
+            self._end_if_requested(pl_module)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # here, because the module finishes the epoch after this callback's own end-of-epoch hook
         module = _as_module(pl_module)
         if module.batches_done == 0 and module.epochs_done:
             self._save(module)
-        if self._team.any(self._asked):
-            raise TrainingInterrupted
+        self._interrupts.raise_if_requested()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._save(_as_module(pl_module))
 
+    def _end_if_requested(self, pl_module: lightning.LightningModule) -> None:
+        try:
+            self._interrupts.raise_if_requested()
+        except TrainingInterrupted:
+            self._save(_as_module(pl_module))
+            raise
+
     def _save(self, module: PtychoModule) -> None:
         if self._checkpoints is not None:
             self._checkpoints.save_last(module.trained_model())
+        if self._history_folder is not None:
+            loggers.write_history(module.history, self._history_folder)
 
 
 def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:
@@ -390,8 +365,19 @@ def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:
 
 
 @contextlib.contextmanager
+def _rank_of(processes: ProcessGroup) -> Iterator[None]:
+    """Let Lightning's loggers know the rank, which they take from a launcher's variables otherwise."""
+    before = _RANK.rank
+    _RANK.rank = processes.rank
+    try:
+        yield
+    finally:
+        _RANK.rank = before
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning from advising on what the configuration decides."""
+    """Silence Lightning's advice on matters that the configuration decides."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
@@ -399,9 +385,9 @@ def _quiet() -> Iterator[None]:
         # no validation set, where validation_share is 0
         warnings.filterwarnings("ignore", message="Total length of .* across ranks is zero.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
-        # what is logged is the mean over all processes already
+        # logged values are means over all processes already
         warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
-        # how Lightning calls torch is not the user's to change
+        # Lightning's calls of torch are not the user's to change
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         noisy = logging.getLogger("lightning.pytorch")
@@ -415,7 +401,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _deterministic_settings_restored() -> Iterator[None]:
-    """Lightning sets torch's process-wide switches; put them back for whoever comes after."""
+    """Restore torch's process-wide switches, which Lightning sets."""
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark

@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and what it does with bad input."""
+"""The command line: its files, its messages, and its answers to bad input."""
 
 import dataclasses
 import os
@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from oracle_backend import OracleBackend
 from typer.testing import CliRunner
 
 from ptycho_backends import __version__, registry, workflows
@@ -18,7 +19,6 @@ from ptycho_backends.config_file import load_config
 from ptycho_backends.scans.product import load_product
 from ptycho_backends.scans.scan_files import export_training_data, load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.testing.oracle import OracleBackend
 
 COMMANDS = ("demo", "simulate", "train", "run", "infer", "inspect", "parity")
 
@@ -31,7 +31,7 @@ def scan():
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
     """`--backend oracle`, and the only one installed; pictures without matplotlib's second each."""
-    entry = registry.BackendEntry("Oracle", "ptycho_backends.testing.oracle:OracleBackend", frozenset(), "")
+    entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")
     monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
     monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
 
@@ -57,7 +57,7 @@ def ptycho(*arguments, code=0):
 
 
 def error_line(*arguments):
-    """The one line that a command says before it ends with exit code 2."""
+    """The one line that a command prints before it ends with exit code 2."""
     result = ptycho(*arguments, code=2)
     lines = [line for line in result.stderr.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1, result.stderr
@@ -95,7 +95,7 @@ def test_version_and_no_arguments():
     assert "Usage" in CliRunner().invoke(app, []).output
 
 
-# --- what the commands do
+# --- the commands
 
 
 def test_demo_says_how_good_and_where(tmp_path):
@@ -151,7 +151,7 @@ def test_options_win_over_the_file_and_the_file_over_the_scan(tmp_path, npz):
     config = load_config(tmp_path / "run" / "config.yaml")
     assert (config.nepochs, config.nphotons, config.batch_size) == (1, 123.0, 8)
     assert (config.n_groups, config.model.N, config.model.n_filters_scale) == (40, 64, 1)
-    # what a run wrote gives the same run again
+    # the files of a run give the same run again
     again = tmp_path / "again"
     ptycho(
         "train", npz, "-c", tmp_path / "run" / "config.yaml",

@@ -7,6 +7,7 @@ import random
 import h5py
 import numpy as np
 import pytest
+from oracle_backend import OracleBackend
 
 from ptycho_backends import workflows
 from ptycho_backends.config import ModelConfig, TrainingConfig
@@ -30,7 +31,6 @@ from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import export_training_data, load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.scans.training_data import load_training_hdf5, save_training_hdf5
-from ptycho_backends.testing.oracle import OracleBackend
 from ptycho_backends.values import EpochRecord, Reconstruction
 
 RANDOM = np.random.default_rng(0)

@@ -211,7 +211,7 @@ def test_bfloat16_is_confined_to_the_network(backend):
         ({"accelerator": "mps"}, "accelerator: got 'mps'"),
     ],
 )
-def test_what_it_cannot_do_is_refused(backend, changes, message):
+def test_impossible_settings_are_refused(backend, changes, message):
     case = Case()
     execution = ExecutionConfig(**changes)
     with pytest.raises(ConfigError, match=message):

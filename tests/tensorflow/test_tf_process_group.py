@@ -1,4 +1,4 @@
-"""Two devices of one process do together what one does: the same weights, history and image."""
+"""Two devices of one process do together the work of one: the same weights, history and image."""
 
 import os
 import subprocess

@@ -18,9 +18,10 @@ from ptycho_backends.params import params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.scans.grouping import GroupedData, group_scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.tensorflow import training
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.tensorflow.module import PtychoModule
+from ptycho_backends.training import loggers
+from ptycho_backends.training.progress import ProgressLine
 from ptycho_backends.training.schedule import parts_of_weights
 
 
@@ -81,7 +82,7 @@ def uninterrupted(backend, scan, tmp_path_factory):
     return backend.train(scan, config(), execution=quiet(logger_backend="csv"), output_dir=folder), folder
 
 
-def test_training_learns_and_tells_its_history(uninterrupted):
+def test_training_learns_and_keeps_its_history(uninterrupted):
     model, _ = uninterrupted
     assert [record.epoch for record in model.history] == [1, 2, 3]
     assert model.history[-1].train_loss < model.history[0].train_loss
@@ -211,9 +212,9 @@ def test_progress_is_one_line_an_epoch_where_no_terminal_is(backend, scan, capsy
 
 def test_progress_rewrites_its_line_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = training._Progress(9)
-    progress.show(2, 3, 5, 1.25)
-    progress.show(2, 4, 5, 1.25)
+    progress = ProgressLine(9)
+    progress.show(2, 3, 5, lambda: 1.25)
+    progress.show(2, 4, 5, lambda: 1.25)
     assert capsys.readouterr().err.rstrip() == "\repoch 2/9  batch 3/5  loss 1.25"
 
 
@@ -347,7 +348,7 @@ def test_archive_round_trip_keeps_every_bit(backend, uninterrupted, tmp_path):
     assert loaded.training_state is None
 
 
-def test_what_cannot_work_is_refused_before_training(backend, scan, uninterrupted, tmp_path):
+def test_impossible_settings_are_refused_before_training(backend, scan, uninterrupted, tmp_path):
     with pytest.raises(ConfigError, match="nothing to minimise"):
         backend.train(scan, config(nll_weight=0.0), execution=QUIET)
     with pytest.raises(ConfigError, match="64 x 64 pixels; set N=64"):
@@ -366,7 +367,7 @@ def test_what_cannot_work_is_refused_before_training(backend, scan, uninterrupte
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
 def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkeypatch, logger):
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     with pytest.raises(BackendUnavailableError, match=f"pip install {logger}"):
         backend.train(scan, config(nepochs=1), execution=quiet(logger_backend=logger), output_dir=tmp_path)
 
@@ -428,18 +429,25 @@ backend.save(backend.train(scan, config, execution=run, resume_from=checkpoint),
     assert difference < 1e-5
 
 
-def test_the_backend_starts_without_a_word(tmp_path):
+def test_importing_redirects_no_file_descriptor_and_heeds_the_log_level():
+    """In processes of their own, which have not imported TensorFlow yet."""
     program = (
         "import os, sys\n"
+        "def refused(*arguments): raise AssertionError('a file descriptor was redirected')\n"
+        "os.dup = os.dup2 = refused\n"
         "from ptycho_backends import get_backend\n"
         "assert 'tensorflow' not in sys.modules\n"
         "assert get_backend('tf').name == 'tensorflow'\n"
-        "os.write(2, b'still heard')\n"
+        "print(os.environ['TF_CPP_MIN_LOG_LEVEL'], end='')\n"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert done.stderr == "still heard"
+    for level, want in ((None, "2"), ("1", "1")):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment if level is None else environment | {"TF_CPP_MIN_LOG_LEVEL": level},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == want

@@ -1,4 +1,4 @@
-"""Two processes on loopback that `TF_CONFIG` names do together what one does: the same weights and history."""
+"""Two processes on loopback that `TF_CONFIG` names do together the work of one: the same weights and history."""
 
 import dataclasses
 import json
@@ -60,17 +60,19 @@ def stopping_in_epoch_2(monkeypatch, *, here=True):
 
 
 def work(folder: Path) -> None:
-    """What each of the two processes does."""
+    """Task of each of the two processes."""
     scan, training, execution = pickle.loads((folder / "arguments").read_bytes())
     rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    told = []
+    records = []
     with pytest.MonkeyPatch.context() as patch:
         stopping_in_epoch_2(patch, here=rank == 1)
         result = workflows.train(
-            scan, training, folder, backend="tensorflow", execution=execution, on_epoch=told.append
+            scan, training, folder, backend="tensorflow", execution=execution, on_epoch=records.append
         )
     image = TensorFlowBackend().infer(result.model, scan, execution=execution)
-    (folder / f"result-{rank}").write_bytes(pickle.dumps((result.model, image, sorted(result.files), told)))
+    (folder / f"result-{rank}").write_bytes(
+        pickle.dumps((result.model, image, sorted(result.files), records))
+    )
 
 
 def free_addresses(count):
@@ -93,19 +95,19 @@ def two_workers(folder: Path) -> None:
         for index in range(2):
             cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             environment = {"TF_CONFIG": json.dumps(cluster), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            with (folder / f"said-{index}").open("wb") as said:
+            with (folder / f"output-{index}").open("wb") as output:
                 processes.append(
                     subprocess.Popen(
                         [sys.executable, "-c", code, os.fspath(folder)],
                         env=os.environ | environment,
-                        stdout=said,
-                        stderr=said,
+                        stdout=output,
+                        stderr=output,
                     )
                 )
         deadline = time.monotonic() + SECONDS
         for index, process in enumerate(processes):
             process.wait(max(0.0, deadline - time.monotonic()))
-            assert process.returncode == 0, (folder / f"said-{index}").read_text()
+            assert process.returncode == 0, (folder / f"output-{index}").read_text()
     finally:
         for process in processes:
             process.kill()
@@ -117,7 +119,7 @@ def test_two_workers_train_as_one(tmp_path, monkeypatch):
     scan = simulate_star(64, 15, n_photons=1e5, seed=3)
     (tmp_path / "arguments").write_bytes(pickle.dumps((scan, config(2), TOGETHER)))
     two_workers(tmp_path)
-    (first, image, files, told), (second, other, none, silent) = (
+    (first, image, files, records), (second, other, none, silent) = (
         pickle.loads((tmp_path / f"result-{rank}").read_bytes()) for rank in range(2)
     )
     stopping_in_epoch_2(monkeypatch)
@@ -146,7 +148,7 @@ def test_two_workers_train_as_one(tmp_path, monkeypatch):
         assert got == same
         assert got == pytest.approx(want, rel=1e-12)
 
-    assert tuple(told) == first.history
+    assert tuple(records) == first.history
     assert not silent
     assert not none
     assert {"archive", "config", "history"} <= set(files)
@@ -169,7 +171,7 @@ def cluster(job="worker", index=0, **jobs):
 @pytest.mark.parametrize("count", [1, 2, 5, 13])
 def test_the_parts_of_all_replicas_are_the_batch(monkeypatch, count):
     """Two processes with three devices each, of which one replica at a time is looked at."""
-    seen, shares = [], []
+    found, counts = [], []
     for replica in range(6):
         context = SimpleNamespace(
             num_replicas_in_sync=6,
@@ -177,26 +179,26 @@ def test_the_parts_of_all_replicas_are_the_batch(monkeypatch, count):
             strategy=SimpleNamespace(extended=SimpleNamespace(worker_devices=("",) * 3)),
         )
         monkeypatch.setattr(tf.distribute, "get_replica_context", lambda here=context: here)
-        own = ProcessGroup(replica // 3, 2).share(count)
+        own = ProcessGroup(replica // 3, 2).shard(count)
         held = tf.range(own.start, own.stop) if len(own) else tf.constant([-1])
-        part, share = own_part({"diffraction": held, SHARD_SIZES: tf.constant(count)})
-        groups = round(float(share) * count)
+        part, fraction = own_part({"diffraction": held, SHARD_SIZES: tf.constant([0, count])})
+        groups = round(float(fraction) * count)
         assert set(part) == {"diffraction"}
         assert len(part["diffraction"]) == max(groups, 1)
-        seen.extend(part["diffraction"].numpy()[:groups])
-        shares.append(groups)
-    assert seen == list(range(count))
-    assert max(shares) - min(shares) <= 1
+        found.extend(part["diffraction"].numpy()[:groups])
+        counts.append(groups)
+    assert found == list(range(count))
+    assert max(counts) - min(counts) <= 1
 
 
-def test_who_takes_part(monkeypatch):
+def test_processes_of_tf_config(monkeypatch):
     run = ExecutionConfig(accelerator="cpu")
     assert process_group_of(run) == ProcessGroup()
     monkeypatch.setenv("TF_CONFIG", cluster(index=1))
     assert process_group_of(run) == ProcessGroup(1, 3)
     assert process_group_of(dataclasses.replace(run, strategy="multi_worker_mirrored")) == ProcessGroup(1, 3)
-    told = launched(run, "tensorflow")
-    assert (told.local_rank, told.local_size) == (1, 2)
+    launch = launched(run, "tensorflow")
+    assert (launch.local_rank, launch.local_size) == (1, 2)
     assert not is_first_process(run, "tensorflow")
     with pytest.raises(ConfigError, match="'mirrored' for the 3 workers of TF_CONFIG, want 'auto'"):
         process_group_of(dataclasses.replace(run, strategy="mirrored"))
@@ -229,7 +231,7 @@ def test_several_processes_need_to_know_of_each_other(monkeypatch):
         process_group_of(run)
     monkeypatch.setenv("TF_CONFIG", cluster(index=2))
     assert process_group_of(run) == ProcessGroup(2, 3)
-    assert launched(run, "torch").told_by == "torchrun"
+    assert launched(run, "torch").launcher == "torchrun"
 
 
 @pytest.mark.parametrize(

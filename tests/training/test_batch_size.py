@@ -17,7 +17,7 @@ class ResourceExhaustedError(Exception):
 
 
 class Device:
-    """A backend whose batch takes as long as `seconds` says; a memory that holds `holds` groups."""
+    """A backend whose batch takes `seconds(groups)`; a memory that holds `holds` groups."""
 
     name = "made up"
 

@@ -38,7 +38,7 @@ def test_both_backends_get_the_same_plan():
     torch, tensorflow = (
         preparation.plan_training(scan(), config(), name) for name in ("torch", "tensorflow")
     )
-    assert (torch.config.backend, tensorflow.config.backend) == ("pytorch", "tensorflow")
+    assert (torch.config.backend, tensorflow.config.backend) == ("torch", "tensorflow")
     np.testing.assert_array_equal(torch.groups.nn_indices, tensorflow.groups.nn_indices)
     for name, value in torch.start.weights.items():
         np.testing.assert_array_equal(value, tensorflow.start.weights[name])
@@ -50,7 +50,7 @@ def test_the_configuration_that_was_given_stays_as_it_was():
     given = config()
     completed = preparation.complete_config(given, scan(), "torch")
     assert (given.model.N, given.backend) == (0, "tensorflow")
-    assert (completed.model.N, completed.backend) == (64, "pytorch")
+    assert (completed.model.N, completed.backend) == (64, "torch")
     assert params.cfg["N"] == 64
     assert params.cfg["batch_size"] == 8
 

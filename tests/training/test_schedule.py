@@ -45,7 +45,7 @@ def test_cosine():
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_warmup_comes_first_and_the_schedule_after_it(scheduler):
-    """The rise is the same for every schedule; what follows is the schedule of a shorter training."""
+    """The rise is the same for every schedule; after it comes the schedule of a shorter training."""
     settings = {"scheduler": scheduler, "min_lr_ratio": 0.3}
     got = rates([1.0] * 14, warmup_epochs=4, **settings)
     assert got[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])

@@ -73,7 +73,7 @@ def test_all_that_torch_reads_is_read(trained):
 
 
 def test_layouts_of_tensors(tmp_path):
-    """Views, shared storages, other types: what torch may write beside plain weights."""
+    """Views, shared storages, other types: contents that torch may write beside plain weights."""
     base = torch.arange(24, dtype=torch.float64).reshape(2, 3, 4)
     content = {
         "views": [base, base.permute(2, 0, 1), base[1, ::2, 1:3], base[0, 0, 0], base[:0]],
@@ -89,7 +89,7 @@ def test_layouts_of_tensors(tmp_path):
 
 
 def test_a_checkpoint_is_read_where_no_framework_is_installed(trained, tmp_path):
-    """In a process that cannot import one; bit by bit what torch reads."""
+    """In a process that cannot import one; the same bits as torch reads."""
     program = """
 import sys
 class Absent:
@@ -141,7 +141,7 @@ def test_every_door_opens_it(trained, tmp_path):
         assert loaded.history == model.history
         for name, value in model.weights.items():
             np.testing.assert_array_equal(loaded.weights[name], value)
-        # what resuming needs survives the way into an archive
+        # the resume state survives the way into an archive
         again = load_archive(save_archive(loaded, tmp_path)).training_state
         assert again.step == model.training_state.step
         assert again.schedule == model.training_state.schedule

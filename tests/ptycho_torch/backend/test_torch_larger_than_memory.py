@@ -1,4 +1,4 @@
-"""The benchmark of a scan larger than memory, on a small one: from its file it is what it is in memory."""
+"""The benchmark of a scan larger than memory, on a small one: the same from its file as in memory."""
 
 import importlib.util
 from pathlib import Path

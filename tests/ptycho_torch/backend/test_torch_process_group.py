@@ -1,4 +1,4 @@
-"""Two processes on this machine do together what one does: the same weights, history and image."""
+"""Two processes on this machine do together the work of one: the same weights, history and image."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ SECONDS = 120
 
 @pytest.fixture(scope="module")
 def groups():
-    """15 groups: 11 train and 4 judge, unless a test says otherwise."""
+    """15 groups: 11 train and 4 judge, unless a test changes that."""
     return group_scan(simulate_star(64, 15, n_photons=1e5, seed=3), n_groups=15, seed=0)
 
 
@@ -46,7 +46,7 @@ def config(batch_size, **changes):
 
 
 def assert_same_training(got, want, allowed=1e-10):
-    """What was learned in float64; the moments have it, the weights are rounded to float32."""
+    """Compare resume states, whose moments are float64, and weights, which are rounded to float32."""
     for kind in ("first_moments", "second_moments"):
         first, second = getattr(got.training_state, kind), getattr(want.training_state, kind)
         # weights without a gradient have no moments, or after resuming zero ones
@@ -61,15 +61,15 @@ def assert_same_training(got, want, allowed=1e-10):
         assert one.val_loss == pytest.approx(other.val_loss, rel=allowed)
 
 
-def test_the_shares_of_a_batch_are_the_batch():
+def test_the_shards_of_a_batch_are_the_batch():
     batches = [np.arange(4), np.arange(4, 8), np.arange(8, 12), np.arange(12, 13)]
-    shares = [shard_batches(batches, rank, 3) for rank in range(3)]
-    assert [len(own) for own in shares] == [2, 2, 2]
+    shards = [shard_batches(batches, rank, 3) for rank in range(3)]
+    assert [len(own) for own in shards] == [2, 2, 2]
     for step, want in enumerate((np.arange(12), np.arange(12, 13))):
-        counted = [share[step].indices[: share[step].groups] for share in shares]
+        counted = [shard[step].indices[: shard[step].groups] for shard in shards]
         np.testing.assert_array_equal(np.concatenate(counted), want)
-        assert all(share[step].batch_groups == len(want) for share in shares)
-        assert all(len(share[step].indices) for share in shares)
+        assert all(shard[step].batch_groups == len(want) for shard in shards)
+        assert all(len(shard[step].indices) for shard in shards)
 
 
 def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
@@ -94,9 +94,9 @@ def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(PtychoModule, "training_step", training_step)
-    threads, told = torch.get_num_threads(), []
+    threads, records = torch.get_num_threads(), []
     got = TorchBackend().train(
-        groups, config(2, **changes), execution=together, output_dir=tmp_path, on_epoch=told.append
+        groups, config(2, **changes), execution=together, output_dir=tmp_path, on_epoch=records.append
     )
     want = TorchBackend().train(groups, config(4, **changes), execution=alone)
     assert got.interrupted
@@ -104,7 +104,7 @@ def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
     assert (got.training_state.step, got.training_state.batches_done) == (6, 4)
     assert_same_training(got, want, allowed=1e-9)
     assert got.training_state.loss_sum == pytest.approx(want.training_state.loss_sum, rel=1e-10)
-    assert tuple(told) == got.history
+    assert tuple(records) == got.history
     kept = TorchBackend().load(tmp_path / "checkpoints" / "last.wts.h5.zip")
     assert kept.training_state.loss_sum == got.training_state.loss_sum
     assert len((tmp_path / "logs" / "metrics.csv").read_text().splitlines()) > 1
@@ -113,7 +113,7 @@ def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
 
 
 PROGRAM = '''
-"""What every process of torchrun does: train until Ctrl-C, go on, make an image."""
+"""Program of every process of torchrun: train until Ctrl-C, go on, make an image."""
 import os, pickle, signal, sys
 from pathlib import Path
 from ptycho_backends.config import ExecutionConfig
@@ -146,7 +146,7 @@ def launched(folder: Path, *arguments: str) -> None:
         [*command, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
-            said, _ = process.communicate(timeout=SECONDS)
+            output, _ = process.communicate(timeout=SECONDS)
         except BaseException:
             # it ends its processes itself, if it is asked to
             process.terminate()
@@ -154,7 +154,7 @@ def launched(folder: Path, *arguments: str) -> None:
                 process.wait(10)
             process.kill()
             raise
-    assert process.returncode == 0, said
+    assert process.returncode == 0, output
 
 
 def test_torchrun(groups, tmp_path):
@@ -191,13 +191,13 @@ def test_two_processes_make_the_image_of_one(groups):
         TorchBackend().infer(model, groups, execution=TOGETHER, stitching_size=65)
 
 
-def test_a_process_that_fails_is_told_of():
-    team = ProcessGroup(size=2, local_size=2)
+def test_the_error_quotes_a_process_that_fails():
+    processes = ProcessGroup(size=2, local_size=2)
     with (
         pytest.raises(RuntimeError) as caught,
-        process_group.working_together(team, operator.getitem, "what a team does not have"),
+        process_group.working_together(processes, operator.getitem, "an argument that the task refuses"),
     ):
-        team.any(False)
+        processes.any(False)
     assert "process 1 ended with exit code 1" in caught.value.__notes__[0]
     assert "'ProcessGroup' object is not subscriptable" in caught.value.__notes__[0]
     assert not torch.distributed.is_initialized()
@@ -218,7 +218,7 @@ def test_mapped_patterns_are_sent_by_name(tmp_path):
         assert got.dtype == want.dtype
 
 
-def test_who_takes_part(monkeypatch):
+def test_processes_of_launchers(monkeypatch):
     run = ExecutionConfig(accelerator="cpu")
     assert process_group_of(run) == ProcessGroup()
     assert process_group_of(dataclasses.replace(run, devices=3)) == ProcessGroup(size=3, local_size=3)
@@ -228,8 +228,8 @@ def test_who_takes_part(monkeypatch):
         process_group_of(dataclasses.replace(run, devices=2, strategy="single_device"))
 
     with monkeypatch.context() as patch:
-        told = {"cluster": {"worker": ["a:1", "a:2"]}, "task": {"type": "worker", "index": 1}}
-        patch.setenv("TF_CONFIG", json.dumps(told))
+        cluster = {"cluster": {"worker": ["a:1", "a:2"]}, "task": {"type": "worker", "index": 1}}
+        patch.setenv("TF_CONFIG", json.dumps(cluster))
         with pytest.raises(ConfigError, match=r"TF_CONFIG: names 2 workers, .* torchrun or srun"):
             process_group_of(run)
         assert process_group_of(dataclasses.replace(run, strategy="single_device")) == ProcessGroup()

@@ -77,7 +77,7 @@ def uninterrupted(backend, scan, tmp_path_factory):
     return backend.train(scan, config(), execution=QUIET, output_dir=folder), folder
 
 
-def test_training_learns_and_tells_its_history(uninterrupted):
+def test_training_learns_and_keeps_its_history(uninterrupted):
     model, _ = uninterrupted
     assert [record.epoch for record in model.history] == [1, 2, 3]
     assert model.history[-1].train_loss < model.history[0].train_loss
@@ -85,7 +85,7 @@ def test_training_learns_and_tells_its_history(uninterrupted):
     assert model.history[0].learning_rate == pytest.approx(1e-3)
     assert model.backend == "torch"
     assert model.config.model.N == 64
-    assert model.config.backend == "pytorch"
+    assert model.config.backend == "torch"
     assert "3 epochs on torch" in repr(model)
 
 
@@ -357,7 +357,7 @@ def test_unwritable_output_is_refused_before_training(backend, scan, tmp_path):
 
 @pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
 def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkeypatch, logger):
-    monkeypatch.setattr("ptycho_torch.backend.training.find_spec", lambda name: None)
+    monkeypatch.setattr("ptycho_backends.training.loggers.find_spec", lambda name: None)
     run = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=logger)
     with pytest.raises(BackendUnavailableError, match=f"pip install {logger}"):
         backend.train(scan, config(nepochs=1), execution=run, output_dir=tmp_path)

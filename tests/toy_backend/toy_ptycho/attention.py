@@ -1,4 +1,4 @@
-"""The reverse pass of what the network `attention` adds: each stage gives its result and the way back.
+"""The reverse pass of the layers that the network `attention` adds: each gives its result and the way back.
 
 The way back takes the gradient by the result, adds to `gradients` those by the weights, and returns the one
 by the image.
@@ -79,8 +79,8 @@ def efficient_channel_attention(image, weights, layer, gradients):
     kernel, channels = weights[f"{layer}/kernel"], image.shape[-1]
     side = len(kernel)
     padded = np.pad(image.mean(axis=(1, 2)), [(0, 0), (side // 2, side // 2)])
-    said = sum(kernel[i] * padded[:, i : i + channels] for i in range(side))
-    gate = network.activation("sigmoid", said)
+    response = sum(kernel[i] * padded[:, i : i + channels] for i in range(side))
+    gate = network.activation("sigmoid", response)
 
     def back(by_result):
         by_said = (by_result * image).sum(axis=(1, 2)) * gate * (1 - gate)

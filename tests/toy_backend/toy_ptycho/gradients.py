@@ -33,7 +33,7 @@ def activation_slope(name, x):
 
 
 class NetworkPass:
-    """Computes the object patches as in training, and keeps what the way back needs."""
+    """Computes the object patches as in training, and keeps the values that the way back needs."""
 
     def __init__(self, config, weights, fed):
         self.config, self.weights = config, weights
@@ -88,24 +88,24 @@ class NetworkPass:
         config = self.config
         for i in range(len(constants.DECODER_FILTERS[config.N])):
             features = self._block(f"{name}/block{i}", features, pools=False)
-        seen, cut = {}, 0
+        head_inputs, cut = {}, 0
         if config.pad_object:
             cut = -border_channels(config)
-            seen["inner_head"] = features[..., :cut]
+            head_inputs["inner_head"] = features[..., :cut]
         if config.probe_big or not config.pad_object:
-            seen["border_head"] = self._block(f"{name}/border", features[..., cut:], pools=False)
-        return seen
+            head_inputs["border_head"] = self._block(f"{name}/border", features[..., cut:], pools=False)
+        return head_inputs
 
-    def _heads(self, decoder, seen):
+    def _heads(self, decoder, head_inputs):
         config = self.config
         head = config.amp_activation if decoder == "amplitude" else "phase"
         if not config.pad_object:
-            return self._conv(f"{decoder}/border_head", seen["border_head"], head) * self._mask()
-        patches = self._conv(f"{decoder}/inner_head", seen["inner_head"], head)
+            return self._conv(f"{decoder}/border_head", head_inputs["border_head"], head) * self._mask()
+        patches = self._conv(f"{decoder}/inner_head", head_inputs["inner_head"], head)
         margin = config.N // 4
         patches = np.pad(patches, [(0, 0), (margin, margin), (margin, margin), (0, 0)])
-        if "border_head" in seen:
-            border = self._conv(f"{decoder}/border_head", seen["border_head"], "swish")
+        if "border_head" in head_inputs:
+            border = self._conv(f"{decoder}/border_head", head_inputs["border_head"], "swish")
             patches = patches + border * self._mask()
         return patches
 
@@ -150,7 +150,7 @@ class NetworkPass:
         return self._conv_back(f"{block}/conv0", self._conv_back(f"{block}/conv1", by_image))
 
     def _heads_back(self, decoder, by_patches):
-        """By what the inner and the border head see; 0 where there is no such head."""
+        """By the inputs of the inner and the border head; 0 where there is no such head."""
         config = self.config
         by_inner, by_border = 0.0, 0.0
         if config.pad_object:

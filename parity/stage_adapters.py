@@ -1,7 +1,6 @@
-"""One framework's stages, fed and read as NumPy: a function of `physics`, `network` or `losses` at a time.
+"""Single stages of each framework, fed and read as NumPy: a function of `physics`, `network` or `losses` at a time.
 
-Backends promise whole-array operations only, so a side is needed for each framework whose single stages
-shall be compared; both built-in ones have theirs here. Frameworks are known as strings until asked for.
+Backends promise operations on whole arrays only, so comparing single stages needs an adapter for each framework.
 """
 
 from collections.abc import Mapping
@@ -120,7 +119,7 @@ class TensorFlowStages:
         return self._tf.constant(_in_precision(argument, precision))
 
 
-SIDES: Mapping[str, type] = {"torch": TorchStages, "tensorflow": TensorFlowStages}
+ADAPTERS: Mapping[str, type] = {"torch": TorchStages, "tensorflow": TensorFlowStages}
 
 
 def _stage(package: str, stage: str) -> Stage:

@@ -1,0 +1,276 @@
+"""`BackendBase`: all of a backend that needs no framework; a backend fills in the five methods that remain."""
+
+import abc
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import constants
+from ptycho_backends.archive import model_file as archive
+from ptycho_backends.archive.genuine_export import write_genuine_archive
+from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
+from ptycho_backends.images.reconstruct import reconstruct
+from ptycho_backends.protocol import Backend
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
+from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.values import Batch, EpochCallback, Prediction, Reconstruction, TrainedModel, Weights
+
+AnyPath = str | os.PathLike[str]
+
+# Groups that are predicted at once unless the caller wants otherwise; larger batches only cost memory.
+DEFAULT_BATCH = 32
+
+
+def plan_for(
+    backend: Backend,
+    data: Scan | GroupedData | TrainingPlan,
+    config: TrainingConfig | None,
+    execution: ExecutionConfig | None = None,
+    resume_from: AnyPath | TrainedModel | None = None,
+) -> TrainingPlan:
+    """The one plan of a training on `backend`; its `complete_config` refuses settings that it lacks.
+
+    Parameters and errors as `plan_training`.
+    """
+    return plan_training(data, config, backend.name, execution, resume_from, complete=backend.complete_config)
+
+
+class BackendBase(abc.ABC):
+    """Everything that `protocol.Backend` promises, on top of a few methods of one framework.
+
+    A subclass names itself and defines `train_plan`, `forward`, `loss`, `gradients` and `train_step`. Three
+    more methods have defaults that work anywhere and that a framework can do better: `batches`,
+    `object_patches` and `check_execution`; `predict_groups` and `infer_groups` are there for computing with
+    several processes. No other method needs to be overridden. docs/backend.md has a complete example.
+
+    Attributes
+    ----------
+    name : str
+        Name in the registry, lower case.
+    export_formats : frozenset of str
+        Formats that `export` writes.
+    """
+
+    name: str
+    export_formats: frozenset[str] = frozenset({"ptychopinn"})
+
+    # --- defined by every backend
+
+    @abc.abstractmethod
+    def train_plan(
+        self,
+        plan: TrainingPlan,
+        execution: ExecutionConfig,
+        output_dir: AnyPath | None = None,
+        on_epoch: EpochCallback | None = None,
+    ) -> TrainedModel:
+        """Train from `plan.start` until the schedule is over.
+
+        Parameters
+        ----------
+        plan : TrainingPlan
+        execution : ExecutionConfig
+            Checked.
+        output_dir : path, optional
+            Gets checkpoints and logs. None writes nothing.
+        on_epoch : callable, optional
+            Called with each `EpochRecord`, in the first of several processes.
+
+        Returns
+        -------
+        TrainedModel
+            With `training_state`. Ctrl-C ends training after the current step and marks it `interrupted`.
+        """
+
+    @abc.abstractmethod
+    def forward(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        batch: Batch,
+        *,
+        execution: ExecutionConfig | None = None,
+    ) -> Prediction:
+        """Compute the three outputs for one batch."""
+
+    @abc.abstractmethod
+    def loss(
+        self,
+        config: TrainingConfig,
+        weights: Weights,
+        batch: Batch,
+        *,
+        execution: ExecutionConfig | None = None,
+    ) -> dict[str, float]:
+        """Compute every term of the training loss, and their weighted sum as `total`."""
+
+    @abc.abstractmethod
+    def gradients(
+        self,
+        config: TrainingConfig,
+        weights: Weights,
+        batch: Batch,
+        *,
+        execution: ExecutionConfig | None = None,
+    ) -> dict[str, NDArray]:
+        """Compute the gradient of the total loss with respect to every weight."""
+
+    @abc.abstractmethod
+    def train_step(
+        self,
+        config: TrainingConfig,
+        weights: Weights,
+        batches: Sequence[Batch],
+        *,
+        execution: ExecutionConfig | None = None,
+    ) -> dict[str, NDArray]:
+        """Make one Adam step on each of `batches` in turn, from fresh moments; return the weights."""
+
+    # --- with a default that a framework can do better
+
+    def check_execution(self, execution: ExecutionConfig) -> None:  # noqa: B027 - many refuse nothing
+        """Raise `ConfigError` for a valid setting that this framework, or this machine, does not have."""
+
+    def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> Any:
+        """Training batches in the framework's own form, gathered from the scan when they are needed.
+
+        Default: an iterator of `Batch` for each epoch, `batches(plan, execution)(epoch)`.
+        """
+        count = execution.prefetch_factor or DEFAULT_PREFETCH
+        return lambda epoch: ahead(map(plan.gather, plan.epoch_batches(epoch)), count)
+
+    def object_patches(
+        self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+    ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+        """Predict the object of every group, batch by batch: numbers of the groups, (b, N, N, 1) patches."""
+        for part, batch in _inference_batches(model, groups, execution):
+            prediction = self.forward(model.config.model, model.weights, batch, execution=execution)
+            yield part, prediction.object.astype(np.complex64, copy=False)
+
+    def predict_groups(
+        self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+    ) -> Prediction:
+        """Predict the three outputs for every group, in batches."""
+        parts = [
+            self.forward(model.config.model, model.weights, batch, execution=execution)
+            for _, batch in _inference_batches(model, groups, execution)
+        ]
+        return Prediction(
+            object=np.concatenate([part.object for part in parts]),
+            amplitude=np.concatenate([part.amplitude for part in parts]),
+            intensity=np.concatenate([part.intensity for part in parts]),
+        )
+
+    def infer_groups(
+        self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+    ) -> Reconstruction:
+        """Stitch the image from `object_patches`."""
+        patches = self.object_patches(model, groups, execution)
+        return reconstruct(patches, groups, model.config.model.N, stitching_size, self.name)
+
+    # --- the protocol
+
+    def checked(self, execution: ExecutionConfig | None) -> ExecutionConfig:
+        """`execution`, or the default one, once it is found valid and possible here.
+
+        Raises
+        ------
+        ConfigError
+        """
+        execution = ExecutionConfig() if execution is None else execution
+        validate(execution)
+        self.check_execution(execution)
+        return execution
+
+    def complete_config(
+        self,
+        config: TrainingConfig,
+        data: Scan | GroupedData,
+        execution: ExecutionConfig | None = None,
+    ) -> TrainingConfig:
+        """Complete `config` for `data` and fill `params.cfg` from it; see `plan.complete_config`."""
+        return complete_config(config, data, self.name, self.checked(execution))
+
+    def prepare(
+        self,
+        data: Scan | GroupedData | TrainingPlan,
+        config: TrainingConfig | None = None,
+        *,
+        execution: ExecutionConfig | None = None,
+    ) -> Any:
+        """Plan a training and return its `batches`."""
+        execution = self.checked(execution)
+        return self.batches(plan_for(self, data, config, execution), execution)
+
+    def train(
+        self,
+        data: Scan | GroupedData | TrainingPlan,
+        config: TrainingConfig | None = None,
+        *,
+        execution: ExecutionConfig | None = None,
+        output_dir: AnyPath | None = None,
+        resume_from: AnyPath | TrainedModel | None = None,
+        on_epoch: EpochCallback | None = None,
+    ) -> TrainedModel:
+        """Plan once, then `train_plan`; parameters as `protocol.Backend.train`."""
+        execution = self.checked(execution)
+        if resume_from is not None and not isinstance(resume_from, TrainedModel):
+            resume_from = self.load(resume_from)
+        plan = plan_for(self, data, config, execution, resume_from)
+        return self.train_plan(plan, execution, output_dir, on_epoch)
+
+    def predict(
+        self, model: TrainedModel, data: GroupedData, *, execution: ExecutionConfig | None = None
+    ) -> Prediction:
+        """Predict the three outputs for every group of `data`."""
+        return self.predict_groups(model, inference_groups(model, data), self.checked(execution))
+
+    def infer(
+        self,
+        model: TrainedModel,
+        data: Scan | GroupedData,
+        *,
+        execution: ExecutionConfig | None = None,
+        stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+    ) -> Reconstruction:
+        """Reconstruct the image of a scan, from a group around every position."""
+        groups = inference_groups(model, data)
+        return self.infer_groups(model, groups, self.checked(execution), stitching_size)
+
+    def save(self, model: TrainedModel, path: AnyPath) -> Path:
+        """Write the shared archive, without the optimiser's state; that is in the checkpoints."""
+        return archive.save_archive(dataclasses.replace(model, training_state=None), path)
+
+    def load(self, path: AnyPath) -> TrainedModel:
+        """Read an archive or a checkpoint, of any backend."""
+        return archive.load_archive(path)
+
+    def export(self, model: TrainedModel, path: AnyPath, format: str) -> Path:
+        """Write `model` in one of `export_formats`; overridden together with them.
+
+        Raises
+        ------
+        ValueError
+            For another format.
+        """
+        if format not in self.export_formats:
+            known = ", ".join(sorted(self.export_formats)) or "none"
+            raise ValueError(f"format: got {format!r}, want one of: {known}")
+        return write_genuine_archive(model, path)
+
+
+def _inference_batches(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
+) -> Iterator[tuple[slice, Batch]]:
+    """The groups in batches; the next ones are gathered while one is computed."""
+    size = execution.inference_batch_size or DEFAULT_BATCH
+    slices = [slice(start, min(start + size, len(groups))) for start in range(0, len(groups), size)]
+    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
+    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

@@ -1,0 +1,109 @@
+"""The built-in backends as data: names and aliases, where each lives, its frameworks, its habits.
+
+The one table that knows a backend by name. Everything else asks it, or the registry above it, which adds the
+backends of third parties. Nothing is imported from here.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """One backend: how to import it, and the facts about it that code without its framework needs.
+
+    Attributes
+    ----------
+    label : str
+        Name for people.
+    target : str
+        'module:class'; the class is called without arguments.
+    frameworks : collection of str
+        Modules that have to be installed.
+    install : str
+        Command that installs them.
+    aliases : tuple of str
+        Other names that are accepted for it, in lower case.
+    legacy_name : str, optional
+        Its name in `params.cfg`, where the legacy package spells it otherwise.
+    cluster_variable : str, optional
+        Environment variable that connects its processes, and that counts before any launcher's.
+    """
+
+    label: str
+    target: str
+    frameworks: Collection[str]
+    install: str
+    aliases: tuple[str, ...] = ()
+    legacy_name: str | None = None
+    cluster_variable: str | None = None
+
+    @property
+    def package(self) -> str:
+        """Top-level package of its code, and so the root of its loggers."""
+        return self.target.partition(":")[0].partition(".")[0]
+
+
+# In the order of preference when nothing was chosen.
+BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
+    {
+        "torch": BackendEntry(
+            label="PyTorch",
+            target="ptycho_torch.backend.backend:TorchBackend",
+            frameworks=("torch", "lightning"),
+            install="pip install 'ptycho-backends[torch]'",
+            aliases=("pytorch",),
+            legacy_name="pytorch",
+        ),
+        "tensorflow": BackendEntry(
+            label="TensorFlow",
+            target="ptycho_backends.tensorflow.backend:TensorFlowBackend",
+            frameworks=("tensorflow", "keras"),
+            install="pip install 'ptycho-backends[tensorflow]'",
+            aliases=("tf",),
+            cluster_variable="TF_CONFIG",
+        ),
+    }
+)
+
+DEFAULT_BACKEND = "tensorflow"
+"""Default of the field `backend` in a configuration: the framework of the legacy package."""
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {alias: name for name, entry in BUILT_IN.items() for alias in entry.aliases}
+)
+
+
+def canonical_name(name: str) -> str:
+    """Registered name of the backend that `name` means: lower case, aliases resolved.
+
+    A name that is not in the table stays as it is, because third-party backends register their own.
+    """
+    return ALIASES.get(name.lower(), name.lower())
+
+
+def legacy_name(name: str) -> str:
+    """Spelling of a backend's name in `params.cfg`."""
+    name = canonical_name(name)
+    entry = BUILT_IN.get(name)
+    return name if entry is None else entry.legacy_name or name
+
+
+def backend_of_framework(framework: str) -> str:
+    """Name of the built-in backend that computes with `framework`, a module's name.
+
+    Raises
+    ------
+    KeyError
+        If none does.
+    """
+    for name, entry in BUILT_IN.items():
+        if framework in entry.frameworks:
+            return name
+    raise KeyError(framework)
+
+
+def framework_modules() -> tuple[str, ...]:
+    """Modules of all built-in backends' frameworks."""
+    return tuple(module for entry in BUILT_IN.values() for module in entry.frameworks)

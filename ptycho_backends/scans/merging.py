@@ -27,7 +27,7 @@ def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
     Returns
     -------
     GroupedData
-        Its scan has the probe of the first, and an object if every scan has one. Where probes or valid
+        Its scan has the modes of the first, and an object if every scan has one. Where probes or valid
         pixels differ, its `parts` keep them, and a model has a probe for each scan (`probe_count`).
 
     Raises
@@ -54,6 +54,7 @@ def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
         ycoords=np.concatenate([scan.ycoords for scan in scans]),
         patterns=np.concatenate([_without_invalid(scan) for scan in scans]),
         probe_guess=first.scan.probe_guess,
+        probe_modes=first.scan.probe_modes,
         object_guess=image,
         measurement=first.scan.measurement,
         scan_index=np.repeat(np.arange(len(scans)), [len(scan) for scan in scans]),
@@ -71,12 +72,13 @@ def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
 
 
 def _same_probe(first: Scan, other: Scan) -> bool:
-    """True where two scans may share a probe: equal but for a factor."""
-    if first.probe_guess is None or other.probe_guess is None:
-        return first.probe_guess is other.probe_guess
-    norms = np.linalg.norm(first.probe_guess) * np.linalg.norm(other.probe_guess)
-    # a factor, also a complex one, is no difference: probes are normalised, phases are free
-    return bool(abs(np.vdot(first.probe_guess, other.probe_guess)) >= SAME_PROBE * norms)
+    """True where two scans may share a probe: modes equal but for a common factor and the phase of each."""
+    if first.probe_modes is None or other.probe_modes is None:
+        return first.probe_modes is other.probe_modes
+    norms = np.linalg.norm(first.probe_modes) * np.linalg.norm(other.probe_modes)
+    # a factor is no difference, because probes are normalised; nor is a phase
+    pairs = zip(first.probe_modes, other.probe_modes, strict=False)
+    return bool(sum(abs(np.vdot(one, mode)) for one, mode in pairs) >= SAME_PROBE * norms)
 
 
 def _without_invalid(scan: Scan) -> NDArray:

@@ -113,7 +113,7 @@ def product_from_scan(scan: Scan, metadata: ProductMetadata | None = None) -> Pr
             detector_object_distance_m=float(scan.detector_distance_m or 0),
             photon_energy_eV=float(scan.photon_energy_eV or 0),
             name=scan.name,
-            probe_photon_count=float(scan.pattern_energies.mean()),
+            probe_photon_count=float(scan.pattern_energies.mean()) / scan.lit_fraction,
         )
     pixel = np.full(2, float(scan.pixel_size_m or 0))
     image, corner_px = object_canvas(scan)

@@ -20,6 +20,7 @@ from ptycho_backends.files.stored_patterns import (
     release_pages,
 )
 from ptycho_backends.scans.valid_pixels import (
+    LEAST_FRAMES,
     MOST_INVALID,
     PixelStatistics,
     combined_statistics,
@@ -123,12 +124,13 @@ class Scan:
         set_("measurement", _resolved_measurement(self.measurement, self.patterns))
         given = self.valid_pixels
         given = None if given is None else require_mask("valid_pixels", given, self.N)
-        # until the mask is known, energies are those of all pixels
-        set_("valid_pixels", None)
-        found = self._checked_patterns(given)
+        given = None if given is None or given.all() else given
+        set_("valid_pixels", given)
+        found = self._checked_patterns()
         valid = settled_mask(self.name, given, self.patterns, found, self.measurement)
-        if valid is not None:
-            set_("valid_pixels", valid)
+        set_("valid_pixels", valid)
+        if (valid is None) != (given is None) or not np.array_equal(valid, given):
+            # measured with pixels that are found to be invalid
             for values in self._known.values():
                 values[:] = np.nan
         modes = None if self.probe_modes is None else _modes_by_power("probeModes", self.probe_modes, self.N)
@@ -245,7 +247,7 @@ class Scan:
         total = float(energy.sum())
         return float(energy[self.valid_pixels].sum()) / total if total > 0 else 1.0
 
-    def _checked_patterns(self, given: NDArray[np.bool_] | None) -> PixelStatistics:
+    def _checked_patterns(self) -> PixelStatistics:
         """Look for negative and unusable values, and note the extremes of each pixel.
 
         Counts without a sign that stay in a file are not read for this, but for a few frames.
@@ -264,7 +266,7 @@ class Scan:
                 self._measure(name, part, chunk)
             release_pages(self.patterns)
         found = combined_statistics(parts)
-        invalid = ~given if given is not None else np.zeros((self.N, self.N), bool)
+        invalid = np.zeros((self.N, self.N), bool) if self.valid_pixels is None else ~self.valid_pixels
         for pixels in invalid_pixels(found, self.patterns.dtype, self.measurement).values():
             invalid |= pixels
         if (found.smallest < 0)[~invalid].any():
@@ -369,17 +371,27 @@ def _is_positive(value: Any) -> bool:
 
 
 def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
-    """Set negative values of `patterns` to zero, and log their number: filling bad pixels may undershoot."""
-    if patterns.dtype.kind not in "if" or patterns.ndim != 3:
+    """Set negative values of `patterns` to zero, and log their number: filling bad pixels may undershoot.
+
+    A pixel with one negative value in every frame keeps it, because it marks a pixel that counts nothing.
+    """
+    if patterns.dtype.kind not in "if" or patterns.ndim != 3 or len(patterns) == 0:
         return patterns
-    negative = 0
+    negative, marked = 0, np.ones(patterns.shape[1:], bool)
+    first = np.asarray(patterns[0])
     for part in chunks(len(patterns), patterns.shape[-1]):
-        negative += int(np.count_nonzero(patterns[part] < 0))
+        below = patterns[part] < 0
+        negative += int(np.count_nonzero(below))
+        if marked.any():
+            marked &= below.all(axis=0) & (patterns[part] == first).all(axis=0)
         release_pages(patterns)
+    if len(patterns) < LEAST_FRAMES:
+        marked[...] = False
+    negative -= len(patterns) * int(np.count_nonzero(marked))
     if negative == 0:
         return patterns
     log.warning("%s: %d negative counts are set to 0", name, negative)
-    clipped = ClippedPatterns(patterns)
+    clipped = ClippedPatterns(patterns, marked)
     return clipped if is_file_backed(patterns) else np.asarray(clipped)
 
 

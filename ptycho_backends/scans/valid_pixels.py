@@ -128,12 +128,22 @@ def require_mask(name: str, values: object, side: int) -> NDArray[np.bool_]:
 def mask_of_entries(entries: Mapping[str, NDArray], side: int) -> NDArray[np.bool_] | None:
     """The valid pixels that a file's entries describe; None if it describes none.
 
-    Under a name that is used both ways (`mask`), the pixels in the minority are the bad ones; the log tells
-    which reading was taken.
+    Under a name that is used both ways (`mask`), the pixels in the minority are the bad ones, which the log states.
+    An entry of such a name that has another shape is left out: it may be the mask of something else.
+
+    Raises
+    ------
+    ShapeError
+        If an entry that can only be a detector's mask has another shape or type.
     """
     valid: NDArray[np.bool_] | None = None
     for name in MASK_NAMES:
         if name not in entries or not np.asarray(entries[name]).size:
+            continue
+        if name in EITHER_NAMES and not _may_be_mask(entries[name], side):
+            log.warning(
+                "%s: of shape %s, so no mask of the detector; left out", name, np.shape(entries[name])
+            )
             continue
         mask = require_mask(name, entries[name], side)
         if name in EITHER_NAMES:
@@ -146,6 +156,10 @@ def mask_of_entries(entries: Mapping[str, NDArray], side: int) -> NDArray[np.boo
             mask = ~mask
         valid = mask if valid is None else valid & mask
     return valid
+
+
+def _may_be_mask(values: NDArray, side: int) -> bool:
+    return np.asarray(values).shape in ((side, side), (1, side, side))
 
 
 def settled_mask(

@@ -36,6 +36,10 @@ class Batch:
         Ground truth seen from each position, `Y`; needed by supervised training.
     object_at_centre : (B, N, N, 1) complex64, optional
         Ground truth at the group's centre; needed by the real-space loss.
+    valid_pixels : (B, N, N) bool, [ky, kx], optional
+        Pixels that the losses compare; None where all are. Measured amplitudes are 0 at the others.
+    probe_index : (B,) int32, optional
+        Number of the probe that lit each group, where a model has several (`ModelConfig.n_probes`).
     """
 
     diffraction_amplitude: NDArray[np.float32]
@@ -43,6 +47,8 @@ class Batch:
     intensity_scale: float
     object_patches: NDArray[np.complex64] | None = None
     object_at_centre: NDArray[np.complex64] | None = None
+    valid_pixels: NDArray[np.bool_] | None = None
+    probe_index: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.diffraction_amplitude)

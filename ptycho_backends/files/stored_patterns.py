@@ -56,15 +56,17 @@ class StoredPatterns(ABC):
 
 
 class ClippedPatterns(StoredPatterns):
-    """Patterns with zero in place of negative values."""
+    """Patterns with zero in place of negative values, except at the pixels `kept` (N, N)."""
 
-    def __init__(self, patterns: NDArray) -> None:
+    def __init__(self, patterns: NDArray, kept: NDArray[np.bool_] | None = None) -> None:
         self._patterns, self.shape, self.dtype = patterns, patterns.shape, patterns.dtype
+        self._kept = kept
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
         chosen = self._patterns[indices]
         release_pages(self._patterns)
-        chosen[chosen < 0] = 0
+        below = chosen < 0
+        chosen[below if self._kept is None else below & ~self._kept] = 0
         return chosen
 
 

@@ -44,8 +44,14 @@ class GroupedData:
         That scale: the mean energy of a pattern is (N/2)^2, or the largest amplitude is 1.
     phase_subtraction : bool
         Remove the mean phase of every ground-truth patch.
+    parts : tuple of Scan
+        Of merged scans, each with its probe and its valid pixels; else empty.
+    part_of_group : (B,) int32, optional
+        Number of each group's scan in `parts`.
+    probe_count : int
+        1 where all groups share a probe, else the number of `parts`.
 
-    The last three are those of the `TrainingConfig` that the groups are used with (`as_configured`).
+    Normalisation and labels are those of the `TrainingConfig` that the groups are used with (`as_configured`).
     """
 
     scan: Scan
@@ -53,6 +59,9 @@ class GroupedData:
     normalize: str = "Batch"
     data_scaling: str = "Parseval"
     phase_subtraction: bool = False
+    parts: tuple[Scan, ...] = ()
+    part_of_group: NDArray[np.int32] | None = None
+    probe_count: int = 1
 
     def __len__(self) -> int:
         return len(self.nn_indices)
@@ -84,9 +93,12 @@ class GroupedData:
     def normalisation(self) -> float:
         """`sqrt((N/2)^2 / mean over groups and channels of sum X^2)`, accumulated in float64.
 
+        Energies are those of whole patterns: measured at the valid pixels, over the fraction of the probe's
+        energy that falls there.
+
         With `data_scaling='Max'` one over the largest amplitude.
         """
-        mean = float(np.mean(self.scan.energies_of(self.nn_indices)))
+        mean = float(np.mean(self._energies))
         if mean == 0.0:
             raise ScanError(f"{self.scan.name}: every pattern of these groups is empty (all zeros)")
         if self.data_scaling == "Max":
@@ -101,7 +113,7 @@ class GroupedData:
         if self.data_scaling == "Max":
             size = np.max(self.scan.maxima_of(self.nn_indices), axis=1)
         else:
-            size = np.sqrt(np.mean(self.scan.energies_of(self.nn_indices), axis=1)) / (self.N / 2)
+            size = np.sqrt(np.mean(self._energies, axis=1)) / (self.N / 2)
         # a group of empty patterns stays empty, whatever it is multiplied with
         return np.where(size > 0, 1.0 / np.where(size > 0, size, 1.0), self.normalisation)
 
@@ -114,7 +126,7 @@ class GroupedData:
         """
         if self.data_scaling == "Parseval":
             return 1.0
-        energies = self.scan.energies_of(self.nn_indices) * self.group_normalisation[:, None] ** 2
+        energies = self._energies * self.group_normalisation[:, None] ** 2
         return math.sqrt(float(np.mean(energies))) / (self.N / 2)
 
     def as_configured(self, config: TrainingConfig) -> "GroupedData":
@@ -122,7 +134,29 @@ class GroupedData:
         wanted = (config.normalize, config.data_scaling, config.phase_subtraction)
         if wanted == (self.normalize, self.data_scaling, self.phase_subtraction):
             return self
-        return GroupedData(self.scan, self.nn_indices, *wanted)
+        return GroupedData(
+            self.scan, self.nn_indices, *wanted, self.parts, self.part_of_group, self.probe_count
+        )
+
+    @property
+    def _energies(self) -> NDArray[np.float64]:
+        """(B, C) float64, the energy of each whole pattern of each group."""
+        energies = self.scan.energies_of(self.nn_indices)
+        if self.part_of_group is None:
+            return energies if self.scan.valid_pixels is None else energies / self.scan.lit_fraction
+        lit = np.array([part.lit_fraction for part in self.parts])
+        return energies / lit[self.part_of_group][:, None] if (lit != 1.0).any() else energies
+
+    def _valid_pixels(self, indices: NDArray[np.integer] | slice, count: int) -> NDArray[np.bool_] | None:
+        """(count, N, N) bool, the valid pixels of the groups `indices`; None where all are."""
+        if self.part_of_group is None:
+            valid = self.scan.valid_pixels
+            return None if valid is None else np.broadcast_to(valid, (count, self.N, self.N))
+        if all(part.valid_pixels is None for part in self.parts):
+            return None
+        every = np.ones((self.N, self.N), bool)
+        masks = np.stack([every if part.valid_pixels is None else part.valid_pixels for part in self.parts])
+        return masks[self.part_of_group[indices]]
 
     def batch(
         self,
@@ -164,6 +198,13 @@ class GroupedData:
             intensity_scale=intensity_scale,
             object_patches=patches,
             object_at_centre=centre,
+            valid_pixels=self._valid_pixels(indices, len(members)),
+            probe_index=self._probe_index(indices),
+        )
+
+    def _probe_index(self, indices: NDArray[np.integer] | slice) -> NDArray[np.int32] | None:
+        return (
+            self.part_of_group[indices] if self.part_of_group is not None and self.probe_count > 1 else None
         )
 
     def _labels(self, truth: NDArray, positions_px: NDArray) -> NDArray[np.complex64]:

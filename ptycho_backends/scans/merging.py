@@ -27,8 +27,8 @@ def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
     Returns
     -------
     GroupedData
-        Its scan has the probe of the first; a warning names the scans whose probes differ. It
-        has an object if every scan has one.
+        Its scan has the modes of the first, and an object if every scan has one. Where probes or valid
+        pixels differ, its `parts` keep them, and a model has a probe for each scan (`probe_count`).
 
     Raises
     ------
@@ -46,35 +46,49 @@ def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:
         ):
             if got != want:
                 raise ScanError(f"{part.scan.name}: has {what} {got}, but {first.scan.name} {what} {want}")
-        _compare_probes(first.scan, part.scan)
     scans = [part.scan for part in parts]
     shifts, image = _side_by_side(scans)
     starts = np.cumsum([0, *(len(scan) for scan in scans)])
     merged = Scan(
         xcoords=np.concatenate([scan.xcoords + shift for scan, shift in zip(scans, shifts, strict=True)]),
         ycoords=np.concatenate([scan.ycoords for scan in scans]),
-        patterns=np.concatenate([scan.patterns for scan in scans]),
+        patterns=np.concatenate([_without_invalid(scan) for scan in scans]),
         probe_guess=first.scan.probe_guess,
+        probe_modes=first.scan.probe_modes,
         object_guess=image,
         measurement=first.scan.measurement,
         scan_index=np.repeat(np.arange(len(scans)), [len(scan) for scan in scans]),
         name=" + ".join(scan.name for scan in scans),
     )
     indices = [part.nn_indices + start for part, start in zip(parts, starts[:-1], strict=True)]
-    return GroupedData(
-        merged, np.concatenate(indices), first.normalize, first.data_scaling, first.phase_subtraction
+    together = (merged, np.concatenate(indices), first.normalize, first.data_scaling, first.phase_subtraction)
+    same_probe = all(_same_probe(first.scan, scan) for scan in scans[1:])
+    if same_probe and all(scan.valid_pixels is None for scan in scans):
+        return GroupedData(*together)
+    if not same_probe:
+        log.info("%s: %d scans with a probe each", merged.name, len(scans))
+    part_of_group = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    return GroupedData(*together, tuple(scans), part_of_group, 1 if same_probe else len(scans))
+
+
+def _same_probe(first: Scan, other: Scan) -> bool:
+    """True where two scans may share a probe: modes equal but for a common factor and the phase of each."""
+    if first.probe_modes is None or other.probe_modes is None:
+        return first.probe_modes is other.probe_modes
+    norms = np.linalg.norm(first.probe_modes) * np.linalg.norm(other.probe_modes)
+    # a factor is no difference, because probes are normalised; nor is a phase
+    pairs = zip(first.probe_modes, other.probe_modes, strict=False)
+    return bool(sum(abs(np.vdot(one, mode)) for one, mode in pairs) >= SAME_PROBE * norms)
+
+
+def _without_invalid(scan: Scan) -> NDArray:
+    """The patterns of `scan`, with 0 at invalid pixels."""
+    patterns = np.asarray(scan.patterns)
+    return (
+        patterns
+        if scan.valid_pixels is None
+        else np.where(scan.valid_pixels, patterns, patterns.dtype.type(0))
     )
-
-
-def _compare_probes(first: Scan, other: Scan) -> None:
-    if first.probe_guess is None or other.probe_guess is None:
-        same = first.probe_guess is other.probe_guess
-    else:
-        norms = np.linalg.norm(first.probe_guess) * np.linalg.norm(other.probe_guess)
-        # a factor, also a complex one, is no difference: probes are normalised, phases are free
-        same = abs(np.vdot(first.probe_guess, other.probe_guess)) >= SAME_PROBE * norms
-    if not same:
-        log.warning("%s: its probe differs from that of %s, which is used for both", other.name, first.name)
 
 
 def _side_by_side(scans: Sequence[Scan]) -> tuple[NDArray[np.float64], NDArray[np.complex64] | None]:

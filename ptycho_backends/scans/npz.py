@@ -15,13 +15,14 @@ from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.mapped_npz import mapped_entry
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.scans.scan import Scan, known_object, without_negatives
+from ptycho_backends.scans.valid_pixels import MASK_NAMES, mask_of_entries
 
 log = logging.getLogger(__name__)
 
 KNOWN_ENTRIES = (
     "xcoords", "ycoords", "diff3d", "diffraction", "probeGuess", "objectGuess", "scan_index",
     "xcoords_start", "ycoords_start", "objectMask", "pixel_size_m", "photon_energy_eV",
-    "detector_distance_m", "measurement",
+    "detector_distance_m", "measurement", "probeModes", *MASK_NAMES,
 )  # fmt: skip
 
 PTYCHODUS_ENTRIES = frozenset(
@@ -72,6 +73,8 @@ def load_npz(
             photon_energy_eV=_number_or_unknown("photon_energy_eV", entries),
             detector_distance_m=_number_or_unknown("detector_distance_m", entries),
             name=path.stem,
+            probe_modes=entries.get("probeModes"),
+            valid_pixels=mask_of_entries(entries, entries[patterns_key].shape[-1]),
         )
     except (ScanError, ShapeError) as error:
         raise type(error)(f"{path}: {error}") from error
@@ -148,6 +151,10 @@ def save_scan(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = Tr
         "photon_energy_eV": scan.photon_energy_eV,
         "detector_distance_m": scan.detector_distance_m,
         "measurement": scan.measurement,
+        "probeModes": scan.probe_modes
+        if scan.probe_modes is not None and len(scan.probe_modes) > 1
+        else None,
+        "valid_pixels": scan.valid_pixels,
     }
     with replaced_atomically(path) as stream:
         save = np.savez_compressed if compressed else np.savez

@@ -45,7 +45,7 @@ def scan_from_product(
     -------
     Scan
         `object_guess` is the first layer of the object, and None where that is 1 everywhere, Ptychodus's
-        sign for an unknown object. `probe_guess` is of the first coherent mode.
+        sign for an unknown object. `probe_modes` are all of the product's first probe.
 
     Raises
     ------
@@ -57,9 +57,10 @@ def scan_from_product(
     if isinstance(diffraction, Diffraction):
         keep, positions = _paired(product, diffraction.indexes)
         patterns = filled(diffraction.patterns[keep], diffraction.bad_pixels)
+        valid = ~diffraction.bad_pixels
         index = diffraction.indexes[keep]
     else:
-        patterns = np.asarray(diffraction)
+        patterns, valid = np.asarray(diffraction), None
     if product.pixel_size_m is None:
         log.warning(
             "pixel_size_m: object pixels of %s m are not square; left out", product.object_pixel_size_m
@@ -76,6 +77,7 @@ def scan_from_product(
         photon_energy_eV=product.metadata.photon_energy_eV or None,
         detector_distance_m=product.metadata.detector_object_distance_m or None,
         name=product.metadata.name or "product",
+        valid_pixels=valid,
     )
 
 
@@ -111,7 +113,7 @@ def product_from_scan(scan: Scan, metadata: ProductMetadata | None = None) -> Pr
             detector_object_distance_m=float(scan.detector_distance_m or 0),
             photon_energy_eV=float(scan.photon_energy_eV or 0),
             name=scan.name,
-            probe_photon_count=float(scan.pattern_energies.mean()),
+            probe_photon_count=float(scan.pattern_energies.mean()) / scan.lit_fraction,
         )
     pixel = np.full(2, float(scan.pixel_size_m or 0))
     image, corner_px = object_canvas(scan)
@@ -174,8 +176,8 @@ def filled(patterns: NDArray, bad_pixels: NDArray[np.bool_]) -> NDArray:
 
 
 def _probe_of(scan: Scan) -> NDArray[np.complex64]:
-    if scan.probe_guess is not None:
-        return scan.probe_guess
+    if scan.probe_modes is not None:
+        return scan.probe_modes
     from ptycho_backends.reference.probe import default_probe  # late: SciPy is slow to import
 
     return default_probe(scan.N)

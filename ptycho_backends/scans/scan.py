@@ -19,6 +19,16 @@ from ptycho_backends.files.stored_patterns import (
     is_file_backed,
     release_pages,
 )
+from ptycho_backends.scans.valid_pixels import (
+    LEAST_FRAMES,
+    MOST_INVALID,
+    PixelStatistics,
+    combined_statistics,
+    invalid_pixels,
+    pixel_statistics,
+    require_mask,
+    settled_mask,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +39,9 @@ PTYCHODUS_ANCHOR_PX = 0.5
 """Shift from positions of Ptychodus to those of a `Scan`. Ptychodus anchors a patch at the middle of its N pixels,
 `(N - 1) / 2`, a `Scan` at its pixel `N // 2`."""
 
+
+# Frames in which pixels without a use are looked for where not all frames are read.
+SAMPLED_FRAMES = 64
 
 # Patterns that are converted at once where a whole scan is walked through, if they are small.
 CHUNK = 1024
@@ -46,7 +59,15 @@ class Scan:
         Diffraction patterns with the zero frequency at `[N//2, N//2]`. Kept in their own dtype, and where they
         are: memory-mapped ones and those of `open_patterns` are read batch by batch.
     probe_guess : (N, N) or (modes, N, N) complex array, [y, x], optional
-        Illumination. Of several modes the most intense is kept, and the intensity of the others is logged.
+        Illumination; of several modes the attribute is the most intense one, (N, N) complex64.
+    probe_modes : (modes, N, N) complex array, [y, x], optional
+        Mutually incoherent modes of the illumination; the attribute has them by falling power, complex64.
+        Default: those of `probe_guess`.
+    valid_pixels : (N, N) bool array, [ky, kx], optional
+        False for pixels that are dead, hot or hidden. Pixels that hold NaN, the largest value of their dtype, or
+        in every frame one value that no count could have are invalid as well; the log states their number.
+        The attribute is None where every pixel is valid. Measured amplitudes are 0 at invalid pixels, and
+        energies leave them out.
     object_guess : (H, W) complex array, [y, x], optional
         Ground truth or an earlier reconstruction; the pixel `[i, j]` lies at `y = i, x = j`.
     measurement : {'auto', 'amplitude', 'intensity'}
@@ -85,6 +106,8 @@ class Scan:
     photon_energy_eV: float | None = None
     detector_distance_m: float | None = None
     name: str = field(default="scan")
+    probe_modes: NDArray[np.complex64] | None = None
+    valid_pixels: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
@@ -99,9 +122,25 @@ class Scan:
             set_(name, here if given is None else checks.real_vector(name, given, count))
         set_("patterns", _shaped_patterns(self.patterns, count))
         set_("measurement", _resolved_measurement(self.measurement, self.patterns))
-        self._check_patterns()
+        given = self.valid_pixels
+        given = None if given is None else require_mask("valid_pixels", given, self.N)
+        given = None if given is None or given.all() else given
+        set_("valid_pixels", given)
+        found = self._checked_patterns()
+        valid = settled_mask(self.name, given, self.patterns, found, self.measurement)
+        set_("valid_pixels", valid)
+        if (valid is None) != (given is None) or not np.array_equal(valid, given):
+            # measured with pixels that are found to be invalid
+            for values in self._known.values():
+                values[:] = np.nan
+        modes = None if self.probe_modes is None else _modes_by_power("probeModes", self.probe_modes, self.N)
         if self.probe_guess is not None:
-            set_("probe_guess", _strongest_mode(self.probe_guess, self.N))
+            guessed = _modes_by_power("probeGuess", self.probe_guess, self.N)
+            set_("probe_guess", guessed[0])
+            modes = guessed if modes is None else modes
+        elif modes is not None:
+            set_("probe_guess", modes[0])
+        set_("probe_modes", modes)
         if self.object_guess is not None:
             set_("object_guess", checks.complex_image("objectGuess", self.object_guess))
         if self.object_mask is not None:
@@ -132,11 +171,14 @@ class Scan:
     def diffraction_amplitude(self, indices: ArrayLike | slice = slice(None)) -> NDArray[np.float32]:
         """Measured amplitude of the patterns `indices`, float32, shape `indices.shape + (N, N)`.
 
-        The square root of the counts if the scan holds counts, else the patterns as they are.
+        The square root of the counts if the scan holds counts, else the patterns as they are; 0 at invalid
+        pixels.
         """
         chosen = self.patterns[indices if isinstance(indices, slice) else np.asarray(indices)]
         amplitude = chosen.astype(np.float32)
         release_pages(self.patterns)
+        if self.valid_pixels is not None:
+            amplitude[..., ~self.valid_pixels] = 0.0
         return np.sqrt(amplitude, out=amplitude) if self.measurement == "intensity" else amplitude
 
     def positions_of(self, indices: ArrayLike) -> NDArray[np.float64]:
@@ -179,28 +221,77 @@ class Scan:
     def _measure(self, name: str, which: NDArray[np.int64] | slice, chunk: NDArray) -> None:
         """Note energies or maxima of the patterns `which`, which are those of `chunk`."""
         if name == "maxima":
-            largest = chunk.max(axis=(-2, -1)).astype(np.float64)
+            valid = True if self.valid_pixels is None else self.valid_pixels
+            largest = np.max(chunk, axis=(-2, -1), where=valid, initial=0).astype(np.float64)
             values = np.sqrt(largest) if self.measurement == "intensity" else largest
         else:
             # float64 before squaring: integers would overflow, float32 sums would lose counts
             numbers = chunk.astype(np.float64)
             if self.measurement == "amplitude":
                 np.square(numbers, out=numbers)
+            if self.valid_pixels is not None:
+                numbers[..., ~self.valid_pixels] = 0.0
             values = numbers.sum(axis=(-2, -1))
         self._known[name][which] = values
 
-    def _check_patterns(self) -> None:
-        """Look for NaN and negative values; counts without a sign have none, and are not even read."""
-        if self.patterns.dtype.kind == "u":
-            return
-        # a pass over a file is costly, so everything is measured on the same one
+    @cached_property
+    def lit_fraction(self) -> float:
+        """Fraction of the probe's far-field energy that falls on valid pixels; 1 where all are valid.
+
+        The energy of a whole pattern is its measured energy over this. Without a probe it is not known, and 1.
+        """
+        if self.valid_pixels is None or self.probe_modes is None:
+            return 1.0
+        far_field = np.abs(np.fft.fft2(self.probe_modes.astype(np.complex128))) ** 2
+        energy = np.fft.fftshift(far_field.sum(axis=0))
+        total = float(energy.sum())
+        return float(energy[self.valid_pixels].sum()) / total if total > 0 else 1.0
+
+    def _checked_patterns(self) -> PixelStatistics:
+        """Look for negative and unusable values, and note the extremes of each pixel.
+
+        Counts without a sign that stay in a file are not read for this, but for a few frames.
+        """
+        if self.patterns.dtype.kind == "u" and is_file_backed(self.patterns):
+            few = np.unique(np.linspace(0, len(self) - 1, SAMPLED_FRAMES).astype(int))
+            return pixel_statistics(self.patterns[few])
+        parts = []
+        # what costs a pass over a file is measured on the same pass
         measured = tuple(self._known) if is_file_backed(self.patterns) else ()
         for part in chunks(len(self), self.N, CHUNK):
             chunk = self.patterns[part]
-            _require_counts(chunk, part.start)
+            parts.append(pixel_statistics(chunk))
+            self._refuse_broken(chunk, parts[-1], part.start)
             for name in measured:
                 self._measure(name, part, chunk)
             release_pages(self.patterns)
+        found = combined_statistics(parts)
+        invalid = np.zeros((self.N, self.N), bool) if self.valid_pixels is None else ~self.valid_pixels
+        for pixels in invalid_pixels(found, self.patterns.dtype, self.measurement).values():
+            invalid |= pixels
+        if (found.smallest < 0)[~invalid].any():
+            self._refuse_negatives(~invalid)
+        return found
+
+    def _refuse_broken(self, chunk: NDArray, found: PixelStatistics, start: int) -> None:
+        """Raise `ScanError` for the first pattern of `chunk` in which most values are not finite."""
+        if np.mean(found.not_finite) > MOST_INVALID:
+            broken = np.mean(~np.isfinite(chunk), axis=(1, 2)) > MOST_INVALID
+            if broken.any():
+                raise ScanError(
+                    f"diff3d: pattern {start + int(np.argmax(broken))} holds NaN or infinite values nearly "
+                    "everywhere; leave it and its position out"
+                )
+
+    def _refuse_negatives(self, valid: NDArray[np.bool_]) -> None:
+        """Raise `ScanError` for the first pattern with a negative value at a valid pixel."""
+        for part in chunks(len(self), self.N, CHUNK):
+            negative = (self.patterns[part][:, valid] < 0).any(axis=1)
+            if negative.any():
+                raise ScanError(
+                    f"diff3d: pattern {part.start + int(np.argmax(negative))} holds negative values, want counts "
+                    "or amplitudes >= 0; clip what background subtraction left"
+                )
 
     def with_probe(self, probe_guess: NDArray) -> "Scan":
         """The same scan with another probe; its patterns are not checked a second time.
@@ -214,7 +305,11 @@ class Scan:
         ShapeError
         """
         other = copy.copy(self)
-        object.__setattr__(other, "probe_guess", _strongest_mode(probe_guess, self.N))
+        modes = _modes_by_power("probeGuess", probe_guess, self.N)
+        object.__setattr__(other, "probe_modes", modes)
+        object.__setattr__(other, "probe_guess", modes[0])
+        # of the other probe
+        vars(other).pop("lit_fraction", None)
         return other
 
     def __repr__(self) -> str:
@@ -239,21 +334,6 @@ def _shaped_patterns(values: ArrayLike | StoredPatterns, count: int) -> NDArray 
     return patterns
 
 
-def _require_counts(chunk: NDArray, start: int) -> None:
-    """Raise `ScanError` if a pattern of `chunk`, the first of which is number `start`, cannot be one."""
-    if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
-        first = start + int(np.argmin(np.isfinite(chunk).all(axis=(1, 2))))
-        raise ScanError(
-            f"diff3d: pattern {first} holds NaN or infinite values; mask or interpolate bad pixels first"
-        )
-    if (chunk < 0).any():
-        first = start + int(np.argmax((chunk < 0).any(axis=(1, 2))))
-        raise ScanError(
-            f"diff3d: pattern {first} holds negative values, want counts or amplitudes >= 0; "
-            "clip what background subtraction left"
-        )
-
-
 def _as_slice(indices: NDArray[np.int64]) -> NDArray[np.int64] | slice:
     """Ascending different numbers as a slice, if they follow one another: that copies nothing."""
     first, last = int(indices[0]), int(indices[-1])
@@ -270,23 +350,17 @@ def _resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns) 
     return decided
 
 
-def _strongest_mode(values: ArrayLike, side: int) -> NDArray[np.complex64]:
-    modes = checks.as_array("probeGuess", values, "iufc", "complex numbers")
+def _modes_by_power(name: str, values: ArrayLike, side: int) -> NDArray[np.complex64]:
+    """One image or several as (modes, N, N) complex64, the most intense first."""
+    modes = checks.as_array(name, values, "iufc", "complex numbers")
     if modes.ndim != 3:
-        return checks.complex_image("probeGuess", modes, side)
-    checks.require_shape("probeGuess", modes, (None, side, side), ("modes", "y", "x"))
+        return checks.complex_image(name, modes, side)[None]
+    checks.require_shape(name, modes, (None, side, side), ("modes", "y", "x"))
     if len(modes) == 0:
-        raise ShapeError("probeGuess: got no modes, want at least one")
+        raise ShapeError(f"{name}: got no modes, want at least one")
     power = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=(1, 2))
-    strongest = int(np.argmax(power))
-    if len(modes) > 1:
-        total = float(power.sum())
-        left_out = 1.0 - float(power[strongest]) / total if total > 0 else 0.0
-        log.warning(
-            "probeGuess: mode %d of %d is used; the others hold %.1f %% of the intensity, which is left out",
-            strongest, len(modes), 100 * left_out,
-        )  # fmt: skip
-    return checks.complex_image("probeGuess", modes[strongest], side)
+    falling = np.argsort(-power, kind="stable")
+    return np.stack([checks.complex_image(name, modes[mode], side) for mode in falling])
 
 
 def _is_positive(value: Any) -> bool:
@@ -297,17 +371,27 @@ def _is_positive(value: Any) -> bool:
 
 
 def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
-    """Set negative values of `patterns` to zero, and log their number: filling bad pixels may undershoot."""
-    if patterns.dtype.kind not in "if" or patterns.ndim != 3:
+    """Set negative values of `patterns` to zero, and log their number: filling bad pixels may undershoot.
+
+    A pixel with one negative value in every frame keeps it, because it marks a pixel that counts nothing.
+    """
+    if patterns.dtype.kind not in "if" or patterns.ndim != 3 or len(patterns) == 0:
         return patterns
-    negative = 0
+    negative, marked = 0, np.ones(patterns.shape[1:], bool)
+    first = np.asarray(patterns[0])
     for part in chunks(len(patterns), patterns.shape[-1]):
-        negative += int(np.count_nonzero(patterns[part] < 0))
+        below = patterns[part] < 0
+        negative += int(np.count_nonzero(below))
+        if marked.any():
+            marked &= below.all(axis=0) & (patterns[part] == first).all(axis=0)
         release_pages(patterns)
+    if len(patterns) < LEAST_FRAMES:
+        marked[...] = False
+    negative -= len(patterns) * int(np.count_nonzero(marked))
     if negative == 0:
         return patterns
     log.warning("%s: %d negative counts are set to 0", name, negative)
-    clipped = ClippedPatterns(patterns)
+    clipped = ClippedPatterns(patterns, marked)
     return clipped if is_file_backed(patterns) else np.asarray(clipped)
 
 

@@ -12,6 +12,7 @@ from ptycho_backends.files.stored_patterns import chunks
 from ptycho_backends.scans.product import SQUARE
 from ptycho_backends.scans.product_scan import object_canvas, product_from_scan
 from ptycho_backends.scans.scan import Scan, known_object
+from ptycho_backends.scans.valid_pixels import mask_of_entries
 
 # Every data set of the file.
 NAMES = (
@@ -51,7 +52,7 @@ def load_training_hdf5(
             raise ScanError(f"{path}: {_other_layout(file, missing)}")
         width, height = file.number("object_pixel_width_m"), file.number("object_pixel_height_m")
         energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
-        arrays = {name: file.array(name) for name in NAMES[2:6]}
+        arrays = {name: file.array(name) for name in NAMES[1:6]}
         patterns = file.patterns("patterns") if mapped else file.array("patterns")
     try:
         return Scan(
@@ -66,6 +67,7 @@ def load_training_hdf5(
             photon_energy_eV=energy or None,
             detector_distance_m=distance or None,
             name=path.stem,
+            valid_pixels=mask_of_entries(arrays, patterns.shape[-1]),
         )
     except (ScanError, ShapeError) as error:
         raise type(error)(f"{path}: {error}") from error
@@ -93,7 +95,7 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
     positions_px = scan.scan_positions_px - corner_px
     arrays: dict[str, NDArray] = {
         "patterns": _intensities(scan),
-        "bad_pixels": np.zeros((scan.N, scan.N), bool),
+        "bad_pixels": np.zeros((scan.N, scan.N), bool) if scan.valid_pixels is None else ~scan.valid_pixels,
         "probe": product.probe[0],
         "object": image,
         "probe_position_x_px": positions_px[:, 0],
@@ -107,11 +109,11 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
 
 
 def _intensities(scan: Scan) -> NDArray:
-    if scan.measurement == "intensity":
+    if scan.measurement == "intensity" and scan.valid_pixels is None:
         return np.asarray(scan.patterns)
     squared = np.empty(scan.patterns.shape, np.float32)
     for part in chunks(len(scan), scan.N):
-        np.square(scan.patterns[part].astype(np.float32), out=squared[part])
+        np.square(scan.diffraction_amplitude(part), out=squared[part])
     return squared
 
 

@@ -87,11 +87,13 @@ class Counted(StoredPatterns):
         return self.patterns[indices]
 
 
-def test_only_what_is_needed_is_read_and_a_pass_over_everything_is_made_once(counts):
+def test_only_what_is_needed_is_read_and_a_pass_over_everything_is_made_once(counts, monkeypatch):
+    monkeypatch.setattr("ptycho_backends.scans.scan.SAMPLED_FRAMES", 3)
     x, y = np.random.default_rng(1).uniform(0, 30, (2, len(counts)))
     lazy = Counted(counts)
     groups = group_scan(Scan(x, y, lazy), gridsize=2, n_groups=2, seed=0)
-    assert lazy.reads == []  # counts without a sign need no check
+    assert lazy.reads == [0, 11, 22]  # counts without a sign need no check; a few are looked at for bad pixels
+    lazy.reads.clear()
     assert (
         groups.normalisation == group_scan(Scan(x, y, counts), gridsize=2, n_groups=2, seed=0).normalisation
     )
@@ -102,12 +104,18 @@ def test_only_what_is_needed_is_read_and_a_pass_over_everything_is_made_once(cou
     assert groups.normalisation > 0
     assert scan.pattern_maxima.max() == counts.max()
     assert signed.reads == list(range(len(counts)))
+    valid = np.ones((16, 16), bool)
+    valid[3, 4] = False
+    masked = Counted(np.where(valid, counts, -1).astype(np.int32))
+    scan = Scan(x, y, masked, valid_pixels=valid)
+    np.testing.assert_array_equal(scan.pattern_energies, (counts * valid).sum(axis=(1, 2)))
+    assert masked.reads == list(range(len(counts)))
 
 
 def test_wrong_patterns_are_refused(counts, tmp_path):
     x = np.arange(23.0)
     spoilt = counts.astype(np.float32)
-    spoilt[13, 2, 3] = np.nan
+    spoilt[13] = np.nan
     with pytest.raises(ScanError, match="pattern 13 holds NaN"):
         Scan(x, x, open_patterns(write(tmp_path / "nan", spoilt, "gzip")))
     with pytest.raises(ScanError, match="23 patterns for 22 positions"):
@@ -163,7 +171,7 @@ def test_negative_counts_of_ptychodus_are_clipped_where_they_are(counts, tmp_pat
     entries |= {
         "probeGuess": np.ones((16, 16)),
         "objectGuess": np.ones((1, 40, 40)),
-        "bad_pixels": np.zeros(2),
+        "bad_pixels": np.zeros((16, 16)),
     }
     np.savez(tmp_path / "scan.npz", **entries)
     got, want = (load_scan(tmp_path / "scan.npz", mapped=mapped) for mapped in (True, False))

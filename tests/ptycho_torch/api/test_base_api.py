@@ -263,7 +263,7 @@ def bilinear(image, y, x):
     return (1 - fy) * upper + fy * lower
 
 
-def test_several_files_are_trained_on_together(tmp_path, caplog):
+def test_several_files_are_trained_on_together(tmp_path):
     other = simulate_star(64, 9, seed=3)
     export(tmp_path / "a.npz")
     export(tmp_path / "b.npz", other, probeGuess=np.roll(other.probe_guess, 9, axis=1)[None])
@@ -275,7 +275,8 @@ def test_several_files_are_trained_on_together(tmp_path, caplog):
     # each group within its own file
     of_file = groups.nn_indices >= POSITIONS
     assert (of_file == of_file[:, :1]).all()
-    assert "b: its probe differs from that of a, which is used for both" in caplog.text
+    assert groups.probe_count == 2
+    np.testing.assert_array_equal(groups.part_of_group, [0] * POSITIONS + [1] * 9)
     # patterns and labels are those of the single files
     alone = scan_folder.load_training_scan(tmp_path / "b.npz")
     first = int(np.argmax(of_file[:, 0]))
@@ -301,7 +302,12 @@ def test_sizes_that_disagree_are_told(tmp_path, caplog):
     assert (
         "N (model_size): the setting is 100, but the patterns are 64 x 64 pixels; 64 is used" in caplog.text
     )
-    export(tmp_path / "a.npz", diff3d=SCAN.patterns[:, :48, :48], probeGuess=SCAN.probe_guess[None, :48, :48])
+    export(
+        tmp_path / "a.npz",
+        diff3d=SCAN.patterns[:, :48, :48],
+        probeGuess=SCAN.probe_guess[None, :48, :48],
+        bad_pixels=np.zeros((48, 48), bool),
+    )
     with pytest.raises(ConfigError, match="the patterns are 48 x 48 pixels, want one of 64, 128, 256"):
         PtychoDataLoader(tmp_path, manager(), output_dir=tmp_path)
 

@@ -85,3 +85,6 @@ DARK_OBJECT = 0.1
 # Positions: damping of their normal equations, and their longest step in pixels.
 POSITION_DAMPING = 0.1
 POSITION_STEP_LIMIT_PX = 0.5
+
+# The metric of slow phases is weakened by this power of the misfit: where the model does not fit, they are not trusted.
+SLOW_MISFIT_POWER = 3.0

@@ -223,8 +223,12 @@ class RefinementProblem:
         Side of a pattern in pixels, N; even.
     shape : (int, int)
         Rows and columns of the canvas, H and W.
-    weights, held_out : (N, N) float32, [ky, kx], zero frequency in the corner
-        1 for pixels that steps use, and for those that only judge; 0 elsewhere.
+    valid : (N, N) float32, [ky, kx], zero frequency in the corner
+        1 for valid pixels, 0 elsewhere.
+    classes : (N, N) int64, [ky, kx], zero frequency in the corner, optional
+        A class for each pixel, 0 .. `class_count` - 1. Of the pattern `j`, the pixels of class
+        `j % class_count` are held out: they only judge. None holds nothing out.
+    class_count : int
     likelihood : {'amplitude', 'poisson'}
     gather : callable
         Position numbers (n,) to measured amplitudes (n, N, N) float32, roots of counts, zero frequency in the
@@ -234,8 +238,9 @@ class RefinementProblem:
     count: int
     side: int
     shape: tuple[int, int]
-    weights: NDArray[np.float32]
-    held_out: NDArray[np.float32]
+    valid: NDArray[np.float32]
+    classes: NDArray[np.int64] | None
+    class_count: int
     likelihood: str
     gather: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 

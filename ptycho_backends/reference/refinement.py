@@ -87,6 +87,30 @@ def illumination(corners: NDArray, fractions: NDArray, probe: NDArray, shape: tu
 # --- one chunk of positions
 
 
+def pixel_weights(
+    valid: NDArray, classes: NDArray | None, numbers: NDArray, class_count: int
+) -> tuple[NDArray, NDArray]:
+    """Weights of the pixels that move the object, and of those that are held out and only judge.
+
+    Parameters
+    ----------
+    valid : (N, N) real array, [ky, kx]
+    classes : (N, N) integer array, [ky, kx], optional
+        As in `RefinementProblem`; None holds nothing out.
+    numbers : (n,) integer array
+        Of the positions.
+    class_count : int
+
+    Returns
+    -------
+    weights, held_out : (n, N, N) real arrays, or (1, N, N) where nothing is held out
+    """
+    if classes is None:
+        return valid[None], np.zeros_like(valid)[None]
+    held_out = valid * (classes == (numbers % class_count)[:, None, None])
+    return valid - held_out, held_out
+
+
 def modulus_change(
     waves: NDArray, measured: NDArray, weights: NDArray, likelihood: str
 ) -> tuple[NDArray, NDArray]:
@@ -101,7 +125,7 @@ def modulus_change(
     waves : (n, K, N, N) complex array, [y, x]
     measured : (n, N, N) real array, [ky, kx]
         Roots of counts `a`.
-    weights : (N, N) real array, [ky, kx]
+    weights : (n, N, N) or (1, N, N) real array, [ky, kx]
         0 where a pixel takes no part: the model's own modulus stays there.
     likelihood : {'amplitude', 'poisson'}
 
@@ -151,10 +175,12 @@ def chunk_sums(
     canvas: NDArray,
     probe: NDArray,
     measured: NDArray,
+    weights: NDArray,
+    held_out: NDArray,
     corners: NDArray,
     fractions: NDArray,
     numerator: NDArray,
-    problem: RefinementProblem,
+    likelihood: str,
     *,
     with_probe: bool,
     with_positions: bool,
@@ -167,17 +193,17 @@ def chunk_sums(
         Object, `Y` of docs/refinement.md.
     probe : (K, N, N) complex array, [y, x]
     measured : (n, N, N) real array, [ky, kx]
+    weights, held_out : (n, N, N) or (1, N, N) real arrays, [ky, kx]
+        As `pixel_weights`.
     corners, fractions : (n, 2) arrays, [x, y]
     numerator : (H, W) complex array, [y, x]
         Sum of the chunks before, which this one's is added to.
-    problem : RefinementProblem
+    likelihood : {'amplitude', 'poisson'}
     with_probe, with_positions : bool
         Compute these sums as well; they are None otherwise.
     """
-    weights = np.asarray(problem.weights, fractions.dtype)
-    held_out = np.asarray(problem.held_out, fractions.dtype)
-    seen, by_x, by_y = view_slopes(canvas, corners, fractions, problem.side)
-    change, amplitude = modulus_change(probe * seen[:, None], measured, weights, problem.likelihood)
+    seen, by_x, by_y = view_slopes(canvas, corners, fractions, probe.shape[-1])
+    change, amplitude = modulus_change(probe * seen[:, None], measured, weights, likelihood)
     towards = np.sum(probe.conj() * change, axis=1)
     found: dict[str, NDArray] = {}
     if with_probe:
@@ -307,6 +333,11 @@ class Refiner:
         self._velocity, self._probe_velocity = np.zeros_like(self._canvas), np.zeros_like(self._probe)
         self.keep()
 
+    def _weights(self, numbers: NDArray) -> tuple[NDArray, NDArray]:
+        problem = self._problem
+        valid = np.asarray(problem.valid, np.float64)
+        return pixel_weights(valid, problem.classes, numbers, problem.class_count)
+
     def place(self, corners: NDArray, fractions: NDArray) -> None:
         """Set the positions: corners (M, 2) int64 and fractions (M, 2) float64, `[x, y]`."""
         self._corners, self._fractions = corners, np.asarray(fractions, np.float64)
@@ -383,8 +414,9 @@ class Refiner:
             total = ChunkSums(np.zeros(8), np.zeros_like(canvas))
             for part, measured in problem.chunks(batch):
                 sums = chunk_sums(
-                    canvas, probe, measured.astype(np.float64), self._corners[part], self._fractions[part],
-                    total.numerator, problem, with_probe=settings.with_probe, with_positions=settings.with_positions,
+                    canvas, probe, measured.astype(np.float64), *self._weights(part), self._corners[part],
+                    self._fractions[part], total.numerator, problem.likelihood,
+                    with_probe=settings.with_probe, with_positions=settings.with_positions,
                 )  # fmt: skip
                 total = total.plus(sums)
                 if position_sums is not None:
@@ -408,7 +440,5 @@ class Refiner:
             seen = views(self._canvas, self._corners[part], self._fractions[part], problem.side)
             far = np.fft.fft2(self._probe * seen[:, None], norm="ortho")
             amplitude = np.sqrt(np.sum(far.real**2 + far.imag**2, axis=1))
-            residuals += residual_sums(
-                measured.astype(np.float64), amplitude, problem.weights, problem.held_out
-            )
+            residuals += residual_sums(measured.astype(np.float64), amplitude, *self._weights(part))
         return residuals

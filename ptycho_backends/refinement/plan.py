@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends import constants
 from ptycho_backends.config import RefinementConfig, validate
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.reference import refinement as reference
@@ -225,7 +224,9 @@ def _scaled(plan: RefinementPlan, canvas: NDArray[np.complex128]) -> NDArray[np.
     predicted = float(np.sum(np.abs(plan.state.probe * seen[:, None]) ** 2))
     measured = float(plan.scan.energies_of(plan.used[few]).sum()) / plan.scan.lit_fraction
     if predicted == 0.0:
-        raise ScanError(f"{plan.scan.name}: the start is empty (all zeros) where the scan is; start from another image")
+        raise ScanError(
+            f"{plan.scan.name}: the start is empty (all zeros) where the scan is; start from another image"
+        )
     return canvas * np.sqrt(measured / predicted)
 
 
@@ -237,7 +238,10 @@ def _used_frames(scan: Scan) -> NDArray[np.int64]:
         raise ScanError(f"{scan.name}: every pattern is empty (all zeros)")
     for numbers, why in (
         (np.flatnonzero(energies < EMPTY_FRAME * median), "empty"),
-        (np.flatnonzero(energies > BRIGHT_FRAME * median), f"more than {BRIGHT_FRAME:g} times as bright as most"),
+        (
+            np.flatnonzero(energies > BRIGHT_FRAME * median),
+            f"more than {BRIGHT_FRAME:g} times as bright as most",
+        ),
     ):
         if len(numbers):
             listed = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
@@ -249,23 +253,26 @@ def _problem(
     scan: Scan, used: NDArray[np.int64], shape: tuple[int, int], config: RefinementConfig
 ) -> RefinementProblem:
     valid = np.ones((scan.N, scan.N), bool) if scan.valid_pixels is None else scan.valid_pixels
-    draw = np.random.default_rng([config.seed, HELD_OUT_STREAM]).random((scan.N, scan.N))
-    held_out = draw < config.held_out_fraction
-    corner = np.fft.ifftshift
+    classes, class_count = None, 0
+    if config.held_out_fraction > 0:
+        # every pixel is held out of some patterns, so that nothing goes unmeasured
+        class_count = max(2, round(1 / config.held_out_fraction))
+        classes = np.random.default_rng([config.seed, HELD_OUT_STREAM]).integers(
+            class_count, size=valid.shape
+        )
     return RefinementProblem(
         count=len(used),
         side=scan.N,
         shape=shape,
-        weights=corner(valid & ~held_out).astype(np.float32),
-        held_out=corner(valid & held_out).astype(np.float32),
+        valid=np.fft.ifftshift(valid).astype(np.float32),
+        classes=classes,
+        class_count=class_count,
         likelihood=config.likelihood,
         gather=_gatherer(scan, used),
     )
 
 
-def _gatherer(
-    scan: Scan, used: NDArray[np.int64]
-) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+def _gatherer(scan: Scan, used: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
     def gather(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         return np.fft.ifftshift(scan.diffraction_amplitude(used[numbers]), axes=(-2, -1))
 

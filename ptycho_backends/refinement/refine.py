@@ -1,0 +1,252 @@
+"""The passes of a refinement: what happens between them, Ctrl-C, checkpoints, and the image that comes out."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends import constants
+from ptycho_backends.reference.probe import orthogonal_modes
+from ptycho_backends.reference.refinement import slow_gain
+from ptycho_backends.refinement.checkpoint import NAME, save_state
+from ptycho_backends.refinement.plan import (
+    RefinementPlan,
+    RefinementState,
+    centre_of_mass_px,
+    width_px,
+)
+from ptycho_backends.refinement.schedule import even_batches
+from ptycho_backends.training.interrupts import Interrupts, Processes, TrainingInterrupted
+from ptycho_backends.values import PassCallback, PassSettings, Reconstruction, RefinementRecord
+
+log = logging.getLogger(__name__)
+
+# A pass that ends so much worse than the best one has diverged.
+DIVERGED = 1.5
+# More misfit than this does not strengthen the smoothness prior any further.
+LARGEST_MISFIT = 30.0
+# First pass with the metric of slow phases.
+SLOW_FROM = 2
+# The held-out error has to rise by this over its least value, so many passes in a row, for passes to be too many.
+OVERFIT, OVERFIT_PASSES = 0.003, 2
+# Light below this fraction of the lit canvas is no image.
+LEAST_LIGHT = 0.05
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
+
+
+class Steps(Protocol):
+    """Object and probe on a device, and the passes that move them: `reference.refinement.Refiner`, or its mirror."""
+
+    def place(self, corners: NDArray, fractions: NDArray) -> None: ...
+    def keep(self) -> None: ...
+    def go_back(self) -> None: ...
+    def canvas(self) -> NDArray: ...
+    def velocities(self) -> tuple[NDArray, NDArray]: ...
+    def set_velocities(self, velocity: NDArray, probe_velocity: NDArray) -> None: ...
+    def probe(self) -> NDArray: ...
+    def set_probe(self, probe: NDArray, object_factor: float) -> None: ...
+    def light(self) -> NDArray: ...
+    def sweep(
+        self,
+        batches: Sequence[NDArray],
+        gain: NDArray | None,
+        settings: PassSettings,
+        after_batch: object = None,
+    ) -> tuple[NDArray, NDArray | None]: ...
+    def evaluate(self) -> NDArray: ...
+
+
+class Refinement:
+    """Drives the passes of a plan on a backend's `Steps`.
+
+    Parameters
+    ----------
+    plan : RefinementPlan
+    steps : Steps
+        Made with the plan's problem, canvas and probe.
+    backend : str
+        Name for the result.
+    processes : Processes
+        That work together; the first one writes and calls back.
+    """
+
+    def __init__(self, plan: RefinementPlan, steps: Steps, backend: str, processes: Processes) -> None:
+        self._plan, self._steps, self._backend = plan, steps, backend
+        self._processes = processes
+        self._state = plan.state
+        self._best = self._least_held_out = np.inf
+        self._rises = 0
+        self._seconds = 0.0
+        steps.set_velocities(plan.state.velocity, plan.state.probe_velocity)
+        steps.place(*plan.geometry(plan.state))
+        light = steps.light()
+        # photons per object pixel, where there is light
+        self._dose = float((light.astype(np.float64) ** 2).sum() / light.sum(dtype=np.float64))
+
+    def run(
+        self, output_dir: str | os.PathLike[str] | None = None, on_pass: PassCallback | None = None
+    ) -> Reconstruction:
+        """Make the passes that the plan has left; Ctrl-C ends them after a step and keeps the image.
+
+        Parameters
+        ----------
+        output_dir : path, optional
+            Gets a checkpoint every ten seconds and at the end of interrupted refinements.
+        on_pass : callable, optional
+            Called with each `RefinementRecord`, in the first of several processes.
+        """
+        checkpoint = None if output_dir is None or not self._processes.is_first else Path(output_dir) / NAME
+        interrupted = False
+        written = time.monotonic()
+        with Interrupts(self._processes).listening() as interrupts:
+            try:
+                for batches in self._plan.batches[len(self._state.passes) :]:
+                    record = self._pass(batches, interrupts)
+                    if on_pass is not None and self._processes.is_first:
+                        on_pass(record)
+                    if self._is_overfitting(record):
+                        log.info(
+                            "refinement: the held-out pixels gain no more after %d passes", record.number
+                        )
+                        break
+                    if checkpoint is not None and time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS:
+                        save_state(self.state(), checkpoint)
+                        written = time.monotonic()
+            except TrainingInterrupted:
+                interrupted = True
+                if checkpoint is not None:
+                    save_state(self.state(), checkpoint)
+                if self._processes.is_first:
+                    log.warning(
+                        "interrupted after %d passes; the image so far is kept", len(self._state.passes)
+                    )
+        if checkpoint is not None and not interrupted:
+            checkpoint.unlink(missing_ok=True)
+        return self._image(interrupted)
+
+    def state(self) -> RefinementState:
+        """Everything that has moved so far."""
+        state = self._state
+        state.canvas, state.probe = self._steps.canvas(), self._steps.probe()
+        state.velocity, state.probe_velocity = self._steps.velocities()
+        return state
+
+    def _pass(self, batches: int, interrupts: Interrupts) -> RefinementRecord:
+        started = time.perf_counter()
+        plan, state, config = self._plan, self._state, self._plan.config
+        number = len(state.passes) + 1
+        settings = PassSettings(
+            damping=constants.OBJECT_DAMPING,
+            smoothness=config.smoothness
+            * constants.SMOOTHNESS
+            * float(np.sqrt(self._dose * min(state.misfit, LARGEST_MISFIT))),
+            step=state.step,
+            with_probe=bool(config.refine_probe) and number >= config.probe_from,
+            with_positions=config.refine_positions and number >= config.positions_from,
+        )
+        gain = None
+        if number >= SLOW_FROM:
+            strength = constants.SLOW_STRENGTH / state.misfit**constants.SLOW_MISFIT_POWER
+            gain = slow_gain(
+                plan.problem.shape, width_px(self._steps.probe().astype(np.complex128)), strength
+            )
+        parts = even_batches(plan.snake, batches, config.seed, number)
+        if number == 1:
+            self._steps.keep()
+        residuals, equations = self._steps.sweep(parts, gain, settings, interrupts.raise_if_requested)
+        error = float(residuals[0] / max(residuals[1], constants.REFINEMENT_FLOOR))
+        if not error <= DIVERGED * self._best:
+            log.info(
+                "refinement: pass %d diverged (error %.3g); back to the best one, with half the step",
+                number,
+                error,
+            )
+            self._steps.go_back()
+            state.step *= 0.5
+        else:
+            if error < self._best:
+                self._best = error
+                self._steps.keep()
+            state.misfit = max(1.0, 4.0 * float(residuals[2]) / max(float(residuals[3]), 1.0))
+            if settings.with_probe:
+                self._hold_probe()
+            if equations is not None:
+                self._move_positions(equations)
+        record = RefinementRecord(
+            number=number,
+            batches=len(parts),
+            error=error,
+            r_factor=float(residuals[4] / max(residuals[5], constants.REFINEMENT_FLOOR)),
+            held_out_error=float(residuals[6] / residuals[7]) if residuals[7] > 0 else None,
+            seconds=time.perf_counter() - started,
+        )
+        state.passes.append(record)
+        return record
+
+    def _is_overfitting(self, record: RefinementRecord) -> bool:
+        held_out = record.held_out_error
+        if held_out is None:
+            return False
+        self._rises = self._rises + 1 if held_out > (1.0 + OVERFIT) * self._least_held_out else 0
+        self._least_held_out = min(self._least_held_out, held_out)
+        return self._rises >= OVERFIT_PASSES
+
+    def _hold_probe(self) -> None:
+        """Bring the probe's power and its centre of mass back to where they were; exit waves stay as they are.
+
+        Power goes to the object, and the place to all positions together.
+        """
+        plan, state = self._plan, self._state
+        probe = self._steps.probe().astype(np.complex128)
+        factor = float(np.sqrt(plan.energy / np.sum(np.abs(probe) ** 2)))
+        probe = probe * factor
+        offset = centre_of_mass_px(probe) - plan.probe_centre_px
+        limit = plan.margin_px - 1
+        if np.all(np.abs(state.common_shift_px + offset) <= limit):
+            frequency = 2 * np.pi * np.fft.fftfreq(plan.problem.side)
+            ramp = np.exp(1j * (frequency * offset[0] + frequency[:, None] * offset[1]))
+            probe = np.fft.ifft2(np.fft.fft2(probe) * ramp)
+            state.common_shift_px = state.common_shift_px + offset
+        self._steps.set_probe(probe, 1.0 / factor)
+        self._steps.place(*plan.geometry(state))
+
+    def _move_positions(self, equations: NDArray[np.float64]) -> None:
+        """Damped normal equations of each position; the mean step is taken out, so that nothing drifts together."""
+        plan, state = self._plan, self._state
+        matrix = equations[:, [2, 3, 3, 4]].reshape(-1, 2, 2)
+        trace = (matrix[:, 0, 0] + matrix[:, 1, 1]) / 2
+        damping = constants.POSITION_DAMPING * trace + 1e-3 * trace.mean() + constants.REFINEMENT_FLOOR
+        matrix = matrix + damping[:, None, None] * np.eye(2)
+        step = np.linalg.solve(matrix, equations[:, :2, None])[..., 0]
+        step = np.clip(step, -constants.POSITION_STEP_LIMIT_PX, constants.POSITION_STEP_LIMIT_PX)
+        least, largest = plan.position_limits(state)
+        state.positions_px = np.clip(state.positions_px + step - step.mean(axis=0), least, largest)
+        self._steps.place(*plan.geometry(state))
+
+    def _image(self, interrupted: bool) -> Reconstruction:
+        plan, state, scan = self._plan, self._state, self._plan.scan
+        light = np.asarray(self._steps.light(), np.float64)
+        lit = light > LEAST_LIGHT * self._dose
+        coverage = np.where(lit, light / self._dose, 0.0).astype(np.float32)
+        canvas = np.where(lit, self._steps.canvas(), 0).astype(np.complex64)
+        modes = orthogonal_modes(self._steps.probe().astype(np.complex128)).astype(np.complex64)
+        return Reconstruction(
+            object=canvas,
+            coverage=coverage,
+            origin_px=plan.origin_px - state.common_shift_px,
+            group_centres_px=state.positions_px,
+            backend=self._backend,
+            pixel_size_m=scan.pixel_size_m,
+            timings_s={"refine": float(sum(record.seconds for record in state.passes))},
+            probe_modes=modes,
+            positions_px=state.positions_px,
+            positions_used=plan.used,
+            passes=tuple(state.passes),
+            start=plan.start,
+            interrupted=interrupted,
+        )

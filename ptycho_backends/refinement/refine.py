@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from ptycho_backends.refinement.plan import (
 )
 from ptycho_backends.refinement.schedule import even_batches
 from ptycho_backends.training.interrupts import Interrupts, Processes, TrainingInterrupted
+from ptycho_backends.training.launch import ProcessRank
 from ptycho_backends.values import PassCallback, PassSettings, Reconstruction, RefinementRecord
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,17 @@ class Steps(Protocol):
         batches: Sequence[NDArray],
         gain: NDArray | None,
         settings: PassSettings,
-        after_batch: object = None,
+        after_batch: Callable[[], None] | None = None,
     ) -> tuple[NDArray, NDArray | None]: ...
     def evaluate(self) -> NDArray: ...
+
+
+class ByItself(ProcessRank):
+    """A process that works with no other."""
+
+    def any(self, asked: bool) -> bool:
+        """As `Processes.any`."""
+        return asked
 
 
 class Refinement:
@@ -71,13 +80,15 @@ class Refinement:
         Made with the plan's problem, canvas and probe.
     backend : str
         Name for the result.
-    processes : Processes
-        That work together; the first one writes and calls back.
+    processes : Processes, optional
+        That work together; the first one writes and calls back. Default: this one by itself.
     """
 
-    def __init__(self, plan: RefinementPlan, steps: Steps, backend: str, processes: Processes) -> None:
+    def __init__(
+        self, plan: RefinementPlan, steps: Steps, backend: str, processes: Processes | None = None
+    ) -> None:
         self._plan, self._steps, self._backend = plan, steps, backend
-        self._processes = processes
+        self._processes = ByItself() if processes is None else processes
         self._state = plan.state
         self._best = self._least_held_out = np.inf
         self._rises = 0

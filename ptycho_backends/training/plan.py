@@ -20,6 +20,7 @@ from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.reference.initial_weights import initial_weights
+from ptycho_backends.scans.extent import require_sane_canvas
 from ptycho_backends.scans.grouping import GroupedData, groups_for_inference, groups_for_training
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.values import Batch, TrainedModel
@@ -309,6 +310,8 @@ def inference_groups(
     ConfigError
         If the patterns or the grouping do not fit the model.
     """
+    scan = data.scan if isinstance(data, GroupedData) else data
+    require_sane_canvas(scan.scan_positions_px, scan.N, scan.name)
     trained = model.config
     if isinstance(data, GroupedData):
         if data.N != trained.model.N or data.gridsize != trained.model.gridsize:

@@ -131,8 +131,9 @@ def completed_for(config: TrainingConfig, raw: RawData) -> TrainingConfig:
 def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
     """A validated copy of `config`, with the settings that the legacy interface lacks filled in for `raw`.
 
-    `n_groups` and `neighbor_count`, where they equal their defaults and so were not chosen, become as many
-    groups as there are positions, and enough neighbours to form a group. `N=0` is left to the plan.
+    `n_groups`, `neighbor_count` and `n_probe_modes`, where they equal their defaults and so were not chosen, become
+    as many groups as there are positions, enough neighbours to form a group, and the number of modes that `raw`
+    has. `N=0` is left to the plan.
 
     Raises
     ------
@@ -153,6 +154,8 @@ def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
         completed.n_groups = kept
     if completed.neighbor_count == DEFAULTS["neighbor_count"]:
         completed.neighbor_count = max(completed.neighbor_count, completed.model.group_size)
+    if completed.model.n_probe_modes == 1 and raw.scan.probe_modes is not None:
+        completed.model.n_probe_modes = len(raw.scan.probe_modes)
     known = raw.scan.object_guess
     if needs_truth(completed) and known is not None and np.all(known == known.flat[0]):
         raise ScanError(

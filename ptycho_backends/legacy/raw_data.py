@@ -34,7 +34,7 @@ class RawData:
     diff3d : (M, N, N) real array, [ky, kx]
         Diffraction patterns, zero frequency at `[N//2, N//2]`.
     probeGuess : (N, N) or (modes, N, N) complex array or None, [y, x]
-        Of several modes the most intense is kept.
+        All modes are kept, and trained with.
     scan_index : (M,) integer array, optional
     objectGuess : (H, W) complex array, optional, [y, x]
     measurement : {'auto', 'amplitude', 'intensity'}

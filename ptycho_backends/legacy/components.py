@@ -6,6 +6,7 @@ whole scan.
 
 import copy
 import dataclasses
+import functools
 import logging
 import os
 from typing import Any
@@ -25,6 +26,7 @@ from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
 from ptycho_backends.legacy.raw_data import RawData
 from ptycho_backends.params import params
 from ptycho_backends.protocol import Backend
+from ptycho_backends.refinement.environment import refined_if_wanted
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.plan import TrainingPlan, inference_groups, needs_truth
@@ -83,6 +85,7 @@ def run_cdi_example(
         return None, None, results
     groups = inference_groups(model, test_data.scan)
     image = chosen.infer(model, groups, execution=execution, stitching_size=M)
+    image = refined_if_wanted(image, test_data.scan, functools.partial(chosen.refine, execution=execution))
     results |= {
         "reconstruction": image,
         "obj_tensor_full": image.object_patches,

@@ -272,7 +272,7 @@ class LegacyGroups(Mapping[str, Any]):
     def __init__(self, groups: GroupedData, canvas: Canvas) -> None:
         self.groups = groups
         self._gathered = groups.legacy_coordinates()
-        self._gathered["coords_offsets"] = GroupCentres(groups.group_centres_px, canvas)
+        self._gathered["coords_offsets"] = GroupCentres(groups.group_centres_px, canvas, groups.scan)
 
     def __getitem__(self, key: str) -> Any:
         if key in self._LARGE and key not in self._gathered:

@@ -5,6 +5,7 @@ They only delegate: `scan_folder` makes groups, `config_bridge` translates, `tra
 
 import dataclasses
 import enum
+import functools
 import logging
 import os
 import time
@@ -23,6 +24,7 @@ from ptycho_backends.files.output import output_directory
 from ptycho_backends.images.stitching import Stitcher, canvas_around, probe_weights
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference.probe import total_amplitude
+from ptycho_backends.refinement.environment import refined_if_wanted
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan
 from ptycho_backends.training.plan import (
@@ -34,6 +36,7 @@ from ptycho_backends.training.plan import (
 )
 from ptycho_backends.values import Reconstruction, TrainedModel
 from ptycho_torch.backend import inference, training
+from ptycho_torch.backend.backend import TorchBackend
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_module import Configs, PtychoPINN_Lightning, as_config, stored_configs
@@ -411,13 +414,22 @@ class InferenceEngine:
         model, scan = self._module.neutral_model(), data_loader.scan
         groups = data_loader.groups
         image, coverage, origin = self._stitched(model, groups, scan)
-        return Reconstruction(
+        stitched = Reconstruction(
             object=image,
             coverage=coverage,
-            origin_px=origin - PTYCHODUS_ANCHOR_PX,
-            group_centres_px=groups.group_centres_px[:, 0, :, 0] - PTYCHODUS_ANCHOR_PX,
+            origin_px=origin,
+            group_centres_px=groups.group_centres_px[:, 0, :, 0],
             backend="torch",
             timings_s={"predict": time.perf_counter() - started},
+        )
+        execution = to_execution_config(self._run, self._settings, self._data)
+        refined = refined_if_wanted(
+            stitched, scan, functools.partial(TorchBackend().refine, execution=execution)
+        )
+        return dataclasses.replace(
+            refined,
+            origin_px=refined.origin_px - PTYCHODUS_ANCHOR_PX,
+            group_centres_px=refined.group_centres_px - PTYCHODUS_ANCHOR_PX,
         )
 
     def _stitched(

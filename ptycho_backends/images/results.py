@@ -7,25 +7,34 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.output import replaced_atomically
-from ptycho_backends.values import EpochRecord, Reconstruction
+from ptycho_backends.values import EpochRecord, Reconstruction, RefinementRecord
 
 _ARRAYS = ("object", "coverage", "origin_px", "group_centres_px")
+# Of refined images only.
+_REFINED = ("probe_modes", "positions_px", "positions_used")
+_START, _PASS = "start_", "pass_"
 
 
 def save_reconstruction(reconstruction: Reconstruction, path: str | os.PathLike[str]) -> Path:
-    """Write the stitched image and its position as NPZ, without the single patches.
+    """Write the stitched or refined image and its position as NPZ, without the single patches.
 
     Keys: `object` (H, W) complex64 `[y, x]`, `coverage` (H, W) float32, `origin_px` (2,) `[x, y]` of
     `object[0, 0]` in scan coordinates, `group_centres_px` (B, 2) `[x, y]`, `pixel_size_m` (NaN if
     unknown), `backend`.
+
+    A refined image has more: `probe_modes` (K, N, N) complex64 `[y, x]`, `positions_px` (M, 2) `[x, y]`,
+    `positions_used` (M,), `interrupted`, the history as columns `pass_number`, `pass_error` and so on (one for each
+    field of `RefinementRecord`; NaN where nothing was held out), and the keys of the image that it was refined from
+    with `start_` before them.
 
     Raises
     ------
@@ -33,19 +42,25 @@ def save_reconstruction(reconstruction: Reconstruction, path: str | os.PathLike[
         If the file cannot be written; an earlier file stays untouched.
     """
     path = Path(path)
-    pixel_size = math.nan if reconstruction.pixel_size_m is None else reconstruction.pixel_size_m
+    entries = _image_entries(reconstruction)
+    for name in _REFINED:
+        if getattr(reconstruction, name) is not None:
+            entries[name] = getattr(reconstruction, name)
+    if reconstruction.passes:
+        entries["interrupted"] = np.bool_(reconstruction.interrupted)
+        entries |= {
+            _PASS + field.name: _column([getattr(record, field.name) for record in reconstruction.passes])
+            for field in dataclasses.fields(RefinementRecord)
+        }
+    if reconstruction.start is not None:
+        entries |= {_START + name: value for name, value in _image_entries(reconstruction.start).items()}
     with replaced_atomically(path) as stream:
-        np.savez_compressed(
-            stream,
-            **{name: getattr(reconstruction, name) for name in _ARRAYS},
-            pixel_size_m=np.float64(pixel_size),
-            backend=np.str_(reconstruction.backend),
-        )
+        np.savez_compressed(stream, **entries)
     return path
 
 
 def load_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
-    """Read a file of `save_reconstruction`.
+    """Read a file of `save_reconstruction`, of this version or of an earlier one.
 
     Raises
     ------
@@ -55,14 +70,50 @@ def load_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as entries:
-            pixel_size = float(entries["pixel_size_m"])
+            refined = {name: entries[name] for name in _REFINED if name in entries}
+            start = Reconstruction(**_image_fields(entries, _START)) if f"{_START}object" in entries else None
             return Reconstruction(
-                **{name: entries[name] for name in _ARRAYS},
-                backend=str(entries["backend"]),
-                pixel_size_m=None if math.isnan(pixel_size) else pixel_size,
+                **_image_fields(entries),
+                **refined,
+                passes=_passes(entries),
+                start=start,
+                interrupted=bool(entries["interrupted"]) if "interrupted" in entries else False,
             )
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, KeyError) as error:
         raise ScanError(f"{path}: not a readable reconstruction ({error})") from error
+
+
+def _image_entries(reconstruction: Reconstruction) -> dict[str, Any]:
+    pixel_size = math.nan if reconstruction.pixel_size_m is None else reconstruction.pixel_size_m
+    entries = {name: getattr(reconstruction, name) for name in _ARRAYS}
+    return {**entries, "pixel_size_m": np.float64(pixel_size), "backend": np.str_(reconstruction.backend)}
+
+
+def _image_fields(entries: Mapping[str, NDArray], prefix: str = "") -> dict[str, Any]:
+    pixel_size = float(entries[f"{prefix}pixel_size_m"])
+    return {
+        **{name: entries[prefix + name] for name in _ARRAYS},
+        "backend": str(entries[f"{prefix}backend"]),
+        "pixel_size_m": None if math.isnan(pixel_size) else pixel_size,
+    }
+
+
+def _column(values: Sequence[float | None]) -> NDArray:
+    return np.array([math.nan if value is None else value for value in values])
+
+
+def _passes(entries: Mapping[str, NDArray]) -> tuple[RefinementRecord, ...]:
+    if f"{_PASS}number" not in entries:
+        return ()
+    names = [field.name for field in dataclasses.fields(RefinementRecord)]
+    rows = zip(*(entries[_PASS + name].tolist() for name in names), strict=True)
+    return tuple(_record(dict(zip(names, row, strict=True))) for row in rows)
+
+
+def _record(values: dict[str, Any]) -> RefinementRecord:
+    if math.isnan(values["held_out_error"]):
+        values["held_out_error"] = None
+    return RefinementRecord(**values)
 
 
 def save_history(history: Sequence[EpochRecord], path: str | os.PathLike[str]) -> Path:
@@ -73,12 +124,27 @@ def save_history(history: Sequence[EpochRecord], path: str | os.PathLike[str]) -
     OutputError
         If the file cannot be written.
     """
+    return _save_table(history, EpochRecord, path)
+
+
+def save_passes(passes: Sequence[RefinementRecord], path: str | os.PathLike[str]) -> Path:
+    """Write one row a pass of a refinement as CSV, with the fields of `RefinementRecord`; empty where None.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    return _save_table(passes, RefinementRecord, path)
+
+
+def _save_table(rows: Sequence[Any], kind: type, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(EpochRecord)])
+    writer.writerow([field.name for field in dataclasses.fields(kind)])
     # repr-exact floats, so that two runs can be compared to the last digit
-    writer.writerows(dataclasses.astuple(record) for record in history)
+    writer.writerows(dataclasses.astuple(row) for row in rows)
     with replaced_atomically(path) as stream:
         stream.write(text.getvalue().encode())
     return path

@@ -284,7 +284,9 @@ class Case:
             values["valid_pixels"] = valid
         if self.n_probes > 1:
             # the last one first, so that a batch of one group has another than the first
-            values["probe_index"] = (self.n_probes - 1 - np.arange(len(amplitude)) % self.n_probes).astype(np.int32)
+            values["probe_index"] = (self.n_probes - 1 - np.arange(len(amplitude)) % self.n_probes).astype(
+                np.int32
+            )
         return values
 
 

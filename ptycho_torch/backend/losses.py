@@ -11,9 +11,7 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.training.loss_weights import loss_weights, weighted_sum
 
 
-def poisson_nll(
-    intensity: Tensor, measured_intensity: Tensor, valid_pixels: Tensor | None = None
-) -> Tensor:
+def poisson_nll(intensity: Tensor, measured_intensity: Tensor, valid_pixels: Tensor | None = None) -> Tensor:
     """Mirror of `reference.losses.poisson_nll`."""
     floored = intensity.clamp(min=constants.INTENSITY_FLOOR)
     return _mean(intensity - measured_intensity * torch.log(floored), valid_pixels)

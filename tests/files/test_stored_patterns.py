@@ -92,7 +92,11 @@ def test_only_what_is_needed_is_read_and_a_pass_over_everything_is_made_once(cou
     x, y = np.random.default_rng(1).uniform(0, 30, (2, len(counts)))
     lazy = Counted(counts)
     groups = group_scan(Scan(x, y, lazy), gridsize=2, n_groups=2, seed=0)
-    assert lazy.reads == [0, 11, 22]  # counts without a sign need no check; a few are looked at for bad pixels
+    assert lazy.reads == [
+        0,
+        11,
+        22,
+    ]  # counts without a sign need no check; a few are looked at for bad pixels
     lazy.reads.clear()
     assert (
         groups.normalisation == group_scan(Scan(x, y, counts), gridsize=2, n_groups=2, seed=0).normalisation

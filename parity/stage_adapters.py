@@ -128,6 +128,9 @@ def _stage(package: str, stage: str) -> Stage:
 
 
 def _in_precision(array: NDArray, precision: str) -> NDArray:
+    if array.dtype.kind in "bi":
+        # masks and numbers of probes
+        return array
     double = precision == "float64"
     if array.dtype.kind == "c":
         return array.astype(np.complex128 if double else np.complex64)

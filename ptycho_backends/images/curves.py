@@ -125,8 +125,21 @@ def save_ring_correlation_figure(found: RingCorrelation, path: str | os.PathLike
     """
     figure = new_figure(6.0, 3.6)
     axes = figure.subplots()
-    axes.plot(found.frequency, found.correlation, color=TRAIN_COLOUR, linewidth=1.4, label="correlation of the halves")
-    axes.plot(found.frequency, found.half_bit, color=RATE_COLOUR, linewidth=1.2, linestyle="--", label="half-bit curve")
+    axes.plot(
+        found.frequency,
+        found.correlation,
+        color=TRAIN_COLOUR,
+        linewidth=1.4,
+        label="correlation of the halves",
+    )
+    axes.plot(
+        found.frequency,
+        found.half_bit,
+        color=RATE_COLOUR,
+        linewidth=1.2,
+        linestyle="--",
+        label="half-bit curve",
+    )
     if found.crossing is not None:
         axes.axvline(found.crossing, color=VALIDATION_COLOUR, linewidth=1.0)
     axes.set_xlim(0, 0.5)

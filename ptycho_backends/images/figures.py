@@ -186,7 +186,9 @@ def _moved(
 ) -> tuple[NDArray[np.complex128], NDArray[np.bool_]]:
     """`image` on the pixels `box` of another canvas, bilinear, and where it is known there."""
     x, y = np.asarray(onto.origin_px, np.float64) - image.origin_px
-    rows, columns = (np.arange(part.start, part.stop) + offset for part, offset in zip(box, (y, x), strict=True))
+    rows, columns = (
+        np.arange(part.start, part.stop) + offset for part, offset in zip(box, (y, x), strict=True)
+    )
     places = np.meshgrid(rows, columns, indexing="ij")
     covered = (np.asarray(image.coverage) > 0).astype(np.float64)
     known = ndimage.map_coordinates(covered, places, order=1) > 1 - 1e-6

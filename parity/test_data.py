@@ -22,6 +22,11 @@ def expected(plan):
         if batch.object_patches is not None:
             arrays["patches_truth"] = np.moveaxis(batch.object_patches, -1, 1)
             arrays["object_truth"] = batch.object_at_centre[..., 0]
+        arrays |= {
+            name: getattr(batch, name)
+            for name in ("valid_pixels", "probe_index")
+            if getattr(batch, name) is not None
+        }
         yield arrays
 
 
@@ -48,6 +53,14 @@ def test_batches_of_unlabelled_training(adapter, data):
 @given(data=groups())
 def test_batches_with_ground_truth(adapter, data):
     case = ScanCase(gridsize=data.gridsize, supervised=True, seed=3)
+    assert_same_batches(adapter, data, case.config)
+
+
+def test_masks_and_probes_of_several_scans(adapter):
+    case = ScanCase(gridsize=2, positions=10, probes=2, seed=3)
+    data = case.data()
+    assert data.probe_count == 2
+    assert data.is_masked
     assert_same_batches(adapter, data, case.config)
 
 

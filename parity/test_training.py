@@ -23,6 +23,7 @@ SCANS = (
     ScanCase(gridsize=2, positions=11, seed=1),
     ScanCase(positions=13, supervised=True, attention=True, seed=3),
     ScanCase(positions=11, seed=1, staged=True),
+    ScanCase(positions=10, seed=1, probes=2),
 )
 
 FIRST_STEP = Allowance(1e-7, "the moments after one step are the gradient and its square, in float64")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         InferenceConfig,
         ModelConfig,
         PyTorchExecutionConfig,
+        RefinementConfig,
         TrainingConfig,
     )
     from ptycho_backends.config_file import load_config, save_config
@@ -53,6 +54,7 @@ _HOMES = {
     "PtychoBackendsError": "errors",
     "PyTorchExecutionConfig": "config",
     "Reconstruction": "values",
+    "RefinementConfig": "config",
     "Scan": "scans.scan",
     "TrainedModel": "values",
     "TrainingConfig": "config",
@@ -92,6 +94,7 @@ __all__ = [
     "PtychoBackendsError",
     "PyTorchExecutionConfig",
     "Reconstruction",
+    "RefinementConfig",
     "Scan",
     "TrainedModel",
     "TrainingConfig",

@@ -13,14 +13,27 @@ from numpy.typing import NDArray
 from ptycho_backends import constants
 from ptycho_backends.archive import model_file as archive
 from ptycho_backends.archive.genuine_export import write_genuine_archive
-from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig, validate
+from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, validate
 from ptycho_backends.images.reconstruct import reconstruct
 from ptycho_backends.protocol import Backend
+from ptycho_backends.reference import refinement as reference
+from ptycho_backends.refinement.checkpoint import load_state
+from ptycho_backends.refinement.plan import RefinementPlan, RefinementState, plan_refinement, resumed_plan
+from ptycho_backends.refinement.refine import Refinement
+from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
-from ptycho_backends.values import Batch, EpochCallback, Prediction, Reconstruction, TrainedModel, Weights
+from ptycho_backends.values import (
+    Batch,
+    EpochCallback,
+    PassCallback,
+    Prediction,
+    Reconstruction,
+    TrainedModel,
+    Weights,
+)
 
 AnyPath = str | os.PathLike[str]
 
@@ -45,10 +58,10 @@ def plan_for(
 class BackendBase(abc.ABC):
     """Everything that `protocol.Backend` promises, on top of a few methods of one framework.
 
-    A subclass names itself and defines `train_plan`, `forward`, `loss`, `gradients` and `train_step`. Three
+    A subclass names itself and defines `train_plan`, `forward`, `loss`, `gradients` and `train_step`. Four
     more methods have defaults that work anywhere and that a framework can do better: `batches`,
-    `object_patches` and `check_execution`; `predict_groups` and `infer_groups` are there for computing with
-    several processes. No other method needs to be overridden. docs/backend.md has a complete example.
+    `object_patches`, `refine_plan` and `check_execution`; `predict_groups` and `infer_groups` are there for
+    computing with several processes. No other method needs to be overridden. docs/backend.md has a complete example.
 
     Attributes
     ----------
@@ -175,6 +188,17 @@ class BackendBase(abc.ABC):
         patches = self.object_patches(model, groups, execution)
         return reconstruct(patches, groups, model.config.model.N, stitching_size, self.name)
 
+    def refine_plan(
+        self,
+        plan: RefinementPlan,
+        execution: ExecutionConfig,
+        output_dir: AnyPath | None = None,
+        on_pass: PassCallback | None = None,
+    ) -> Reconstruction:
+        """Make the passes of a refinement. Default: with NumPy in float64, which works anywhere and takes its time."""
+        steps = reference.Refiner(plan.problem, plan.state.canvas, plan.state.probe)
+        return Refinement(plan, steps, self.name).run(output_dir, on_pass)
+
     # --- the protocol
 
     def checked(self, execution: ExecutionConfig | None) -> ExecutionConfig:
@@ -243,6 +267,25 @@ class BackendBase(abc.ABC):
         """Reconstruct the image of a scan, from a group around every position."""
         groups = inference_groups(model, data)
         return self.infer_groups(model, groups, self.checked(execution), stitching_size)
+
+    def refine(
+        self,
+        start: Start | None,
+        scan: Scan,
+        config: RefinementConfig | None = None,
+        *,
+        execution: ExecutionConfig | None = None,
+        output_dir: AnyPath | None = None,
+        resume_from: AnyPath | RefinementState | None = None,
+        on_pass: PassCallback | None = None,
+    ) -> Reconstruction:
+        """Plan once, then `refine_plan`; parameters as `protocol.Backend.refine`."""
+        execution = self.checked(execution)
+        plan = plan_refinement(starting_image(start), scan, config)
+        if resume_from is not None:
+            state = resume_from if isinstance(resume_from, RefinementState) else load_state(resume_from)
+            plan = resumed_plan(plan, state)
+        return self.refine_plan(plan, execution, output_dir, on_pass)
 
     def save(self, model: TrainedModel, path: AnyPath) -> Path:
         """Write the shared archive, without the optimiser's state; that is in the checkpoints."""

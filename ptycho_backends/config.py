@@ -152,6 +152,12 @@ class ModelConfig(_CheckedConfig):
     batch_norm: bool = setting(
         False, boolean(), "normalise after every convolution of a block", only="attention"
     )
+    n_probe_modes: int = setting(
+        1, integer(1), "mutually incoherent modes of the probe, whose intensities add up", later=True
+    )
+    n_probes: int = setting(
+        1, integer(1), "filled in from the data: one probe, or one for each of several scans", later=True
+    )
 
     def problems(self, *, side_may_wait: bool = False) -> list[str]:
         """As for every configuration; and fields that contradict another one."""
@@ -200,6 +206,9 @@ ATTENTION_FIELDS = tuple(
     field.name for field in dataclasses.fields(ModelConfig) if field.metadata["only"] == "attention"
 )
 """What only the architecture 'attention' has; files that are older than it lack these fields."""
+
+LATER_MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.metadata["later"])
+"""What archives and `params.cfg` have only where it differs from the default; older files lack these fields."""
 
 
 @dataclass
@@ -520,6 +529,9 @@ def config_to_plain(config: _CheckedConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
+        if isinstance(config, ModelConfig) and field.name in LATER_MODEL_FIELDS and value == field.default:
+            # as in archives, so that older versions read the file
+            continue
         if isinstance(value, _CheckedConfig):
             value = config_to_plain(value)
         elif isinstance(value, Path):

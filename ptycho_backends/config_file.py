@@ -15,6 +15,7 @@ from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
     ModelConfig,
+    RefinementConfig,
     TrainingConfig,
     from_values,
     raise_if_any,
@@ -105,7 +106,8 @@ def read_mapping(path: str | os.PathLike[str], of: str) -> dict[Any, Any]:
 
 
 def save_config(
-    config: ModelConfig | TrainingConfig | InferenceConfig | ExecutionConfig, path: str | os.PathLike[str]
+    config: ModelConfig | TrainingConfig | InferenceConfig | RefinementConfig | ExecutionConfig,
+    path: str | os.PathLike[str],
 ) -> Path:
     """Write `config` as a YAML file that `load_config` reads back equal, each field with its meaning.
 

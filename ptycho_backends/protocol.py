@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
-from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig
 from ptycho_backends.values import (
     Batch,
     EpochCallback,
     EpochRecord,
+    PassCallback,
     Prediction,
     Reconstruction,
     TrainedModel,
@@ -118,6 +119,42 @@ class Backend(Protocol):
         stitching_size: int = ...,
     ) -> Reconstruction:
         """Predict the object of every group in batches, and stitch the image from these patches."""
+        ...
+
+    # --- refine
+
+    def refine(
+        self,
+        start: Any,
+        scan: "Scan",
+        config: RefinementConfig | None = None,
+        *,
+        execution: ExecutionConfig | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
+        resume_from: Any = None,
+        on_pass: PassCallback | None = None,
+    ) -> Reconstruction:
+        """Refine the image of a whole scan through the diffraction model; needs no network (docs/refinement.md).
+
+        Parameters
+        ----------
+        start : Reconstruction, (H, W) array, path, or None
+            Image to refine; None starts from a flat object.
+        scan : Scan
+        config : RefinementConfig, optional
+        execution : ExecutionConfig, optional
+        output_dir : path, optional
+            Gets checkpoints, from which `resume_from` goes on.
+        resume_from : path, optional
+        on_pass : callable, optional
+            Called with each `RefinementRecord`.
+
+        Returns
+        -------
+        Reconstruction
+            With `probe_modes`, `positions_px` and `passes`. Ctrl-C ends it after the current step; the image so
+            far is returned, marked as `interrupted`.
+        """
         ...
 
     # --- persist

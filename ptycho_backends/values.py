@@ -132,8 +132,19 @@ class TrainedModel:
 
     @property
     def probe(self) -> NDArray[np.complex64]:
-        """(N, N) complex64, `[y, x]`."""
-        return self.weights["probe"]
+        """(N, N) complex64, `[y, x]`: the main mode of the first probe."""
+        probe = self.weights["probe"]
+        return probe if probe.ndim == 2 else self.probe_modes[0]
+
+    @property
+    def probe_modes(self) -> NDArray[np.complex64]:
+        """(modes, N, N) complex64, `[y, x]`: the modes of the first probe, as they were trained.
+
+        `reference.probe.orthogonal_modes` makes them orthogonal, with falling powers.
+        """
+        probe = self.weights["probe"]
+        first = probe[0] if probe.ndim == 4 else probe
+        return first.reshape(-1, *first.shape[-2:])
 
     @property
     def epochs_done(self) -> int:

@@ -17,7 +17,13 @@ from typing import Any
 
 from ptycho_backends import constants
 from ptycho_backends.backend_base import plan_for
-from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import (
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    RefinementConfig,
+    TrainingConfig,
+)
 from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.files.output import output_directory
@@ -26,7 +32,9 @@ from ptycho_backends.images import results
 from ptycho_backends.images.figures import save_history_figure, save_reconstruction_figure
 from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
 from ptycho_backends.protocol import Backend
+from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.registry import get_backend
+from ptycho_backends.scans.extent import require_sane_canvas
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.product import save_product
 from ptycho_backends.scans.product_scan import product_from_reconstruction, product_from_scan
@@ -38,7 +46,7 @@ from ptycho_backends.scans.statistics import mean_photons
 from ptycho_backends.training import checkpoints
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
-from ptycho_backends.values import EpochCallback, Reconstruction, TrainedModel
+from ptycho_backends.values import EpochCallback, PassCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +64,17 @@ FILES: Mapping[str, str] = MappingProxyType(
         "reconstruction": "reconstruction.npz",
         "reconstruction_figure": "reconstruction.png",
         "metrics": "metrics.json",
+        "network_image": "network.npz",
+        "refinement_config": "refinement.yaml",
+        "passes_figure": "refinement.png",
     }
 )
 
 # Where training keeps the state that makes resuming exact; the archive alone restarts the optimiser.
 LAST_CHECKPOINT = Path(checkpoints.FOLDER, checkpoints.LAST_CHECKPOINT)
+
+AUTOMATIC = RefinementConfig()
+"""Refinement that settles everything by itself."""
 
 # The demonstration: long enough to see every spoke, short enough to wait for.
 DEMO_N = 64
@@ -82,7 +96,8 @@ class RunResult:
     output_dir : Path
     files : mapping of str to Path
         Files written, under the names of `FILES`; none by a process that is not the first of several.
-    model : TrainedModel
+    model : TrainedModel, optional
+        None where an image was refined without one.
     reconstruction : Reconstruction, optional
     metrics : Metrics, optional
         None where nothing was reconstructed or written, or the object is not known.
@@ -91,14 +106,15 @@ class RunResult:
     backend: str
     output_dir: Path
     files: Mapping[str, Path]
-    model: TrainedModel
+    model: TrainedModel | None
     reconstruction: Reconstruction | None = None
     metrics: Metrics | None = None
 
     @property
     def interrupted(self) -> bool:
         """True where Ctrl-C ended training early; `train(resume_from=output_dir)` goes on."""
-        return self.model.interrupted
+        stopped = (self.model, self.reconstruction)
+        return any(result is not None and result.interrupted for result in stopped)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: backend, interrupted, files, metrics."""
@@ -204,6 +220,8 @@ def infer(
     execution: ExecutionConfig | None = None,
     stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
     product: AnyPath | None = None,
+    refine: RefinementConfig | None = None,
+    on_pass: PassCallback | None = None,
 ) -> RunResult:
     """Reconstruct a scan with a trained model and write the image, a picture, and how good it is.
 
@@ -224,6 +242,10 @@ def infer(
     product : path, optional
         Write the image as a Ptychodus product (HDF5), too. The scan must have `pixel_size_m`,
         `photon_energy_eV` and `detector_distance_m`.
+    refine : RefinementConfig, optional
+        Refine the network's image, which is kept as `network.npz`. Default: not.
+    on_pass : callable, optional
+        Called with each `RefinementRecord`.
 
     Returns
     -------
@@ -256,8 +278,17 @@ def infer(
     if writes:
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
     reconstruction = chosen.infer(trained, groups, execution=execution, stitching_size=stitching_size)
+    if refine is not None:
+        if writes:
+            saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])
+            files["network_image"] = saved
+        reconstruction = chosen.refine(
+            reconstruction, scan, refine, execution=execution, output_dir=folder, on_pass=on_pass
+        )
     if not writes:
         return RunResult(chosen.name, folder, files, trained, reconstruction)
+    if refine is not None:
+        files["refinement_config"] = save_config(refine, folder / FILES["refinement_config"])
     metrics = _write_reconstruction(reconstruction, scan, folder, files)
     if product is not None:
         result = product_from_reconstruction(reconstruction, scan, history=trained.history)
@@ -277,6 +308,8 @@ def run(
     on_epoch: EpochCallback | None = None,
     stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
     product: AnyPath | None = None,
+    refine: RefinementConfig | None = AUTOMATIC,
+    on_pass: PassCallback | None = None,
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
@@ -286,6 +319,8 @@ def run(
     ----------
     test_scan : Scan or path, optional
         Default: `config.test_data_file`, or the scan that was trained on.
+    refine : RefinementConfig, optional
+        Refine the network's image. Default: with automatic settings; None leaves it as it is.
 
     All else as in `train` and `infer`.
     """
@@ -301,6 +336,7 @@ def run(
         raise ScanError(
             f"{shown.name}: got patterns of {shown.N} pixels, want {trained_on.N} as in {trained_on.name}"
         )
+    require_sane_canvas(shown.scan_positions_px, shown.N, shown.name)
     _require_product(product, shown)
     chosen = _chosen_backend(backend, settings)
     trained = train(
@@ -312,6 +348,7 @@ def run(
         resume_from=resume_from,
         on_epoch=on_epoch,
     )
+    assert trained.model is not None
     inferred = infer(
         trained.model,
         shown,
@@ -320,8 +357,72 @@ def run(
         execution=execution,
         stitching_size=stitching_size,
         product=product,
+        refine=None if trained.interrupted and refine is AUTOMATIC else refine,
+        on_pass=on_pass,
     )
     return dataclasses.replace(inferred, files={**trained.files, **inferred.files})
+
+
+def refine(
+    scan: Scan | AnyPath,
+    output_dir: AnyPath,
+    *,
+    start: Start | None = None,
+    backend: str | Backend | None = None,
+    config: RefinementConfig | None = None,
+    execution: ExecutionConfig | None = None,
+    resume_from: AnyPath | None = None,
+    on_pass: PassCallback | None = None,
+    product: AnyPath | None = None,
+) -> RunResult:
+    """Refine the image of a scan through the diffraction model and write it; needs no model and no training.
+
+    Parameters
+    ----------
+    scan : Scan or path
+    output_dir : path
+    start : Reconstruction, (H, W) array or path, optional
+        Image to start from; a folder means the `reconstruction.npz` in it. Default: a flat object.
+    backend : str or Backend, optional
+    config : RefinementConfig, optional
+        Default: automatic settings.
+    execution : ExecutionConfig, optional
+    resume_from : path, optional
+        A checkpoint, or the folder of an interrupted refinement.
+    on_pass : callable, optional
+        Called with each `RefinementRecord`.
+    product : path, optional
+        As in `infer`.
+
+    Returns
+    -------
+    RunResult
+        Without a model; `interrupted` if Ctrl-C ended the refinement.
+
+    Raises
+    ------
+    PtychoBackendsError
+        For bad input and for a folder that cannot be written to: before anything is computed.
+    """
+    scan = _loaded_scan(scan)
+    chosen = _chosen_backend(backend, None)
+    config = AUTOMATIC if config is None else config
+    require_sane_canvas(scan.scan_positions_px, scan.N, scan.name)
+    _require_product(product, scan)
+    image = starting_image(start)
+    folder = output_directory(output_dir)
+    execution = ExecutionConfig() if execution is None else execution
+    reconstruction = chosen.refine(
+        image, scan, config, execution=execution, output_dir=folder, resume_from=resume_from, on_pass=on_pass
+    )
+    files: dict[str, Path] = {}
+    if not is_first_process(execution, chosen.name):
+        return RunResult(chosen.name, folder, files, None, reconstruction)
+    files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
+    metrics = _write_reconstruction(reconstruction, scan, folder, files)
+    if product is not None:
+        files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
+    return RunResult(chosen.name, folder, files, None, reconstruction, metrics)
 
 
 def demo(
@@ -333,8 +434,10 @@ def demo(
     seed: int = 0,
     execution: ExecutionConfig | None = None,
     on_epoch: EpochCallback | None = None,
+    refine: RefinementConfig | None = AUTOMATIC,
+    on_pass: PassCallback | None = None,
 ) -> RunResult:
-    """Simulate a scan of a Siemens star, train on it without labels, reconstruct it, compare.
+    """Simulate a scan of a Siemens star, train on it without labels, reconstruct it, refine the image, compare.
 
     Parameters
     ----------
@@ -345,7 +448,9 @@ def demo(
     seed : int
         Of the noise and of the weights.
     execution : ExecutionConfig, optional
-    on_epoch : callable, optional
+    on_epoch, on_pass : callable, optional
+    refine : RefinementConfig, optional
+        As in `run`.
 
     Returns
     -------
@@ -366,7 +471,16 @@ def demo(
     folder = output_directory(output_dir)
     path = save_scan(scan, folder / FILES["scan"])
     config.train_data_file = path
-    result = run(scan, config, folder, backend=chosen, execution=execution, on_epoch=on_epoch)
+    result = run(
+        scan,
+        config,
+        folder,
+        backend=chosen,
+        execution=execution,
+        on_epoch=on_epoch,
+        refine=refine,
+        on_pass=on_pass,
+    )
     return dataclasses.replace(result, files={"scan": path, **result.files})
 
 

@@ -84,7 +84,7 @@ def live_scan(diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike) 
     diff_patterns : (M, N, N) real array, [ky, kx]
         Counts.
     probe : (P, N, N) complex array, [y, x]
-        The most intense mode is used.
+        All modes are used.
     positions : (M, 2) real array, [y, x]
         Object pixels, counted as Ptychodus does.
 
@@ -162,9 +162,9 @@ def image_groups(scan: Scan, data: DataConfig) -> GroupedData:
 
 
 def _with_probe_ramp_removed(scan: Scan, data: DataConfig) -> Scan:
-    if not data.probe_ramp_removal or scan.probe_guess is None:
+    if not data.probe_ramp_removal or scan.probe_modes is None:
         return scan
-    return scan.with_probe(probes.without_phase_ramp(scan.probe_guess))
+    return scan.with_probe(probes.without_phase_ramp(scan.probe_modes))
 
 
 def _require_labels(scan: Scan) -> None:

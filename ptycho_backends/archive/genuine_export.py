@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho_backends.archive import members as member
 from ptycho_backends.archive.genuine_archive import MANIFEST, SHARING, TRAINED, VERSION, layer_numbers
 from ptycho_backends.archive.genuine_graph import MODEL_NAMES, graph_json, group_names, ordered_nodes
-from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig
+from ptycho_backends.config import ATTENTION_FIELDS, LATER_MODEL_FIELDS, ModelConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.params import params
@@ -55,7 +55,7 @@ def write_genuine_archive(model: TrainedModel, path: str | os.PathLike[str]) -> 
     Raises
     ------
     ConfigError
-        As `save_archive`; and for an architecture that PtychoPINN does not have.
+        As `save_archive`; and for an architecture, several modes or several probes, which PtychoPINN does not have.
     ArchiveError
         As `save_archive`.
     OutputError
@@ -68,6 +68,12 @@ def write_genuine_archive(model: TrainedModel, path: str | os.PathLike[str]) -> 
             f"architecture: got {architecture!r}, but an archive of PtychoPINN holds 'cnn' alone; save the model "
             "as an archive of this library, or train one with architecture='cnn'"
         )
+    for name in LATER_MODEL_FIELDS:
+        if (count := getattr(config.training.model, name)) != 1:
+            raise ConfigError(
+                f"{name}: got {count}, but an archive of PtychoPINN holds one mode of one probe; save the model as an "
+                f"archive of this library, or train one with {name}=1"
+            )
     weights = member.checked_weights(config.training.model, model.weights)
     scale, weights = _with_one_scale(config.intensity_scale, weights)
     files = {MANIFEST: _pickled({"models": [TRAINED, SHARING], "version": VERSION})}

@@ -86,7 +86,7 @@ def checkpoint_heading(path: Path) -> dict[str, Any]:
 def canonical_weight(name: str, value: NDArray) -> NDArray:
     """The weight `name`, or one of its moments, from the layout it has in PyTorch: a copy.
 
-    Kernels are (out, in, height, width) there, and the complex probe (N, N, 2) real numbers.
+    Kernels are (out, in, height, width) there, and the complex probe (..., N, N, 2) real numbers.
     """
     if name == PROBE:
         # a view, because a sum with i times the imaginary part loses the signs of zeros

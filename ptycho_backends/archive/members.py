@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends.config import ATTENTION_FIELDS, LATER_FIELDS, ModelConfig, TrainingConfig, validate
+from ptycho_backends.config import (
+    ATTENTION_FIELDS,
+    LATER_FIELDS,
+    LATER_MODEL_FIELDS,
+    ModelConfig,
+    TrainingConfig,
+    validate,
+)
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files import exact_json
 from ptycho_backends.files.safe_hdf5 import Hdf5Arrays, hdf5_bytes
@@ -63,8 +70,8 @@ class ConfigMember:
     def to_bytes(self) -> bytes:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["training"] = _fields_of(self.training)
-        own = self.training.model.own_fields
-        values["training"]["model"] = {name: values["training"]["model"][name] for name in own}
+        model, own = values["training"]["model"], self.training.model.own_fields
+        values["training"]["model"] = {name: model[name] for name in own if name in model}
         return exact_json.dumps(values)
 
     @classmethod
@@ -76,7 +83,7 @@ class ConfigMember:
             CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)}, LATER_FIELDS
         )
         shape = {field.name for field in dataclasses.fields(ModelConfig)}
-        _require_keys(CONFIG, training["model"], shape, optional=ATTENTION_FIELDS)
+        _require_keys(CONFIG, training["model"], shape, optional=ATTENTION_FIELDS + LATER_MODEL_FIELDS)
         if training["n_images"] is not None:
             raise ArchiveError(f"{CONFIG}: n_images: got a value, want None; its successor is n_groups")
         try:
@@ -96,12 +103,13 @@ class ConfigMember:
 def _fields_of(config: Any) -> dict[str, Any]:
     """Not `dataclasses.asdict`, which copies values and so could change their types.
 
-    Of `LATER_FIELDS` those that have their default are left out, so older readers know all the fields.
+    Of later fields those that have their default are left out, so older readers know all the fields.
     """
+    later = LATER_FIELDS + LATER_MODEL_FIELDS
     found = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in LATER_FIELDS or getattr(config, field.name) != field.default
+        if field.name not in later or getattr(config, field.name) != field.default
     }
     return {name: _fields_of(v) if dataclasses.is_dataclass(v) else v for name, v in found.items()}
 

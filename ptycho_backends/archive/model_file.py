@@ -32,7 +32,7 @@ from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.files.safe_hdf5 import hdf5_bytes
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME, Members, open_members
 from ptycho_backends.params import params
-from ptycho_backends.reference.initial_weights import PROBE
+from ptycho_backends.reference.initial_weights import PROBE, main_mode
 from ptycho_backends.values import TrainedModel
 
 FORMAT = "ptycho-backends model"
@@ -155,7 +155,7 @@ def _params_snapshot(
     snapshot = params.snapshot(config.training, base)
     snapshot["intensity_scale"] = config.intensity_scale
     # (N, N, 1), as the legacy package has it; a copy, because its callers may write into the dictionary
-    snapshot[PROBE] = np.array(weights[PROBE])[..., np.newaxis]
+    snapshot[PROBE] = np.array(main_mode(weights[PROBE]))[..., np.newaxis]
     return snapshot
 
 

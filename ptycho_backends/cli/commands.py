@@ -28,14 +28,20 @@ from ptycho_backends.cli.options import (
     Gridsize,
     Groups,
     LearningRate,
+    Likelihood,
     Mapped,
     Measurement,
     Output,
+    Passes,
     Photons,
     Precision,
+    ProbeModes,
     ProbeTrainable,
     ProductFile,
     Quiet,
+    Refine,
+    RefinePositions,
+    RefineProbe,
     Resume,
     ScanFile,
     Seed,
@@ -48,7 +54,7 @@ from ptycho_backends.errors import PtychoBackendsError
 if TYPE_CHECKING:
     from ptycho_backends.config import ExecutionConfig
     from ptycho_backends.scans.scan import Scan
-    from ptycho_backends.values import EpochCallback, EpochRecord
+    from ptycho_backends.values import EpochCallback, EpochRecord, PassCallback, RefinementRecord
     from ptycho_backends.workflows import RunResult
 
 Say = Callable[[str], None]
@@ -93,20 +99,22 @@ def demo(
     ] = None,
     epochs: Annotated[int | None, option("--epochs", "-e", min=1, help="Passes over the scan.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and of the weights.")] = 0,
+    refine: Refine = None,
     accelerator: Accelerator = None,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Simulate a scan of a Siemens star, train on it, reconstruct it. Needs no data; a few minutes.
+    """Simulate a scan of a Siemens star, train on it, reconstruct and refine its image. Needs no data; a minute.
 
     Example: ptycho-backends demo -o ptycho_demo
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config
+        from ptycho_backends.cli.settings import execution_config, refinement_config
         from ptycho_backends.registry import get_backend
 
+        refinement = refinement_config(refine, "auto")
         chosen = get_backend(backend)
         positions = workflows.DEMO_POSITIONS if positions is None else positions
         epochs = workflows.DEMO_EPOCHS if epochs is None else epochs
@@ -123,6 +131,8 @@ def demo(
             seed=seed,
             execution=execution,
             on_epoch=_epoch_lines(execution, epochs, say),
+            refine=refinement,
+            on_pass=_pass_lines(say),
         )
         _report(result, say, again=f"ptycho-backends run {result.files['scan']} --resume {output}")
 
@@ -237,6 +247,10 @@ def run(
     mapped: Mapped = False,
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
+    refine: Refine = None,
+    refine_probe: RefineProbe = None,
+    refine_positions: RefinePositions = False,
+    probe_modes: ProbeModes = None,
     gridsize: Gridsize = None,
     filters: Filters = None,
     epochs: Epochs = None,
@@ -253,15 +267,28 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train on a scan, then reconstruct it (or another) with the model.
+    """Train on a scan, reconstruct it (or another) with the model, and refine the image.
 
     Example: ptycho-backends run scan.npz -o run --filters 1 --epochs 40
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, given_size, training_job, training_plan
+        from ptycho_backends.cli.settings import (
+            execution_config,
+            given_size,
+            refinement_config,
+            training_job,
+            training_plan,
+        )
         from ptycho_backends.scans.scan_files import load_scan
 
+        refinement = refinement_config(
+            refine,
+            "auto",
+            refine_probe=refine_probe,
+            refine_positions=refine_positions,
+            n_probe_modes=probe_modes,
+        )
         job = training_job(
             scan, measurement, mapped, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
@@ -284,6 +311,8 @@ def run(
             on_epoch=_epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             stitching_size=stitching_size,
             product=product,
+            refine=refinement,
+            on_pass=_pass_lines(say),
         )
         _report(result, say, again=f"ptycho-backends run {scan} --resume {result.output_dir}")
 
@@ -305,6 +334,10 @@ def infer(
     mapped: Mapped = False,
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
+    refine: Refine = None,
+    refine_probe: RefineProbe = None,
+    refine_positions: RefinePositions = False,
+    probe_modes: ProbeModes = None,
     n_groups: Annotated[
         int | None, option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
     ] = None,
@@ -332,9 +365,17 @@ def infer(
             execution_config,
             given_size,
             inference_job,
+            refinement_config,
             settled_execution,
         )
 
+        refinement = refinement_config(
+            refine,
+            "0",
+            refine_probe=refine_probe,
+            refine_positions=refine_positions,
+            n_probe_modes=probe_modes,
+        )
         job = inference_job(
             model, scan, measurement, mapped, config, backend,
             inference={"n_groups": n_groups, "output_dir": output},
@@ -352,8 +393,70 @@ def infer(
             execution=how,
             stitching_size=stitching_size,
             product=product,
+            refine=refinement,
+            on_pass=_pass_lines(say),
         )
         _report(result, say)
+
+
+@app.command()
+def refine(
+    scan: ScanFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")
+    ] = Path("refined"),
+    start: Annotated[
+        Path | None,
+        option(
+            "--start",
+            help="Image to start from: a reconstruction.npz, or the folder of a run. Default: flat.",
+        ),
+    ] = None,
+    backend: BackendName = None,
+    execution: ExecutionFile = None,
+    measurement: Measurement = "auto",
+    mapped: Mapped = False,
+    product: ProductFile = None,
+    passes: Passes = None,
+    refine_probe: RefineProbe = None,
+    refine_positions: RefinePositions = False,
+    probe_modes: ProbeModes = None,
+    likelihood: Likelihood = None,
+    resume: Annotated[
+        Path | None, option("--resume", help="Go on from the checkpoint in this folder.", metavar="DIR")
+    ] = None,
+    accelerator: Accelerator = None,
+    precision: Precision = None,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct a scan through the diffraction model alone, in seconds; no network, no training.
+
+    Example: ptycho-backends refine scan.npz -o refined --probe-modes 3
+    """
+    with _session(verbose, quiet, debug) as say:
+        from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import execution_config, refinement_config
+        from ptycho_backends.scans.scan_files import load_scan
+
+        config = refinement_config(
+            "auto" if passes is None else str(passes), "auto", refine_probe=refine_probe,
+            refine_positions=refine_positions, n_probe_modes=probe_modes, likelihood=likelihood,
+        )  # fmt: skip
+        how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)
+        result = workflows.refine(
+            load_scan(scan, measurement=measurement, mapped=mapped),
+            output,
+            start=start,
+            backend=backend,
+            config=config,
+            execution=how,
+            resume_from=resume,
+            on_pass=_pass_lines(say),
+            product=product,
+        )
+        _report(result, say, again=f"ptycho-backends refine {scan} -o {output} --resume {output}")
 
 
 @app.command()
@@ -482,19 +585,37 @@ def _epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochC
     return print_epoch
 
 
+def _pass_lines(say: Say) -> "PassCallback":
+    """Print a line a pass."""
+
+    def print_pass(record: "RefinementRecord") -> None:
+        say(f"pass {record.number}: R-factor {record.r_factor:.4f} ({record.seconds:.2f} s)")
+
+    return print_pass
+
+
 def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
     """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
-    history = result.model.history
+    history = () if result.model is None else result.model.history
     if again is not None and history:
         seconds = sum(record.seconds for record in history)
         say(f"trained {len(history)} epochs on {result.backend} in {seconds:.0f} s")
+    passes = () if result.reconstruction is None else result.reconstruction.passes
+    if passes:
+        seconds = sum(record.seconds for record in passes)
+        say(f"refined with {len(passes)} passes on {result.backend} in {seconds:.1f} s")
     if result.metrics is not None:
         say(f"\n{result.metrics}")
     say(f"\nwritten to {result.output_dir}:")
     for path in result.files.values():
         say(f"  {path.name}")
     if again is not None and result.interrupted:
-        typer.echo(f"interrupted after {len(history)} epochs; go on with: {again}", err=True)
+        done = (
+            f"{len(history)} epochs"
+            if history and result.model is not None and result.model.interrupted
+            else f"{len(passes)} passes"
+        )
+        typer.echo(f"interrupted after {done}; go on with: {again}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
 
 

@@ -123,3 +123,43 @@ Verbose = Annotated[
 ]
 Quiet = Annotated[bool, option("--quiet", "-q", panel=MESSAGES_PANEL, help="Print nothing but errors.")]
 Debug = Annotated[bool, option("--debug", panel=MESSAGES_PANEL, help="Show where an error arose.")]
+
+Refine = Annotated[
+    str | None,
+    option(
+        "--refine",
+        panel=TRAINING_PANEL,
+        help="Passes that refine the network's image through the diffraction model: auto, a number, or 0 for none.",
+        metavar="auto|PASSES",
+    ),
+]
+Passes = Annotated[
+    int | None,
+    option("--passes", "-e", panel=TRAINING_PANEL, min=1, help="Passes over the scan. Default: automatic."),
+]
+RefineProbe = Annotated[
+    bool | None,
+    option(
+        "--refine-probe/--fix-probe",
+        panel=TRAINING_PANEL,
+        help="Move the probe too. Default: where it is made up.",
+    ),
+]
+RefinePositions = Annotated[
+    bool, option("--refine-positions", panel=TRAINING_PANEL, help="Move the positions too.")
+]
+ProbeModes = Annotated[
+    int | None,
+    option(
+        "--probe-modes", panel=TRAINING_PANEL, min=1,
+        help="Incoherent modes of the probe; missing ones are made from the main one. Default: the scan's own.",
+    ),
+]  # fmt: skip
+Likelihood = Annotated[
+    str | None,
+    option(
+        "--likelihood",
+        panel=TRAINING_PANEL,
+        help="amplitude or poisson; amplitude is better at every dose tried.",
+    ),
+]

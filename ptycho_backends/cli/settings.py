@@ -14,6 +14,7 @@ from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
     ModelConfig,
+    RefinementConfig,
     TrainingConfig,
     from_values,
     raise_if_any,
@@ -207,3 +208,26 @@ def _named_fields(path: Path) -> set[str]:
     """Names of the fields, the model's among them, that a file which `load_config` has accepted gives."""
     content = yaml.safe_load(path.read_bytes())
     return set(content) | set(content.get("model") or {})
+
+
+def refinement_config(refine: str | None, default: str, **given: Any) -> RefinementConfig | None:
+    """Settings of a refinement from `--refine` and its companions; None where it is switched off.
+
+    Raises
+    ------
+    ConfigError
+        If `refine` is neither 'auto' nor a number; or options of a refinement come with none.
+    """
+    chosen = default if refine is None else refine
+    values = {name: value for name, value in given.items() if value not in (None, False)}
+    if chosen == "0":
+        if values:
+            raise ConfigError(f"{', '.join(values)}: given, but nothing is refined; add --refine auto")
+        return None
+    if chosen != AUTO:
+        if not chosen.isdigit():
+            raise ConfigError(f"refine: got {chosen!r}, want 'auto', a number of passes, or 0 for none")
+        values["passes"] = int(chosen)
+    config, problems = from_values(RefinementConfig, values)
+    raise_if_any("settings", problems)
+    return config

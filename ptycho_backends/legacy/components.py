@@ -6,6 +6,7 @@ whole scan.
 
 import copy
 import dataclasses
+import functools
 import logging
 import os
 from typing import Any
@@ -25,6 +26,7 @@ from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
 from ptycho_backends.legacy.raw_data import RawData
 from ptycho_backends.params import params
 from ptycho_backends.protocol import Backend
+from ptycho_backends.refinement.environment import refined_if_wanted
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.plan import TrainingPlan, inference_groups, needs_truth
@@ -83,6 +85,7 @@ def run_cdi_example(
         return None, None, results
     groups = inference_groups(model, test_data.scan)
     image = chosen.infer(model, groups, execution=execution, stitching_size=M)
+    image = refined_if_wanted(image, test_data.scan, functools.partial(chosen.refine, execution=execution))
     results |= {
         "reconstruction": image,
         "obj_tensor_full": image.object_patches,
@@ -131,8 +134,9 @@ def completed_for(config: TrainingConfig, raw: RawData) -> TrainingConfig:
 def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
     """A validated copy of `config`, with the settings that the legacy interface lacks filled in for `raw`.
 
-    `n_groups` and `neighbor_count`, where they equal their defaults and so were not chosen, become as many
-    groups as there are positions, and enough neighbours to form a group. `N=0` is left to the plan.
+    `n_groups`, `neighbor_count` and `n_probe_modes`, where they equal their defaults and so were not chosen, become
+    as many groups as there are positions, enough neighbours to form a group, and the number of modes that `raw`
+    has. `N=0` is left to the plan.
 
     Raises
     ------
@@ -153,6 +157,8 @@ def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
         completed.n_groups = kept
     if completed.neighbor_count == DEFAULTS["neighbor_count"]:
         completed.neighbor_count = max(completed.neighbor_count, completed.model.group_size)
+    if completed.model.n_probe_modes == 1 and raw.scan.probe_modes is not None:
+        completed.model.n_probe_modes = len(raw.scan.probe_modes)
     known = raw.scan.object_guess
     if needs_truth(completed) and known is not None and np.all(known == known.flat[0]):
         raise ScanError(

@@ -34,7 +34,7 @@ class RawData:
     diff3d : (M, N, N) real array, [ky, kx]
         Diffraction patterns, zero frequency at `[N//2, N//2]`.
     probeGuess : (N, N) or (modes, N, N) complex array or None, [y, x]
-        Of several modes the most intense is kept.
+        All modes are kept, and trained with.
     scan_index : (M,) integer array, optional
     objectGuess : (H, W) complex array, optional, [y, x]
     measurement : {'auto', 'amplitude', 'intensity'}
@@ -272,7 +272,7 @@ class LegacyGroups(Mapping[str, Any]):
     def __init__(self, groups: GroupedData, canvas: Canvas) -> None:
         self.groups = groups
         self._gathered = groups.legacy_coordinates()
-        self._gathered["coords_offsets"] = GroupCentres(groups.group_centres_px, canvas)
+        self._gathered["coords_offsets"] = GroupCentres(groups.group_centres_px, canvas, groups.scan)
 
     def __getitem__(self, key: str) -> Any:
         if key in self._LARGE and key not in self._gathered:

@@ -14,6 +14,7 @@ import numpy as np
 from ptycho_backends import builtin_backends
 from ptycho_backends.config import (
     ATTENTION_FIELDS,
+    LATER_MODEL_FIELDS,
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
@@ -39,7 +40,7 @@ LEGACY_NAMES = {
 
 # The legacy package has known one architecture only for most of its life, so its dictionaries may lack it,
 # and the fields of another one.
-OPTIONAL_MODEL_FIELDS = frozenset({"architecture", *ATTENTION_FIELDS})
+OPTIONAL_MODEL_FIELDS = frozenset({"architecture", *ATTENTION_FIELDS, *LATER_MODEL_FIELDS})
 
 
 def legacy_name(field: str) -> str:
@@ -58,7 +59,8 @@ def dataclass_to_legacy_dict(config: ModelConfig | TrainingConfig | InferenceCon
     Returns
     -------
     dict
-        Plain Python values; fields that are not set are None.
+        Plain Python values; fields that are not set are None. `LATER_MODEL_FIELDS` are left out where they have
+        their default.
 
     Raises
     ------
@@ -76,6 +78,8 @@ def dataclass_to_legacy_dict(config: ModelConfig | TrainingConfig | InferenceCon
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(checked):
         value = getattr(checked, field.name)
+        if isinstance(checked, ModelConfig) and field.name in LATER_MODEL_FIELDS and value == field.default:
+            continue
         if isinstance(value, ModelConfig):
             flat |= dataclass_to_legacy_dict(value)
         elif field.name == "backend":
@@ -99,7 +103,15 @@ def update_legacy_dict(
         As `dataclass_to_legacy_dict`.
     """
     flat = dataclass_to_legacy_dict(config)
+    forget_defaults(cfg, flat)
     cfg.update({key: value for key, value in flat.items() if value is not None and (key, value) != ("N", 0)})
+
+
+def forget_defaults(cfg: MutableMapping[str, Any], flat: Mapping[str, Any]) -> None:
+    """Remove from `cfg` those of `LATER_MODEL_FIELDS` that `flat` lacks because they have their default in it."""
+    for name in LATER_MODEL_FIELDS:
+        if name not in flat:
+            cfg.pop(name, None)
 
 
 def training_config_from_legacy_dict(cfg: Mapping[str, Any]) -> TrainingConfig:

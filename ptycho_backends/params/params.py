@@ -20,7 +20,7 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.params.bridge import dataclass_to_legacy_dict, legacy_name
+from ptycho_backends.params.bridge import dataclass_to_legacy_dict, forget_defaults, legacy_name
 from ptycho_backends.rules import Rule, boolean, choice, integer, number, optional, shown
 
 _DEFAULTS: dict[str, Any] = {
@@ -163,7 +163,9 @@ def snapshot(config: TrainingConfig, base: Mapping[str, Any] | None = None) -> d
     `bridge.update_legacy_dict`, a field that `config` leaves open is open here too.
     """
     initial, decided = defaults(), dataclass_to_legacy_dict(config)
-    merged = {**initial, **(base or {}), **decided}
+    merged = {**initial, **(base or {})}
+    forget_defaults(merged, decided)
+    merged |= decided
     return {key: value for key, value in merged.items() if value is not None or key in initial}
 
 

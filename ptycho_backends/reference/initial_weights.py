@@ -142,7 +142,8 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """`{name: shape}` of all weights of a model, in canonical order.
 
     Each layer of `layer_channels` has a `<layer>/kernel` (3, 3, in, out) and a `<layer>/bias` (out,),
-    float32; then come `log_scale` (), float32, and `probe` (N, N), complex64, `[y, x]`.
+    float32; then come `log_scale` (), float32, and `probe`, complex64, `[y, x]`. Its shape is (N, N); of several
+    modes (modes, N, N); of several probes (probes, modes, N, N).
 
     In the network `attention`, attention stages follow the last convolution of a block:
     `<block>/eca/kernel` (k,), `<block>/cbam/mlp0/...` and `.../mlp1/...` with a kernel (in, out) and a bias,
@@ -165,8 +166,20 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
                 shapes |= _attention_shapes(config, BOTTLENECK, channels_out)
     shapes[LOG_SCALE] = ()
-    shapes[PROBE] = (config.N, config.N)
+    shapes[PROBE] = probe_shape(config)
     return shapes
+
+
+def probe_shape(config: ModelConfig) -> tuple[int, ...]:
+    """(N, N), (modes, N, N) or (probes, modes, N, N): the shape of the weight `probe`."""
+    if config.n_probes > 1:
+        return config.n_probes, config.n_probe_modes, config.N, config.N
+    return (*((config.n_probe_modes,) if config.n_probe_modes > 1 else ()), config.N, config.N)
+
+
+def main_mode(probe: NDArray) -> NDArray:
+    """(N, N), the first mode of the first probe of the weight `probe`."""
+    return probe if probe.ndim == 2 else probe.reshape(-1, *probe.shape[-2:])[0]
 
 
 def _attention_shapes(config: ModelConfig, block: str, channels: int) -> dict[str, tuple[int, ...]]:
@@ -239,7 +252,7 @@ def initial_weights(
         Validated, `N` known.
     seed : int
         The same `(config, seed)` gives the same numbers on every machine and in every backend.
-    probe : (N, N) complex array, [y, x]
+    probe : complex array of `probe_shape`, [y, x]
         Already normalised (`ptycho_backends.reference.probe.normalise_probe`).
     intensity_scale : float
         `s`; its logarithm is stored as `log_scale`.
@@ -267,5 +280,5 @@ def initial_weights(
             weights[name] = np.full(shape, first_amplitude_bias(config, name), weight_dtype(name))
         weights[name] *= np.float32(2.0 ** gates_behind(config, name))
     weights[LOG_SCALE] = np.asarray(math.log(intensity_scale), np.float32)
-    weights[PROBE] = np.asarray(probe, np.complex64).reshape(config.N, config.N)
+    weights[PROBE] = np.asarray(probe, np.complex64).reshape(probe_shape(config))
     return weights

@@ -8,7 +8,9 @@ from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ScanError
 
 
-def poisson_nll(intensity: NDArray, measured_intensity: NDArray) -> NDArray:
+def poisson_nll(
+    intensity: NDArray, measured_intensity: NDArray, valid_pixels: NDArray | None = None
+) -> NDArray:
     r"""Poisson negative log-likelihood without its constant, mean over all elements.
 
     .. math:: \langle \lambda - y \ln \max(\lambda, 10^{-12}) \rangle
@@ -19,14 +21,34 @@ def poisson_nll(intensity: NDArray, measured_intensity: NDArray) -> NDArray:
     ----------
     intensity, measured_intensity : arrays of one shape
         Predicted :math:`\lambda` and measured :math:`y`, in photons.
+    valid_pixels : (B, N, N) bool array, [ky, kx], optional
+        Of arrays (B, C, N, N), the pixels that count: the mean is over those of a group, then over groups.
     """
     floored = np.maximum(intensity, constants.INTENSITY_FLOOR)
-    return np.mean(intensity - measured_intensity * np.log(floored))
+    return _mean(intensity - measured_intensity * np.log(floored), valid_pixels)
 
 
-def amplitude_mae(amplitude: NDArray, measured_amplitude: NDArray) -> NDArray:
-    """Mean absolute error of the diffraction amplitude, mean over all elements."""
-    return np.mean(np.abs(amplitude - measured_amplitude))
+def amplitude_mae(
+    amplitude: NDArray, measured_amplitude: NDArray, valid_pixels: NDArray | None = None
+) -> NDArray:
+    """Mean absolute error of the diffraction amplitude, mean over all elements.
+
+    Parameters
+    ----------
+    amplitude, measured_amplitude : arrays of one shape
+    valid_pixels : (B, N, N) bool array, [ky, kx], optional
+        As in `poisson_nll`.
+    """
+    return _mean(np.abs(amplitude - measured_amplitude), valid_pixels)
+
+
+def _mean(values: NDArray, valid_pixels: NDArray | None) -> NDArray:
+    """Mean of `values`; over the valid pixels of each group, then over groups, where a mask is given."""
+    if valid_pixels is None:
+        return np.mean(values)
+    valid = valid_pixels.astype(values.dtype)
+    weights = valid / np.mean(valid, axis=(-2, -1), keepdims=True)
+    return np.mean(values * weights[:, None])
 
 
 def total_variation(object_image: NDArray) -> NDArray:
@@ -180,6 +202,7 @@ def loss_terms(
     measured_amplitude: NDArray,
     patches_truth: NDArray | None,
     object_truth: NDArray | None,
+    valid_pixels: NDArray | None = None,
 ) -> dict[str, NDArray]:
     """Every loss term that `config` enables, unweighted, and their weighted sum as `total`.
 
@@ -196,6 +219,8 @@ def loss_terms(
         Needed when supervised with `object_big`.
     object_truth : (B, N, N) complex array, optional
         Needed by the real-space error, and when supervised without `object_big`.
+    valid_pixels : (B, N, N) bool array, [ky, kx], optional
+        The pixels at which amplitudes are compared; None for all.
 
     Returns
     -------
@@ -218,10 +243,10 @@ def loss_terms(
     else:
         total = np.zeros(())
         if config.nll_weight:
-            terms["nll"] = poisson_nll(amplitude**2, measured_amplitude**2)
+            terms["nll"] = poisson_nll(amplitude**2, measured_amplitude**2, valid_pixels)
             total = total + config.nll_weight * terms["nll"]
         if config.mae_weight:
-            terms["mae"] = amplitude_mae(amplitude, measured_amplitude)
+            terms["mae"] = amplitude_mae(amplitude, measured_amplitude, valid_pixels)
             total = total + config.mae_weight * terms["mae"]
         if config.realspace_weight and config.tv_weight:
             terms["tv"] = total_variation(object_image)

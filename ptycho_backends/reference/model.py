@@ -38,7 +38,7 @@ def _outputs(
     patches = channels_first(network.object_patches(fed, weights, config, statistics))
     offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
     image, amplitude = physics.predict_diffraction(
-        patches, offsets, weights["probe"], weights["log_scale"], config
+        patches, offsets, weights["probe"], weights["log_scale"], config, batch.probe_index
     )
     return patches, image, amplitude
 
@@ -89,6 +89,7 @@ def loss(
         channels_first(measured),
         None if truth is None else channels_first(truth.astype(np.complex128)),
         None if centre is None else centre[..., 0].astype(np.complex128),
+        batch.valid_pixels,
     )
     return {name: float(value) for name, value in terms.items()}
 

@@ -176,17 +176,22 @@ def exit_waves(views: NDArray, probe: NDArray, config: ModelConfig) -> NDArray:
     Parameters
     ----------
     views : (B, C, N, N) complex array, [y, x]
-    probe : (N, N) complex array, [y, x]
+    probe : (N, N), (modes, N, N) or (B, modes, N, N) complex array, [y, x]
+        One for all groups, several modes of it, or modes for each group.
     config : ModelConfig
 
     Returns
     -------
     (B, C, N, N) complex array, [y, x]
+        With modes (B, C, modes, N, N).
 
     References
     ----------
     docs/model.md, section 5.
     """
+    if probe.ndim > 2:
+        views = views[:, :, None]
+        probe = probe[:, None] if probe.ndim == 4 else probe
     waves = probe * views
     if config.gaussian_smoothing_sigma > 0:
         waves = smooth_exit_wave(waves, config.gaussian_smoothing_sigma)
@@ -195,12 +200,58 @@ def exit_waves(views: NDArray, probe: NDArray, config: ModelConfig) -> NDArray:
     return waves
 
 
+def chosen_probe(probe: NDArray, probe_index: NDArray | None) -> NDArray:
+    """The probe that lit each group, of a model that has several.
+
+    Parameters
+    ----------
+    probe : (N, N), (modes, N, N) or (probes, modes, N, N) complex array, [y, x]
+    probe_index : (B,) integer array, optional
+        Number of each group's probe; None for the first of several.
+
+    Returns
+    -------
+    complex array, [y, x]
+        `probe` itself where there is one; else (B, modes, N, N), or (modes, N, N) without `probe_index`.
+
+    References
+    ----------
+    docs/model.md, section 5.
+    """
+    if probe.ndim < 4:
+        return probe
+    return probe[0] if probe_index is None else probe[probe_index]
+
+
+def summed_amplitude(amplitudes: NDArray) -> NDArray:
+    r"""Amplitude of mutually incoherent modes, whose intensities add up.
+
+    .. math:: A = \sqrt{\sum_p A_p^2}
+
+    Its gradient is zero where :math:`A` is.
+
+    Parameters
+    ----------
+    amplitudes : (..., modes, N, N) real array, [ky, kx]
+
+    Returns
+    -------
+    (..., N, N) real array, [ky, kx]
+
+    References
+    ----------
+    docs/model.md, section 5.
+    """
+    return np.sqrt(np.sum(np.square(amplitudes), axis=-3))
+
+
 def predict_diffraction(
     object_patches: NDArray,
     relative_offsets_px: NDArray,
     probe: NDArray,
     log_scale: NDArray,
     config: ModelConfig,
+    probe_index: NDArray | None = None,
 ) -> tuple[NDArray, NDArray]:
     """The object around the group's centre, and the diffraction amplitude it predicts.
 
@@ -209,9 +260,11 @@ def predict_diffraction(
     object_patches : (B, c, N, N) complex array, [y, x]
         `c = C` with `object_big`, else 1.
     relative_offsets_px : (B, C, 2) array, [x, y]
-    probe : (N, N) complex array, [y, x]
+    probe : (N, N), (modes, N, N) or (probes, modes, N, N) complex array, [y, x]
     log_scale : scalar array
     config : ModelConfig
+    probe_index : (B,) integer array, optional
+        As in `chosen_probe`.
 
     Returns
     -------
@@ -228,8 +281,10 @@ def predict_diffraction(
     else:
         canvas = pad_centre(object_patches[:, 0], config.canvas_size)
     views = canvas_views(canvas, relative_offsets_px, config.N)
-    amplitude = diffraction_amplitude(exit_waves(views, probe, config)) * np.exp(log_scale)
-    return crop_centre(canvas, config.N), amplitude
+    amplitude = diffraction_amplitude(exit_waves(views, chosen_probe(probe, probe_index), config))
+    if probe.ndim > 2:
+        amplitude = summed_amplitude(amplitude)
+    return crop_centre(canvas, config.N), amplitude * np.exp(log_scale)
 
 
 def extract_patches(object_image: NDArray, positions_px: NDArray, N: int) -> NDArray:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -268,23 +267,29 @@ def _problem(
         classes=classes,
         class_count=class_count,
         likelihood=config.likelihood,
-        gather=_gatherer(scan, used),
+        gather=MeasuredAmplitudes(scan, used),
     )
 
 
-def _gatherer(scan: Scan, used: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    def gather(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.fft.ifftshift(scan.diffraction_amplitude(used[numbers]), axes=(-2, -1))
+@dataclass(frozen=True, eq=False)
+class MeasuredAmplitudes:
+    """Gathers the measured amplitudes of used frames, zero frequency in the corner; travels to other processes."""
 
-    return gather
+    scan: Scan
+    used: NDArray[np.int64]
+
+    def __call__(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        amplitude = self.scan.diffraction_amplitude(self.used[numbers])
+        return np.fft.ifftshift(amplitude, axes=(-2, -1))
 
 
-def require_resumable(plan: RefinementPlan, state: RefinementState) -> None:
-    """Refuse a checkpoint of another scan or of another set-up.
+def resumed_plan(plan: RefinementPlan, state: RefinementState) -> RefinementPlan:
+    """`plan`, going on from `state`.
 
     Raises
     ------
     ConfigError
+        If `state` is of another scan, of another set-up, or has no passes left.
     """
     for name in ("canvas", "probe", "positions_px"):
         got, want = getattr(state, name).shape, getattr(plan.state, name).shape
@@ -293,3 +298,9 @@ def require_resumable(plan: RefinementPlan, state: RefinementState) -> None:
                 f"resume_from: its {name} has shape {got}, want {want} as this scan and these settings give; "
                 "refine with the settings it was made with, or from the start"
             )
+    if len(state.passes) >= len(plan.batches):
+        raise ConfigError(
+            f"passes: got {len(plan.batches)}, but {len(state.passes)} are done already; ask for more, or refine "
+            "from its image"
+        )
+    return dataclasses.replace(plan, state=state)

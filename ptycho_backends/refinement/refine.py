@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from ptycho_backends.refinement.plan import (
 )
 from ptycho_backends.refinement.schedule import even_batches
 from ptycho_backends.training.interrupts import Interrupts, Processes, TrainingInterrupted
+from ptycho_backends.training.launch import ProcessRank
 from ptycho_backends.values import PassCallback, PassSettings, Reconstruction, RefinementRecord
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,17 @@ class Steps(Protocol):
         batches: Sequence[NDArray],
         gain: NDArray | None,
         settings: PassSettings,
-        after_batch: object = None,
+        after_batch: Callable[[], None] | None = None,
     ) -> tuple[NDArray, NDArray | None]: ...
     def evaluate(self) -> NDArray: ...
+
+
+class ByItself(ProcessRank):
+    """A process that works with no other."""
+
+    def any(self, asked: bool) -> bool:
+        """As `Processes.any`."""
+        return asked
 
 
 class Refinement:
@@ -71,13 +80,15 @@ class Refinement:
         Made with the plan's problem, canvas and probe.
     backend : str
         Name for the result.
-    processes : Processes
-        That work together; the first one writes and calls back.
+    processes : Processes, optional
+        That work together; the first one writes and calls back. Default: this one by itself.
     """
 
-    def __init__(self, plan: RefinementPlan, steps: Steps, backend: str, processes: Processes) -> None:
+    def __init__(
+        self, plan: RefinementPlan, steps: Steps, backend: str, processes: Processes | None = None
+    ) -> None:
         self._plan, self._steps, self._backend = plan, steps, backend
-        self._processes = processes
+        self._processes = ByItself() if processes is None else processes
         self._state = plan.state
         self._best = self._least_held_out = np.inf
         self._rises = 0
@@ -105,15 +116,9 @@ class Refinement:
         written = time.monotonic()
         with Interrupts(self._processes).listening() as interrupts:
             try:
-                for batches in self._plan.batches[len(self._state.passes) :]:
-                    record = self._pass(batches, interrupts)
+                for record in self.passes(interrupts.raise_if_requested):
                     if on_pass is not None and self._processes.is_first:
                         on_pass(record)
-                    if self._is_overfitting(record):
-                        log.info(
-                            "refinement: the held-out pixels gain no more after %d passes", record.number
-                        )
-                        break
                     if checkpoint is not None and time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS:
                         save_state(self.state(), checkpoint)
                         written = time.monotonic()
@@ -127,7 +132,22 @@ class Refinement:
                     )
         if checkpoint is not None and not interrupted:
             checkpoint.unlink(missing_ok=True)
-        return self._image(interrupted)
+        return self.image(interrupted)
+
+    def passes(self, after_batch: Callable[[], None] | None = None) -> Iterator[RefinementRecord]:
+        """Make the passes that the plan has left, one at a time; they end early where held-out pixels gain no more.
+
+        Parameters
+        ----------
+        after_batch : callable, optional
+            Called after each step; may raise.
+        """
+        for batches in self._plan.batches[len(self._state.passes) :]:
+            record = self._pass(batches, after_batch)
+            yield record
+            if self._is_overfitting(record):
+                log.info("refinement: the held-out pixels gain no more after %d passes", record.number)
+                return
 
     def state(self) -> RefinementState:
         """Everything that has moved so far."""
@@ -136,7 +156,7 @@ class Refinement:
         state.velocity, state.probe_velocity = self._steps.velocities()
         return state
 
-    def _pass(self, batches: int, interrupts: Interrupts) -> RefinementRecord:
+    def _pass(self, batches: int, after_batch: Callable[[], None] | None) -> RefinementRecord:
         started = time.perf_counter()
         plan, state, config = self._plan, self._state, self._plan.config
         number = len(state.passes) + 1
@@ -158,7 +178,7 @@ class Refinement:
         parts = even_batches(plan.snake, batches, config.seed, number)
         if number == 1:
             self._steps.keep()
-        residuals, equations = self._steps.sweep(parts, gain, settings, interrupts.raise_if_requested)
+        residuals, equations = self._steps.sweep(parts, gain, settings, after_batch)
         error = float(residuals[0] / max(residuals[1], constants.REFINEMENT_FLOOR))
         if not error <= DIVERGED * self._best:
             log.info(
@@ -228,7 +248,8 @@ class Refinement:
         state.positions_px = np.clip(state.positions_px + step - step.mean(axis=0), least, largest)
         self._steps.place(*plan.geometry(state))
 
-    def _image(self, interrupted: bool) -> Reconstruction:
+    def image(self, interrupted: bool = False) -> Reconstruction:
+        """The image so far, 0 where there is too little light."""
         plan, state, scan = self._plan, self._state, self._plan.scan
         light = np.asarray(self._steps.light(), np.float64)
         lit = light > LEAST_LIGHT * self._dose

@@ -139,6 +139,12 @@ class GroupedData:
         )
 
     @property
+    def is_masked(self) -> bool:
+        """True where batches have `valid_pixels`: not all pixels of all scans are valid."""
+        scans = (self.scan,) if self.part_of_group is None else self.parts
+        return any(scan.valid_pixels is not None for scan in scans)
+
+    @property
     def _energies(self) -> NDArray[np.float64]:
         """(B, C) float64, the energy of each whole pattern of each group."""
         energies = self.scan.energies_of(self.nn_indices)
@@ -149,11 +155,10 @@ class GroupedData:
 
     def _valid_pixels(self, indices: NDArray[np.integer] | slice, count: int) -> NDArray[np.bool_] | None:
         """(count, N, N) bool, the valid pixels of the groups `indices`; None where all are."""
-        if self.part_of_group is None:
-            valid = self.scan.valid_pixels
-            return None if valid is None else np.broadcast_to(valid, (count, self.N, self.N))
-        if all(part.valid_pixels is None for part in self.parts):
+        if not self.is_masked:
             return None
+        if self.part_of_group is None:
+            return np.broadcast_to(self.scan.valid_pixels, (count, self.N, self.N))  # type: ignore[arg-type]
         every = np.ones((self.N, self.N), bool)
         masks = np.stack([every if part.valid_pixels is None else part.valid_pixels for part in self.parts])
         return masks[self.part_of_group[indices]]

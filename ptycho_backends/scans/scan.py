@@ -43,6 +43,9 @@ PTYCHODUS_ANCHOR_PX = 0.5
 # Frames in which pixels without a use are looked for where not all frames are read.
 SAMPLED_FRAMES = 64
 
+# Largest relative difference of a mode that is given twice.
+SAME_MODE = 1e-5
+
 # Patterns that are converted at once where a whole scan is walked through, if they are small.
 CHUNK = 1024
 
@@ -62,7 +65,7 @@ class Scan:
         Illumination; of several modes the attribute is the most intense one, (N, N) complex64.
     probe_modes : (modes, N, N) complex array, [y, x], optional
         Mutually incoherent modes of the illumination; the attribute has them by falling power, complex64.
-        Default: those of `probe_guess`.
+        Default: those of `probe_guess`, also where that is not the most intense of them.
     valid_pixels : (N, N) bool array, [ky, kx], optional
         False for pixels that are dead, hot or hidden. Pixels that hold NaN, the largest value of their dtype, or
         in every frame one value that no count could have are invalid as well; the log states their number.
@@ -137,7 +140,8 @@ class Scan:
         if self.probe_guess is not None:
             guessed = _modes_by_power("probeGuess", self.probe_guess, self.N)
             set_("probe_guess", guessed[0])
-            modes = guessed if modes is None else modes
+            # a copy of a scan with another guess (`dataclasses.replace`) has the modes of that guess
+            modes = guessed if modes is None or not _is_same_mode(modes[0], guessed[0]) else modes
         elif modes is not None:
             set_("probe_guess", modes[0])
         set_("probe_modes", modes)
@@ -361,6 +365,10 @@ def _modes_by_power(name: str, values: ArrayLike, side: int) -> NDArray[np.compl
     power = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=(1, 2))
     falling = np.argsort(-power, kind="stable")
     return np.stack([checks.complex_image(name, modes[mode], side) for mode in falling])
+
+
+def _is_same_mode(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> bool:
+    return bool(np.linalg.norm(one - other) <= SAME_MODE * np.linalg.norm(other))
 
 
 def _is_positive(value: Any) -> bool:

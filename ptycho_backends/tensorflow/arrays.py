@@ -15,7 +15,8 @@ from ptycho_backends.values import Batch
 
 TensorBatch = dict[str, tf.Tensor]
 """`diffraction` (B, N, N, C), `offsets` (B, C, 2), and if asked for `patches_truth` (B, C, N, N),
-`object_truth` (B, N, N)."""
+`object_truth` (B, N, N). Where not all pixels are valid, `valid_pixels` (B, N, N) bool; where there are several probes,
+`probe_index` (B,) int32."""
 
 SHARD_SIZES = "shard_sizes"
 """In a `TensorBatch` that is a process's shard of a larger one: the groups that it counts for, and those of all."""
@@ -27,7 +28,7 @@ def complex_dtype(dtype: tf.DType) -> tf.DType:
 
 
 def tensors_from_weights(weights: Mapping[str, NDArray], dtype: tf.DType) -> dict[str, tf.Tensor]:
-    """Canonical weights as tensors of `dtype`: kernels as they are, the probe (N, N, 2) real."""
+    """Canonical weights as tensors of `dtype`: kernels as they are, the probe (..., N, N, 2) real."""
     tensors = {}
     for name, value in weights.items():
         array = np.asarray(value)
@@ -61,15 +62,20 @@ def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
         arrays["patches_truth"] = np.moveaxis(batch.object_patches, -1, 1)
     if batch.object_at_centre is not None:
         arrays["object_truth"] = batch.object_at_centre[..., 0]
+    if batch.valid_pixels is not None:
+        arrays["valid_pixels"] = batch.valid_pixels
+    if batch.probe_index is not None:
+        arrays["probe_index"] = batch.probe_index
     return arrays
 
 
 def batch_signature(
-    config: ModelConfig, *, with_truth: bool, sharded: bool = False
+    config: ModelConfig, *, with_truth: bool, masked: bool = False, sharded: bool = False
 ) -> dict[str, tf.TensorSpec]:
     """Types of the arrays of a batch, for any number of groups: a short last batch compiles nothing anew.
 
-    `sharded` is for a batch that is a process's shard of a larger one.
+    `masked` is for groups of which not all pixels are valid, `sharded` for a batch that is a process's shard of a
+    larger one.
     """
     N, C = config.N, config.group_size
     signature = {
@@ -79,6 +85,10 @@ def batch_signature(
     if with_truth:
         signature["patches_truth"] = tf.TensorSpec((None, C, N, N), tf.complex64)
         signature["object_truth"] = tf.TensorSpec((None, N, N), tf.complex64)
+    if masked:
+        signature["valid_pixels"] = tf.TensorSpec((None, N, N), tf.bool)
+    if config.n_probes > 1:
+        signature["probe_index"] = tf.TensorSpec((None,), tf.int32)
     if sharded:
         signature[SHARD_SIZES] = tf.TensorSpec((2,), tf.int32)
     return signature
@@ -90,9 +100,12 @@ def tensors_from_batch(batch: Batch) -> TensorBatch:
 
 
 def in_precision(batch: Mapping[str, tf.Tensor], dtype: tf.DType) -> TensorBatch:
-    """`batch` with real tensors as `dtype`, complex ones as the complex type of it."""
+    """`batch` with real tensors as `dtype`, complex ones as the complex type of it; masks and numbers stay."""
+    wanted = {True: complex_dtype(dtype), False: dtype}
     return {
-        name: tf.cast(tensor, complex_dtype(dtype) if tensor.dtype.is_complex else dtype)
+        name: tf.cast(tensor, wanted[tensor.dtype.is_complex])
+        if tensor.dtype.is_complex or tensor.dtype.is_floating
+        else tensor
         for name, tensor in batch.items()
     }
 

@@ -59,7 +59,10 @@ class PtychoData:
                 yield arrays | {SHARD_SIZES: (len(own), len(indices))} if several else arrays
 
         signature = batch_signature(
-            self.plan.config.model, with_truth=needs_truth(self.plan.config), sharded=several
+            self.plan.config.model,
+            with_truth=needs_truth(self.plan.config),
+            masked=self.plan.groups.is_masked,
+            sharded=several,
         )
         dataset = tf.data.Dataset.from_generator(gathered, output_signature=signature)
         return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(self._ahead)

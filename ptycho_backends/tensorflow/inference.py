@@ -45,7 +45,9 @@ class _Runner:
 
     def _outputs_of(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = in_precision(batch, self.dtype)
-        _, image, amplitude = self.model(scale * tensors["diffraction"], tensors["offsets"])
+        _, image, amplitude = self.model(
+            scale * tensors["diffraction"], tensors["offsets"], probe_index=tensors.get("probe_index")
+        )
         return image, amplitude
 
     def _object_of(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
@@ -56,6 +58,8 @@ class _Runner:
     def _inputs(self, batch: Batch) -> tuple[TensorBatch, tf.Tensor]:
         tensors = tensors_from_batch(batch)
         inputs = {name: tensors[name] for name in ("diffraction", "offsets")}
+        if self.model.config.n_probes > 1:
+            inputs["probe_index"] = tensors.get("probe_index", tf.zeros(len(batch), tf.int32))
         return inputs, tf.constant(batch.intensity_scale, self.dtype)
 
     def predict(self, batch: Batch) -> Prediction:

@@ -11,15 +11,27 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.training.loss_weights import loss_weights, weighted_sum
 
 
-def poisson_nll(intensity: tf.Tensor, measured_intensity: tf.Tensor) -> tf.Tensor:
+def poisson_nll(
+    intensity: tf.Tensor, measured_intensity: tf.Tensor, valid_pixels: tf.Tensor | None = None
+) -> tf.Tensor:
     """Mirror of `reference.losses.poisson_nll`."""
     floored = tf.maximum(intensity, constants.INTENSITY_FLOOR)
-    return tf.reduce_mean(intensity - measured_intensity * tf.math.log(floored))
+    return _mean(intensity - measured_intensity * tf.math.log(floored), valid_pixels)
 
 
-def amplitude_mae(amplitude: tf.Tensor, measured_amplitude: tf.Tensor) -> tf.Tensor:
+def amplitude_mae(
+    amplitude: tf.Tensor, measured_amplitude: tf.Tensor, valid_pixels: tf.Tensor | None = None
+) -> tf.Tensor:
     """Mirror of `reference.losses.amplitude_mae`."""
-    return tf.reduce_mean(tf.abs(amplitude - measured_amplitude))
+    return _mean(tf.abs(amplitude - measured_amplitude), valid_pixels)
+
+
+def _mean(values: tf.Tensor, valid_pixels: tf.Tensor | None) -> tf.Tensor:
+    if valid_pixels is None:
+        return tf.reduce_mean(values)
+    valid = tf.cast(valid_pixels, values.dtype)
+    weights = valid / tf.reduce_mean(valid, axis=(-2, -1), keepdims=True)
+    return tf.reduce_mean(values * weights[:, None])
 
 
 def total_variation(object_image: tf.Tensor) -> tf.Tensor:
@@ -115,6 +127,7 @@ def loss_terms(
     measured_amplitude: tf.Tensor,
     patches_truth: tf.Tensor | None,
     object_truth: tf.Tensor | None,
+    valid_pixels: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Mirror of `reference.losses.loss_terms`."""
     functions: dict[str, Callable[[], tf.Tensor]] = {
@@ -122,8 +135,8 @@ def loss_terms(
             object_patches,
             required(patches_truth) if config.model.object_big else required(object_truth)[:, None],
         ),
-        "nll": lambda: poisson_nll(tf.square(amplitude), tf.square(measured_amplitude)),
-        "mae": lambda: amplitude_mae(amplitude, measured_amplitude),
+        "nll": lambda: poisson_nll(tf.square(amplitude), tf.square(measured_amplitude), valid_pixels),
+        "mae": lambda: amplitude_mae(amplitude, measured_amplitude, valid_pixels),
         "tv": lambda: total_variation(object_image),
         "realspace_mae": lambda: object_mae(object_image, required(object_truth)),
     }

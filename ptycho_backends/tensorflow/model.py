@@ -31,7 +31,7 @@ class PtychoModel(tf.Module):
     ----------
     config : ModelConfig
     weights : mapping of arrays
-        Canonical names; the probe becomes (N, N, 2) real numbers.
+        Canonical names; the probe becomes (..., N, N, 2) real numbers.
     dtype : tf.DType
         float32 or float64.
     network_dtype : tf.DType, optional
@@ -71,15 +71,26 @@ class PtychoModel(tf.Module):
         return operator.attrgetter(name.replace("/", "."))(self)
 
     def __call__(
-        self, diffraction_fed: tf.Tensor, offsets: tf.Tensor, statistics: network.Statistics | None = None
+        self,
+        diffraction_fed: tf.Tensor,
+        offsets: tf.Tensor,
+        statistics: network.Statistics | None = None,
+        probe_index: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `forward`."""
-        return self.forward(diffraction_fed, offsets, statistics)
+        return self.forward(diffraction_fed, offsets, statistics, probe_index)
 
     def forward(
-        self, diffraction_fed: tf.Tensor, offsets: tf.Tensor, statistics: network.Statistics | None = None
+        self,
+        diffraction_fed: tf.Tensor,
+        offsets: tf.Tensor,
+        statistics: network.Statistics | None = None,
+        probe_index: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
+        """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N).
+
+        `probe_index` (B,) numbers the probe of each group where the model has several; None for the first.
+        """
         patches = self._patches(diffraction_fed, statistics)
         probe = self.tensors[PROBE]
         image, amplitude = physics.predict_diffraction(
@@ -88,6 +99,7 @@ class PtychoModel(tf.Module):
             tf.complex(probe[..., 0], probe[..., 1]),
             self.tensors[LOG_SCALE],
             self.config,
+            probe_index,
         )
         return patches, image, amplitude
 
@@ -119,7 +131,7 @@ class PtychoModel(tf.Module):
         """
         batch = in_precision(batch, self.dtype)
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(measured, batch["offsets"], statistics)
+        patches, image, amplitude = self(measured, batch["offsets"], statistics, batch.get("probe_index"))
         return losses.loss_terms(
             config,
             patches,
@@ -128,6 +140,7 @@ class PtychoModel(tf.Module):
             channels_first(measured),
             batch.get("patches_truth"),
             batch.get("object_truth"),
+            batch.get("valid_pixels"),
         )
 
     def loss_and_gradients(

@@ -48,7 +48,10 @@ class PtychoModule(EpochCounter):
         self._loss_sum = counter(0.0 if state is None else state.loss_sum, tf.float64)
         several_processes = process_group.process_group_of(execution).size > 1
         self._signature = batch_signature(
-            config.model, with_truth=needs_truth(config), sharded=several_processes
+            config.model,
+            with_truth=needs_truth(config),
+            masked=plan.groups.is_masked,
+            sharded=several_processes,
         )
         self._compiled_loss = self._compiled(self._loss, self._signature)
         self._rates: dict[str, tf.Tensor] = {}

@@ -4,6 +4,7 @@ Images are the last two axes, `[y, x]`. A bilinear translation is separable, so 
 banded matrices: exact for any sub-pixel offset, with a gradient that is summed in a fixed order.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from ptycho_backends import constants
@@ -98,6 +99,9 @@ def diffraction_amplitude(exit_wave: tf.Tensor) -> tf.Tensor:
 
 def exit_waves(views: tf.Tensor, probe: tf.Tensor, config: ModelConfig) -> tf.Tensor:
     """Mirror of `reference.physics.exit_waves`."""
+    if len(probe.shape) > 2:
+        views = views[:, :, None]
+        probe = probe[:, None] if len(probe.shape) == 4 else probe
     waves = probe * views
     if config.gaussian_smoothing_sigma > 0:
         waves = smooth_exit_wave(waves, config.gaussian_smoothing_sigma)
@@ -106,12 +110,28 @@ def exit_waves(views: tf.Tensor, probe: tf.Tensor, config: ModelConfig) -> tf.Te
     return waves
 
 
+def chosen_probe(probe: tf.Tensor, probe_index: tf.Tensor | None) -> tf.Tensor:
+    """Mirror of `reference.physics.chosen_probe`."""
+    if len(probe.shape) < 4:
+        return probe
+    return probe[0] if probe_index is None else tf.gather(probe, probe_index)
+
+
+def summed_amplitude(amplitudes: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.physics.summed_amplitude`."""
+    intensity = tf.reduce_sum(tf.square(amplitudes), axis=-3)
+    # the gradient divides by the amplitude: where that underflows it would be NaN, and is zero
+    lit = intensity >= np.finfo(intensity.dtype.as_numpy_dtype).tiny
+    return tf.where(lit, tf.sqrt(tf.where(lit, intensity, tf.ones_like(intensity))), tf.zeros_like(intensity))
+
+
 def predict_diffraction(
     object_patches: tf.Tensor,
     relative_offsets_px: tf.Tensor,
     probe: tf.Tensor,
     log_scale: tf.Tensor,
     config: ModelConfig,
+    probe_index: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirror of `reference.physics.predict_diffraction`."""
     if config.object_big:
@@ -119,5 +139,7 @@ def predict_diffraction(
     else:
         canvas = pad_centre(object_patches[:, 0], config.canvas_size)
     views = canvas_views(canvas, relative_offsets_px, config.N)
-    amplitude = diffraction_amplitude(exit_waves(views, probe, config)) * tf.exp(log_scale)
-    return crop_centre(canvas, config.N), amplitude
+    amplitude = diffraction_amplitude(exit_waves(views, chosen_probe(probe, probe_index), config))
+    if len(probe.shape) > 2:
+        amplitude = summed_amplitude(amplitude)
+    return crop_centre(canvas, config.N), amplitude * tf.exp(log_scale)

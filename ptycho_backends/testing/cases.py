@@ -76,6 +76,9 @@ FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
         "probe_trainable": (True, False),
         "intensity_scale_trainable": (True, False),
         "architecture": ("cnn", "cnn", "attention"),
+        "n_probe_modes": (1, 1, 1, 2, 3),
+        "n_probes": (1, 1, 1, 1, 2),
+        "masked": (False, False, True),
     }
 )
 """Values of each field of a case, repeated in proportion to their frequency; shrinking tends to the first."""
@@ -98,6 +101,10 @@ ATTENTION_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
 """The same for the fields that only the architecture 'attention' has."""
 
 
+# Pixels that a case with a mask leaves out.
+MASKED_FRACTION = 0.2
+
+
 @dataclass(frozen=True, repr=False)
 class Case:
     """One computation for every backend, given by plain values.
@@ -106,7 +113,7 @@ class Case:
     ----------
     N, gridsize, amp_activation, object_big, probe_big, probe_mask, pad_object, gaussian_smoothing_sigma,
     n_filters_scale, max_position_jitter, probe_trainable, intensity_scale_trainable, nphotons, architecture,
-    cbam_encoder, cbam_bottleneck, cbam_decoder, eca_encoder, eca_decoder, spatial_decoder,
+    n_probe_modes, n_probes, cbam_encoder, cbam_bottleneck, cbam_decoder, eca_encoder, eca_decoder, spatial_decoder,
     decoder_spatial_kernel, use_shared_decoder, edge_pad, decoder_last_c_outer_fraction, batch_norm
         As in the configuration.
     loss : str
@@ -118,6 +125,8 @@ class Case:
         Groups in a batch.
     dark : bool
         The first pattern is empty.
+    masked : bool
+        A fifth of the pixels, others in each group, is not valid.
     seed : int
         Of the weights, the probe, the noise and the offsets.
     """
@@ -151,6 +160,9 @@ class Case:
     edge_pad: int = 0
     decoder_last_c_outer_fraction: float = 0.125
     batch_norm: bool = False
+    n_probe_modes: int = 1
+    n_probes: int = 1
+    masked: bool = False
     seed: int = 0
 
     def __repr__(self) -> str:
@@ -177,6 +189,8 @@ class Case:
             gaussian_smoothing_sigma=self.gaussian_smoothing_sigma,
             max_position_jitter=self.max_position_jitter,
             architecture=self.architecture,
+            n_probe_modes=self.n_probe_modes,
+            n_probes=self.n_probes,
             **{name: getattr(self, name) for name in ATTENTION_FIELDS},
         )
         return TrainingConfig(
@@ -201,6 +215,11 @@ class Case:
         scan = _scan(self.N, self.gridsize, 0)
         assert scan.probe_guess is not None
         probe = probes.normalise_probe(scan.probe_guess, self.config.model.probe_scale)
+        if self.n_probe_modes > 1:
+            probe = probes.probe_with_modes(probe, self.n_probe_modes)
+        # the other probes lie elsewhere
+        several = [np.roll(probe, 3 * number, axis=-1) for number in range(self.n_probes)]
+        probe = np.stack(several) if self.n_probes > 1 else probe
         weights = initial_weights(
             self.config.model, self.seed, probe=probe, intensity_scale=self.intensity_scale
         )
@@ -215,7 +234,7 @@ class Case:
             elif name.endswith(("/norm/gamma", "/norm/variance")):
                 weights[name] = (value * generator.uniform(0.5, 1.5, value.shape)).astype(np.float32)
         weights[LOG_SCALE] = np.asarray(weights[LOG_SCALE] + generator.normal(0, 0.1), np.float32)
-        noise = generator.normal(0, 0.05, (2, self.N, self.N))
+        noise = generator.normal(0, 0.05, (2, *weights[PROBE].shape))
         weights[PROBE] = (weights[PROBE] * (1.0 + noise[0] + 1j * noise[1])).astype(np.complex64)
         return weights
 
@@ -250,8 +269,25 @@ class Case:
         if self.dark:
             amplitude[0, ..., 0] = 0.0
         return dataclasses.replace(
-            batch, relative_offsets_px=offsets.astype(np.float32), diffraction_amplitude=amplitude
+            batch,
+            relative_offsets_px=offsets.astype(np.float32),
+            diffraction_amplitude=amplitude,
+            **self._lit_and_valid(amplitude, generator),
         )
+
+    def _lit_and_valid(self, amplitude: NDArray, generator: np.random.Generator) -> dict[str, NDArray]:
+        """Masks and numbers of probes of a batch, as far as the case has them; `amplitude` becomes 0 where masked."""
+        values: dict[str, NDArray] = {}
+        if self.masked:
+            valid = generator.random(amplitude.shape[:-1]) > MASKED_FRACTION
+            amplitude[~valid] = 0.0
+            values["valid_pixels"] = valid
+        if self.n_probes > 1:
+            # the last one first, so that a batch of one group has another than the first
+            values["probe_index"] = (self.n_probes - 1 - np.arange(len(amplitude)) % self.n_probes).astype(
+                np.int32
+            )
+        return values
 
 
 @lru_cache(maxsize=16)

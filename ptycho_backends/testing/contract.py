@@ -56,6 +56,9 @@ CASES = (
          decoder_spatial_kernel=3, use_shared_decoder=True, batch_norm=True, loss="nll+mae", groups=3,
          intensity_scale_trainable=False, seed=7),
     Case(gridsize=2, loss="mae+variation", seed=8),
+    Case(gridsize=2, loss="nll+mae", n_probe_modes=3, masked=True, gaussian_smoothing_sigma=0.5, probe_mask=True, seed=9),
+    Case(loss="mae+object", n_probe_modes=2, n_probes=2, groups=3, masked=True, seed=10),
+    Case(gridsize=2, loss="nll", n_probes=2, nphotons=1e4, seed=11),
 )  # fmt: skip
 """Every switch of the model at least once each way."""
 

@@ -18,7 +18,8 @@ from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
 from ptycho_backends.reference.initial_weights import weight_dtype
 from ptycho_backends.reference.stitching import stitch
-from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.grouping import GroupedData, groups_for_training
+from ptycho_backends.scans.merging import merge_groups
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.agreement import deviation, step_deviation
@@ -40,7 +41,8 @@ class ScanCase:
     """A simulated scan and a short training on it; a handful of steps, because training is chaotic.
 
     `staged` is one main epoch, then fine-tuning of the decoder and of all but the phase's heads, with
-    gradients gathered and clipped.
+    gradients gathered and clipped. `probes` is the number of scans that are trained on together: the second one has
+    another probe, and pixels that are not valid; both have two modes.
     """
 
     gridsize: int = 1
@@ -49,6 +51,7 @@ class ScanCase:
     attention: bool = False
     seed: int = 0
     staged: bool = False
+    probes: int = 1
 
     def __repr__(self) -> str:
         changed = (
@@ -61,6 +64,22 @@ class ScanCase:
     def scan(self) -> Scan:
         return simulate_star(64, self.positions, n_photons=1e5, seed=self.seed)
 
+    def data(self) -> Scan | GroupedData:
+        """The scan to train on, or the groups of several."""
+        scan = self.scan()
+        if self.probes == 1:
+            return scan
+        assert scan.probe_guess is not None
+        valid = np.ones((scan.N, scan.N), bool)
+        valid[20:24, 30:40] = False
+        other = dataclasses.replace(
+            simulate_star(64, self.positions, n_photons=1e5, seed=self.seed + 1),
+            probe_guess=np.roll(scan.probe_guess, 6, axis=1),
+            probe_modes=None,
+            valid_pixels=valid,
+        )
+        return merge_groups([groups_for_training(one, self.config) for one in (scan, other)])
+
     @property
     def config(self) -> TrainingConfig:
         return TrainingConfig(
@@ -69,6 +88,7 @@ class ScanCase:
                 gridsize=self.gridsize,
                 n_filters_scale=1,
                 model_type="supervised" if self.supervised else "pinn",
+                n_probe_modes=2 if self.probes > 1 else 1,
                 **ATTENTION if self.attention else {},
             ),
             batch_size=4,
@@ -116,7 +136,7 @@ def measure_scan(
 ) -> Iterator[Measurement]:
     """Each backend against a replay in NumPy and against the reference; then each against each."""
     timings = Timings() if timings is None else timings
-    scan = case.scan()
+    scan = case.data()
     models: dict[str, TrainedModel] = {}
     images: dict[str, Reconstruction] = {}
     start: dict[str, NDArray] = {}

@@ -67,7 +67,7 @@ class Reordering:
             for axis, order in orders.items():
                 value = np.take(value, order, axis)
             changed[name] = np.ascontiguousarray(value)
-        changed[PROBE] = self._turned(changed[PROBE], 0, 1)
+        changed[PROBE] = self._turned(changed[PROBE], -2, -1)
         return changed
 
     def weights_back(self, weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -80,7 +80,7 @@ class Reordering:
             if name.endswith(KERNEL) and value.ndim == 4:
                 value = self._turned(value, 0, 1)
             restored[name] = np.ascontiguousarray(value)
-        restored[PROBE] = self._turned(weights[PROBE], 0, 1)
+        restored[PROBE] = self._turned(weights[PROBE], -2, -1)
         return restored
 
     def batch(self, batch: Batch) -> Batch:
@@ -96,6 +96,10 @@ class Reordering:
             object_at_centre=None
             if batch.object_at_centre is None
             else self._images(batch.object_at_centre, np.arange(1)),
+            valid_pixels=None
+            if batch.valid_pixels is None
+            else np.ascontiguousarray(self._turned(batch.valid_pixels[self.groups], 1, 2)),
+            probe_index=None if batch.probe_index is None else batch.probe_index[self.groups],
         )
 
     def prediction(self, prediction: Prediction) -> Prediction:

@@ -5,8 +5,9 @@ framework, so all backends start from the same weights and see the same batches.
 """
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,13 @@ from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingCon
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
-from ptycho_backends.reference.initial_weights import initial_weights
+from ptycho_backends.reference.initial_weights import initial_weights, probe_shape
+from ptycho_backends.scans.extent import require_sane_canvas
 from ptycho_backends.scans.grouping import GroupedData, groups_for_inference, groups_for_training
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.values import Batch, TrainedModel
+
+log = logging.getLogger(__name__)
 
 # Stream of the random numbers that split off the validation set; epochs, counted from 1, have their own.
 SPLIT_STREAM = 0
@@ -38,7 +42,7 @@ def complete_config(
     backend: str,
     execution: ExecutionConfig | None = None,
 ) -> TrainingConfig:
-    """A validated copy of `config` with `N` and `backend` filled in; `params.cfg` is filled from it.
+    """A validated copy of `config` with `N`, `n_probes` and `backend` filled in; `params.cfg` is filled from it.
 
     Raises
     ------
@@ -59,6 +63,7 @@ def completed_config(
     """As `complete_config`, for a caller that has filled `params.cfg` already."""
     completed = with_side(config, data.N)
     completed.backend = canonical_name(backend)
+    completed.model.n_probes = data.probe_count if isinstance(data, GroupedData) else 1
     if execution is not None:
         validate(execution)
     if isinstance(data, GroupedData) and data.gridsize != completed.model.gridsize:
@@ -245,7 +250,8 @@ def plan_training(
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
     groups = groups.as_configured(config)
     train, validation = _split(len(groups), config.validation_share, config.seed)
-    start = new_model(scan, config, backend, groups.probe_gain) if resumed is None else resumed
+    scans = groups.parts if groups.probe_count > 1 else (scan,)
+    start = new_model(scans, config, backend, groups.probe_gain) if resumed is None else resumed
     return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
 
 
@@ -270,22 +276,62 @@ def _split(count: int, fraction: float, seed: int) -> tuple[NDArray[np.integer],
 
 
 def new_model(
-    scan: Scan | None, config: TrainingConfig, backend: str, probe_gain: float = 1.0
+    scans: Scan | Sequence[Scan] | None, config: TrainingConfig, backend: str, probe_gain: float = 1.0
 ) -> TrainedModel:
-    """An untrained model: initial weights from the seed, the scan's probe (or the default one), scale.
+    """An untrained model: initial weights from the seed, the probe of each scan (or the default one), scale.
 
-    `config` is complete. The default probe is normalised as a guess is, so that the two are
-    interchangeable. `probe_gain` is that of the groups which train (`GroupedData.probe_gain`).
+    `config` is complete; of several scans there are `n_probes`. The default probe is normalised as a guess is, so
+    that the two are interchangeable. `probe_gain` is that of the groups which train (`GroupedData.probe_gain`).
     """
-    side = config.model.N
-    guess = None if scan is None else scan.probe_guess
-    guess = probes.default_probe(side) if guess is None else guess
-    probe = probes.normalise_probe(guess, config.model.probe_scale)
+    probe = first_probe(scans, config)
     if probe_gain != 1.0:
         probe = (probe * probe_gain).astype(np.complex64)
-    scale = probes.intensity_scale(config.nphotons, side)
+    scale = probes.intensity_scale(config.nphotons, config.model.N)
     weights = initial_weights(config.model, config.seed, probe=probe, intensity_scale=scale)
     return TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=backend)
+
+
+def first_probe(
+    scans: Scan | Sequence[Scan] | None, config: TrainingConfig, *, normalised: bool = True
+) -> NDArray[np.complex64]:
+    """The weight `probe` of an untrained model: for each scan its own modes, then modes made from the main one.
+
+    Modes of a scan beyond `n_probe_modes` are left out, with a warning.
+
+    Parameters
+    ----------
+    scans : Scan or sequence of Scan, optional
+        A sequence has one scan, or `n_probes`.
+    config : TrainingConfig
+        Complete.
+    normalised : bool
+        Bring each probe to `probe_scale`; else it keeps the scan's scale.
+
+    Returns
+    -------
+    complex64 array of `initial_weights.probe_shape`
+    """
+    model = config.model
+    made = []
+    for scan in [scans] if scans is None or isinstance(scans, Scan) else scans:
+        modes = None if scan is None else scan.probe_modes
+        modes = probes.default_probe(model.N)[None] if modes is None else modes
+        if scan is not None:
+            _warn_of_modes_left_out(scan.name, modes, model.n_probe_modes)
+        chosen = probes.probe_with_modes(modes, model.n_probe_modes)
+        chosen = chosen if model.n_probe_modes > 1 else chosen[0]
+        made.append(probes.normalise_probe(chosen, model.probe_scale) if normalised else chosen)
+    return np.stack(made).reshape(probe_shape(model))
+
+
+def _warn_of_modes_left_out(name: str, modes: NDArray, used: int) -> None:
+    if len(modes) <= used:
+        return
+    power = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=(1, 2))
+    log.warning(
+        "%s: %d of %d probe modes are used; the others hold %.1f %% of the intensity (set n_probe_modes=%d)",
+        name, used, len(modes), 100 * power[used:].sum() / max(power.sum(), np.finfo(float).tiny), len(modes),
+    )  # fmt: skip
 
 
 def _check_same_model(trained: TrainingConfig, wanted: TrainingConfig) -> None:
@@ -309,12 +355,19 @@ def inference_groups(
     ConfigError
         If the patterns or the grouping do not fit the model.
     """
+    scan = data.scan if isinstance(data, GroupedData) else data
+    require_sane_canvas(scan.scan_positions_px, scan.N, scan.name)
     trained = model.config
     if isinstance(data, GroupedData):
         if data.N != trained.model.N or data.gridsize != trained.model.gridsize:
             raise ConfigError(
                 f"data: got patterns of {data.N} pixels in groups of {data.gridsize}^2, "
                 f"want {trained.model.N} pixels and {trained.model.gridsize}^2 as the model was trained"
+            )
+        if trained.model.n_probes > 1 and data.probe_count not in (1, trained.model.n_probes):
+            raise ConfigError(
+                f"data: got groups of {data.probe_count} probes, want {trained.model.n_probes}, in the order in which "
+                "the model was trained with them, or 1, the first of them"
             )
         return data.as_configured(trained)
     if config is None:

@@ -5,6 +5,7 @@ They only delegate: `scan_folder` makes groups, `config_bridge` translates, `tra
 
 import dataclasses
 import enum
+import functools
 import logging
 import os
 import time
@@ -16,17 +17,26 @@ import lightning
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_backends.config import SIDES, ExecutionConfig
+from ptycho_backends.config import LATER_MODEL_FIELDS, SIDES, ExecutionConfig
 from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.images.stitching import Stitcher, canvas_around, probe_weights
 from ptycho_backends.params import bridge, params
+from ptycho_backends.reference.probe import total_amplitude
+from ptycho_backends.refinement.environment import refined_if_wanted
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan
-from ptycho_backends.training.plan import TrainingPlan, completed_config, inference_groups, plan_training
+from ptycho_backends.training.plan import (
+    TrainingPlan,
+    completed_config,
+    first_probe,
+    inference_groups,
+    plan_training,
+)
 from ptycho_backends.values import Reconstruction, TrainedModel
 from ptycho_torch.backend import inference, training
+from ptycho_torch.backend.backend import TorchBackend
 from ptycho_torch.config_bridge import check, to_execution_config, to_model_config, to_training_config
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_module import Configs, PtychoPINN_Lightning, as_config, stored_configs
@@ -337,14 +347,16 @@ def _require_lightning(orchestration: str) -> None:
 def training_plan(groups: GroupedData, manager: ConfigManager) -> TrainingPlan:
     """The training plan for `groups` under the settings of `manager`, with its complete configuration."""
     data, network, run, _ = manager.configs
-    config = to_training_config(
-        to_model_config(data, network), data, network, run, overrides={"n_groups": len(groups)}
-    )
+    scans = groups.parts or (groups.scan,)
+    # all modes that Ptychodus hands over
+    modes = max(1 if scan.probe_modes is None else len(scan.probe_modes) for scan in scans)
+    model = to_model_config(data, network, {"n_probe_modes": modes})
+    config = to_training_config(model, data, network, run, overrides={"n_groups": len(groups)})
     plan = plan_training(groups, config, "torch", complete=_completed)
-    guess = groups.scan.probe_guess
-    if data.probe_normalize or guess is None:
+    if data.probe_normalize or groups.scan.probe_guess is None:
         return plan
-    weights = {**plan.start.weights, "probe": guess}
+    chosen = scans if groups.probe_count > 1 else groups.scan
+    weights = {**plan.start.weights, "probe": first_probe(chosen, plan.config, normalised=False)}
     return dataclasses.replace(plan, start=dataclasses.replace(plan.start, weights=weights))
 
 
@@ -354,7 +366,9 @@ def _completed(
     """`config` for the data; `params.cfg`, filled before they were read, gets the values that they decide."""
     completed = completed_config(config, groups, "torch", execution)
     decided = {"N": completed.model.N, "n_groups": completed.n_groups, "nphotons": completed.nphotons}
-    params.cfg.update(decided)
+    flat = bridge.dataclass_to_legacy_dict(completed.model)
+    bridge.forget_defaults(params.cfg, flat)
+    params.cfg.update(decided | {name: flat[name] for name in LATER_MODEL_FIELDS if name in flat})
     return completed
 
 
@@ -400,13 +414,22 @@ class InferenceEngine:
         model, scan = self._module.neutral_model(), data_loader.scan
         groups = data_loader.groups
         image, coverage, origin = self._stitched(model, groups, scan)
-        return Reconstruction(
+        stitched = Reconstruction(
             object=image,
             coverage=coverage,
-            origin_px=origin - PTYCHODUS_ANCHOR_PX,
-            group_centres_px=groups.group_centres_px[:, 0, :, 0] - PTYCHODUS_ANCHOR_PX,
+            origin_px=origin,
+            group_centres_px=groups.group_centres_px[:, 0, :, 0],
             backend="torch",
             timings_s={"predict": time.perf_counter() - started},
+        )
+        execution = to_execution_config(self._run, self._settings, self._data)
+        refined = refined_if_wanted(
+            stitched, scan, functools.partial(TorchBackend().refine, execution=execution)
+        )
+        return dataclasses.replace(
+            refined,
+            origin_px=refined.origin_px - PTYCHODUS_ANCHOR_PX,
+            group_centres_px=refined.group_centres_px - PTYCHODUS_ANCHOR_PX,
         )
 
     def _stitched(
@@ -421,7 +444,8 @@ class InferenceEngine:
             )
         weights = None
         if self._settings.patch_weighting == "probe":
-            weights = probe_weights(model.probe if scan.probe_guess is None else scan.probe_guess, size)
+            modes = model.probe_modes if scan.probe_modes is None else scan.probe_modes
+            weights = probe_weights(modes[0] if len(modes) == 1 else total_amplitude(modes), size)
         execution = to_execution_config(self._run, self._settings, self._data)
         stitcher = Stitcher(canvas, size, weights)
         inference.stitch_together(stitcher, model, groups, execution)

@@ -12,7 +12,8 @@ from ptycho_backends.reference.initial_weights import PROBE
 from ptycho_backends.values import Batch
 
 TensorBatch = dict[str, Tensor]
-"""`diffraction` (B, C, N, N), `offsets` (B, C, 2), and if asked for `patches_truth`, `object_truth`."""
+"""`diffraction` (B, C, N, N), `offsets` (B, C, 2), and if asked for `patches_truth`, `object_truth`. Where not all pixels
+are valid, `valid_pixels` (B, N, N) bool; where there are several probes, `probe_index` (B,) int32."""
 
 SHARD_SIZES = "shard_sizes"
 """In a `TensorBatch` that is a process's shard of a larger one: the groups that it counts for, and those of all."""
@@ -41,7 +42,7 @@ def complex_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> dict[str, Tensor]:
     """Canonical weights as tensors of `dtype`: kernels (out, in, 3, 3), channels last in memory; the probe
-    (N, N, 2) real."""
+    (..., N, N, 2) real."""
     tensors = {}
     for name, value in weights.items():
         array = np.asarray(value)
@@ -51,7 +52,7 @@ def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> 
             array = array.transpose(3, 2, 0, 1)
         # a copy, because training changes it in place
         tensor = torch.tensor(np.ascontiguousarray(array)).to(dtype).reshape(array.shape)
-        if array.ndim == 4:
+        if array.ndim == 4 and name != PROBE:
             # convolutions keep their results in the layout of their kernels
             # (a clone, because strides of a single channel would leave the layout open)
             tensor = tensor.clone(memory_format=torch.channels_last)
@@ -77,6 +78,10 @@ def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
         arrays["patches_truth"] = np.moveaxis(batch.object_patches, -1, 1)
     if batch.object_at_centre is not None:
         arrays["object_truth"] = batch.object_at_centre[..., 0]
+    if batch.valid_pixels is not None:
+        arrays["valid_pixels"] = batch.valid_pixels
+    if batch.probe_index is not None:
+        arrays["probe_index"] = batch.probe_index
     return arrays
 
 
@@ -89,9 +94,12 @@ def tensors_from_batch(batch: Batch) -> TensorBatch:
 
 
 def in_precision(batch: Mapping[str, Tensor], dtype: torch.dtype) -> TensorBatch:
-    """`batch` with real tensors as `dtype`, complex ones as the complex type of it."""
+    """`batch` with real tensors as `dtype`, complex ones as the complex type of it; masks and numbers stay."""
+    wanted = {True: complex_dtype(dtype), False: dtype}
     return {
-        name: tensor.to(complex_dtype(dtype) if tensor.is_complex() else dtype)
+        name: tensor.to(wanted[tensor.is_complex()])
+        if tensor.is_complex() or tensor.is_floating_point()
+        else tensor
         for name, tensor in batch.items()
     }
 

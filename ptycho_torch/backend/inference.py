@@ -43,7 +43,7 @@ class _Runner:
         tensors = self.tensors(batch)
         with autocast(self.execution, self.where):
             fed = batch.intensity_scale * tensors["diffraction"]
-            _, image, amplitude = self.model(fed, tensors["offsets"])
+            _, image, amplitude = self.model(fed, tensors["offsets"], probe_index=tensors.get("probe_index"))
         predicted = channels_last(amplitude)
         return Prediction(
             object=image.cpu().numpy()[..., None], amplitude=predicted, intensity=np.square(predicted)

@@ -11,15 +11,25 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.training.loss_weights import loss_weights, weighted_sum
 
 
-def poisson_nll(intensity: Tensor, measured_intensity: Tensor) -> Tensor:
+def poisson_nll(intensity: Tensor, measured_intensity: Tensor, valid_pixels: Tensor | None = None) -> Tensor:
     """Mirror of `reference.losses.poisson_nll`."""
     floored = intensity.clamp(min=constants.INTENSITY_FLOOR)
-    return torch.mean(intensity - measured_intensity * torch.log(floored))
+    return _mean(intensity - measured_intensity * torch.log(floored), valid_pixels)
 
 
-def amplitude_mae(amplitude: Tensor, measured_amplitude: Tensor) -> Tensor:
+def amplitude_mae(
+    amplitude: Tensor, measured_amplitude: Tensor, valid_pixels: Tensor | None = None
+) -> Tensor:
     """Mirror of `reference.losses.amplitude_mae`."""
-    return torch.mean((amplitude - measured_amplitude).abs())
+    return _mean((amplitude - measured_amplitude).abs(), valid_pixels)
+
+
+def _mean(values: Tensor, valid_pixels: Tensor | None) -> Tensor:
+    if valid_pixels is None:
+        return torch.mean(values)
+    valid = valid_pixels.to(values.dtype)
+    weights = valid / valid.mean(dim=(-2, -1), keepdim=True)
+    return torch.mean(values * weights[:, None])
 
 
 def total_variation(object_image: Tensor) -> Tensor:
@@ -120,6 +130,7 @@ def loss_terms(
     measured_amplitude: Tensor,
     patches_truth: Tensor | None,
     object_truth: Tensor | None,
+    valid_pixels: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Mirror of `reference.losses.loss_terms`."""
     functions: dict[str, Callable[[], Tensor]] = {
@@ -127,8 +138,8 @@ def loss_terms(
             object_patches,
             required(patches_truth) if config.model.object_big else required(object_truth)[:, None],
         ),
-        "nll": lambda: poisson_nll(amplitude.square(), measured_amplitude.square()),
-        "mae": lambda: amplitude_mae(amplitude, measured_amplitude),
+        "nll": lambda: poisson_nll(amplitude.square(), measured_amplitude.square(), valid_pixels),
+        "mae": lambda: amplitude_mae(amplitude, measured_amplitude, valid_pixels),
         "tv": lambda: total_variation(object_image),
         "realspace_mae": lambda: object_mae(object_image, required(object_truth)),
     }

@@ -35,7 +35,7 @@ class PtychoModel(torch.nn.Module):
     ----------
     config : ModelConfig
     weights : mapping of arrays
-        Canonical names; the probe becomes (N, N, 2) real numbers.
+        Canonical names; the probe becomes (..., N, N, 2) real numbers.
     dtype : torch.dtype
         float32 or float64.
     compiled : bool
@@ -73,15 +73,22 @@ class PtychoModel(torch.nn.Module):
         return self.get_submodule(name.replace("/", "."))
 
     def forward(
-        self, diffraction_fed: Tensor, offsets: Tensor, statistics: network.Statistics | None = None
+        self,
+        diffraction_fed: Tensor,
+        offsets: Tensor,
+        statistics: network.Statistics | None = None,
+        probe_index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N)."""
+        """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N).
+
+        `probe_index` (B,) numbers the probe of each group where the model has several; None for the first.
+        """
         weights = self.tensors
         patches = self._patches(diffraction_fed, statistics)
         probe = torch.view_as_complex(weights[PROBE])
         with torch.autocast(patches.device.type, enabled=False):
             image, amplitude = physics.predict_diffraction(
-                patches, offsets, probe, weights[LOG_SCALE], self.config
+                patches, offsets, probe, weights[LOG_SCALE], self.config, probe_index
             )
         return patches, image, amplitude
 
@@ -112,7 +119,7 @@ class PtychoModel(torch.nn.Module):
         In training `statistics` receives those of the batch, for `update_running_statistics`.
         """
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(measured, batch["offsets"], statistics)
+        patches, image, amplitude = self(measured, batch["offsets"], statistics, batch.get("probe_index"))
         # in '64-true' Lightning widens the real tensors of a batch, and leaves complex ones as they are
         truth = {
             name: batch[name].to(patches.dtype) for name in ("patches_truth", "object_truth") if name in batch
@@ -126,6 +133,7 @@ class PtychoModel(torch.nn.Module):
                 measured,
                 truth.get("patches_truth"),
                 truth.get("object_truth"),
+                batch.get("valid_pixels"),
             )
 
     @torch.no_grad()

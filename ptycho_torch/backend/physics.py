@@ -125,6 +125,9 @@ def diffraction_amplitude(exit_wave: Tensor) -> Tensor:
 
 def exit_waves(views: Tensor, probe: Tensor, config: ModelConfig) -> Tensor:
     """Mirror of `reference.physics.exit_waves`."""
+    if probe.ndim > 2:
+        views = views[:, :, None]
+        probe = probe[:, None] if probe.ndim == 4 else probe
     waves = probe * views
     if config.gaussian_smoothing_sigma > 0:
         waves = smooth_exit_wave(waves, config.gaussian_smoothing_sigma)
@@ -134,12 +137,26 @@ def exit_waves(views: Tensor, probe: Tensor, config: ModelConfig) -> Tensor:
     return waves
 
 
+def chosen_probe(probe: Tensor, probe_index: Tensor | None) -> Tensor:
+    """Mirror of `reference.physics.chosen_probe`."""
+    if probe.ndim < 4:
+        return probe
+    return probe[0] if probe_index is None else probe[probe_index.long()]
+
+
+def summed_amplitude(amplitudes: Tensor) -> Tensor:
+    """Mirror of `reference.physics.summed_amplitude`."""
+    # a norm, not the root of a sum: its gradient stays finite where the amplitude is zero
+    return torch.linalg.vector_norm(amplitudes, dim=-3)
+
+
 def predict_diffraction(
     object_patches: Tensor,
     relative_offsets_px: Tensor,
     probe: Tensor,
     log_scale: Tensor,
     config: ModelConfig,
+    probe_index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mirror of `reference.physics.predict_diffraction`."""
     if config.object_big:
@@ -147,5 +164,7 @@ def predict_diffraction(
     else:
         canvas = pad_centre(object_patches[:, 0], config.canvas_size)
     views = canvas_views(canvas, relative_offsets_px, config.N)
-    amplitude = diffraction_amplitude(exit_waves(views, probe, config)) * torch.exp(log_scale)
-    return crop_centre(canvas, config.N), amplitude
+    amplitude = diffraction_amplitude(exit_waves(views, chosen_probe(probe, probe_index), config))
+    if probe.ndim > 2:
+        amplitude = summed_amplitude(amplitude)
+    return crop_centre(canvas, config.N), amplitude * torch.exp(log_scale)

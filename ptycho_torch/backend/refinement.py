@@ -1,5 +1,7 @@
 """Mirror of `ptycho_backends.reference.refinement`: the steps of accelerated projections on a whole scan."""
 
+import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,8 +11,18 @@ from torch import Tensor
 
 from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.refinement.plan import RefinementPlan
+from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
-from ptycho_backends.values import REFINEMENT_CHUNK, ChunkSums, PassSettings, RefinementProblem
+from ptycho_backends.values import (
+    REFINEMENT_CHUNK,
+    ChunkSums,
+    PassCallback,
+    PassSettings,
+    Reconstruction,
+    RefinementProblem,
+)
+from ptycho_torch.backend import process_group
 from ptycho_torch.backend.device import compute_dtype, computing, device
 
 # Positions that are computed at once on a GPU, for N = 64: its cores are many, its launches slow.
@@ -243,9 +255,15 @@ class Refiner:
     """
 
     def __init__(
-        self, problem: RefinementProblem, canvas: NDArray, probe: NDArray, execution: ExecutionConfig
+        self,
+        problem: RefinementProblem,
+        canvas: NDArray,
+        probe: NDArray,
+        execution: ExecutionConfig,
+        processes: process_group.ProcessGroup | None = None,
     ) -> None:
         self._problem, self._execution = problem, execution
+        self._processes = processes or process_group.ProcessGroup()
         self._device, self._dtype = device(execution), compute_dtype(execution)
         self._complex = torch.complex128 if self._dtype == torch.float64 else torch.complex64
         self._canvas, self._probe = self._waves(canvas), self._waves(probe)
@@ -288,6 +306,32 @@ class Refiner:
 
     def _weights(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         return pixel_weights(self._valid, self._classes, numbers, self._problem.class_count)
+
+    def _own(self, batch: NDArray) -> NDArray:
+        """The positions of `batch` that this process computes."""
+        shard = self._processes.shard(len(batch))
+        return batch[shard.start : shard.stop]
+
+    def _of_all(self, sums: ChunkSums, settings: PassSettings) -> ChunkSums:
+        """The sums of all processes."""
+        if self._processes.size == 1:
+            return sums
+        # a shard without positions has no sums of the probe
+        if settings.with_probe and sums.probe_numerator is None:
+            empty = torch.zeros_like(self._probe)
+            sums = dataclasses.replace(
+                sums, probe_numerator=empty, probe_denominator=empty[0].real.contiguous()
+            )
+        found = {}
+        for name in ("residuals", "numerator", "probe_numerator", "probe_denominator"):
+            value = getattr(sums, name)
+            if value is not None:
+                real = torch.view_as_real(value) if value.is_complex() else value
+                array = np.ascontiguousarray(real.cpu().numpy(), np.float64)
+                self._processes.add_up(array)
+                added = torch.from_numpy(array).to(self._device, real.dtype)
+                found[name] = torch.view_as_complex(added) if value.is_complex() else added
+        return dataclasses.replace(sums, **found)
 
     def place(self, corners: NDArray, fractions: NDArray) -> None:
         """As the mirrored method."""
@@ -349,8 +393,8 @@ class Refiner:
                 probe = self._probe
                 if settings.with_probe:
                     probe = probe + constants.PROBE_MOMENTUM * self._probe_velocity
-                total = ChunkSums(0.0, torch.zeros_like(canvas))
-                for _, index, measured in self._chunks(batch):
+                total = ChunkSums(torch.zeros_like(residuals), torch.zeros_like(canvas))
+                for _, index, measured in self._chunks(self._own(batch)):
                     sums = chunk_sums(
                         canvas, probe, measured, *self._weights(index), self._corners[index], self._fractions[index],
                         total.numerator, problem.likelihood, with_probe=settings.with_probe,
@@ -359,6 +403,7 @@ class Refiner:
                     total = total.plus(sums)
                     if position_sums is not None:
                         position_sums[index] = sums.position_sums
+                total = self._of_all(total, settings)
                 residuals += total.residuals
                 index = torch.as_tensor(batch).to(self._device)
                 light = illumination(self._corners[index], self._fractions[index], self._probe, problem.shape)
@@ -371,7 +416,10 @@ class Refiner:
                     self._probe_velocity, self._probe = moved - self._probe, moved
                 if after_batch is not None:
                     after_batch()
-        equations = None if position_sums is None else position_sums.double().cpu().numpy()
+        equations = None
+        if position_sums is not None:
+            equations = position_sums.double().cpu().numpy()
+            self._processes.add_up(equations)
         return residuals.cpu().numpy(), equations
 
     @torch.no_grad()
@@ -380,8 +428,34 @@ class Refiner:
         problem = self._problem
         residuals = torch.zeros(8, dtype=torch.float64, device=self._device)
         with computing(self._execution):
-            for _, index, measured in self._chunks(np.arange(problem.count)):
+            for _, index, measured in self._chunks(self._own(np.arange(problem.count))):
                 seen = views(self._canvas, self._corners[index], self._fractions[index], problem.side)
                 far = torch.fft.fft2(self._probe * seen[:, None], norm="ortho")
                 residuals += residual_sums(measured, _power(far).sum(dim=1).sqrt(), *self._weights(index))
-        return residuals.cpu().numpy()
+        found = residuals.cpu().numpy()
+        self._processes.add_up(found)
+        return found
+
+
+def refine(
+    plan: RefinementPlan,
+    execution: ExecutionConfig,
+    output_dir: str | os.PathLike[str] | None = None,
+    on_pass: PassCallback | None = None,
+) -> Reconstruction:
+    """The refined image; several processes each compute their shard of every batch."""
+    processes = process_group.process_group_of(execution)
+    with process_group.working_together(processes, _refine_shard, plan, execution):
+        return _refine_shard(processes, plan, execution, output_dir, on_pass)
+
+
+def _refine_shard(
+    processes: process_group.ProcessGroup,
+    plan: RefinementPlan,
+    execution: ExecutionConfig,
+    output_dir: str | os.PathLike[str] | None = None,
+    on_pass: PassCallback | None = None,
+) -> Reconstruction:
+    """The work of every process; each has the whole image afterwards."""
+    steps = Refiner(plan.problem, plan.state.canvas, plan.state.probe, execution, processes)
+    return Refinement(plan, steps, "torch", processes).run(output_dir, on_pass)

@@ -187,12 +187,16 @@ def smoothing_matrix(N, sigma_px):
     return matrix
 
 
-def diffraction_back(config, weights, offsets, canvas, by_amplitude):
+def diffraction_back(config, weights, offsets, canvas, by_amplitude, probe_index):
     """Gradients by canvas, probe and log_scale from the one by the diffraction amplitude."""
     views = physics.canvas_views(canvas, offsets, config.N)
-    spectrum = np.fft.fftshift(np.fft.fft2(physics.exit_waves(views, weights[PROBE], config)), axes=(-2, -1))
-    modulus, scale = np.abs(spectrum), np.exp(weights[LOG_SCALE])
+    probe = physics.chosen_probe(weights[PROBE], probe_index)
+    # one mode as a stack of one, so that all probes are alike: (modes, N, N) or (B, modes, N, N)
+    probe = probe if probe.ndim > 2 else probe[None]
+    spectrum = np.fft.fftshift(np.fft.fft2(physics.exit_waves(views, probe, config)), axes=(-2, -1))
+    modulus, scale = physics.summed_amplitude(np.abs(spectrum)), np.exp(weights[LOG_SCALE])
     by_log_scale = (by_amplitude * modulus * scale / config.N).sum()
+    modulus, by_amplitude = modulus[:, :, None], by_amplitude[:, :, None]
     direction = np.divide(spectrum, modulus, out=np.zeros_like(spectrum), where=modulus > 0)
     by_spectrum = np.fft.ifftshift(by_amplitude * scale / config.N * direction, axes=(-2, -1))
     by_wave = np.fft.ifft2(by_spectrum) * config.N**2
@@ -201,8 +205,14 @@ def diffraction_back(config, weights, offsets, canvas, by_amplitude):
     if config.gaussian_smoothing_sigma > 0:
         matrix = smoothing_matrix(config.N, config.gaussian_smoothing_sigma)
         by_wave = matrix.T @ by_wave @ matrix
-    by_probe = (np.conj(views) * by_wave).sum(axis=(0, 1))
-    by_views = physics.pad_centre(np.conj(weights[PROBE]) * by_wave, config.canvas_size)
+    by_modes = (np.conj(views)[:, :, None] * by_wave).sum(axis=1)
+    by_probe = np.zeros_like(weights[PROBE])
+    if by_probe.ndim < 4:
+        by_probe += by_modes.sum(axis=0).reshape(by_probe.shape)
+    else:
+        np.add.at(by_probe, np.zeros(len(views), int) if probe_index is None else probe_index, by_modes)
+    lit = np.conj(probe[:, None] if probe.ndim == 4 else probe) * by_wave
+    by_views = physics.pad_centre(lit.sum(axis=2), config.canvas_size)
     return physics.translate(by_views, -offsets).sum(axis=1), by_probe, by_log_scale
 
 
@@ -228,8 +238,11 @@ def object_mae_slope(image, truth):
     return np.where(lit, by_modulus + by_phase, 0) / image.size
 
 
-def amplitude_slope(config, amplitude, measured):
+def amplitude_slope(config, amplitude, measured, valid_pixels):
     """Gradient of the losses that judge the diffraction amplitude."""
+    weights = 1.0
+    if valid_pixels is not None:
+        weights = (valid_pixels / valid_pixels.mean(axis=(-2, -1), keepdims=True))[:, None]
     slope = np.zeros_like(amplitude)
     if config.nll_weight:
         intensity = amplitude**2
@@ -238,7 +251,7 @@ def amplitude_slope(config, amplitude, measured):
         slope += config.nll_weight * (1 - ratio) * 2 * amplitude / amplitude.size
     if config.mae_weight:
         slope += config.mae_weight * np.sign(amplitude - measured) / amplitude.size
-    return slope
+    return slope * weights
 
 
 def differences_back(down, right):
@@ -329,14 +342,16 @@ def gradients(config, weights, batch):
         there.back(object_mae_slope(there.patches, wanted) + merge_back(model, offsets, by_canvas))
         return there.gradients
     image, amplitude = physics.predict_diffraction(
-        there.patches, offsets, weights[PROBE], weights[LOG_SCALE], model
+        there.patches, offsets, weights[PROBE], weights[LOG_SCALE], model, batch.probe_index
     )
     if model.object_big:
         canvas = physics.merge_patches(there.patches, offsets, model.canvas_size)
     else:
         canvas = physics.pad_centre(there.patches[:, 0], model.canvas_size)
-    by_amplitude = amplitude_slope(config, amplitude, channels_first(measured))
-    by_canvas, by_probe, by_log_scale = diffraction_back(model, weights, offsets, canvas, by_amplitude)
+    by_amplitude = amplitude_slope(config, amplitude, channels_first(measured), batch.valid_pixels)
+    by_canvas, by_probe, by_log_scale = diffraction_back(
+        model, weights, offsets, canvas, by_amplitude, batch.probe_index
+    )
     by_canvas = by_canvas + physics.pad_centre(image_slope(config, image, centre), model.canvas_size)
     there.gradients[PROBE] = by_probe
     there.gradients[LOG_SCALE] = np.asarray(by_log_scale)

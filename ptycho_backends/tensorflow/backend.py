@@ -8,12 +8,21 @@ from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import BackendBase
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.refinement.plan import RefinementPlan
 from ptycho_backends.scans.grouping import GroupedData
-from ptycho_backends.tensorflow import inference, training
+from ptycho_backends.tensorflow import inference, refinement, training
 from ptycho_backends.tensorflow.data import PtychoData
 from ptycho_backends.tensorflow.device import device
 from ptycho_backends.training.plan import TrainingPlan
-from ptycho_backends.values import Batch, EpochCallback, Prediction, Reconstruction, TrainedModel, Weights
+from ptycho_backends.values import (
+    Batch,
+    EpochCallback,
+    PassCallback,
+    Prediction,
+    Reconstruction,
+    TrainedModel,
+    Weights,
+)
 
 
 class TensorFlowBackend(BackendBase):
@@ -51,6 +60,15 @@ class TensorFlowBackend(BackendBase):
         self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
     ) -> Reconstruction:
         return inference.infer(model, groups, execution, stitching_size)
+
+    def refine_plan(
+        self,
+        plan: RefinementPlan,
+        execution: ExecutionConfig,
+        output_dir: str | os.PathLike[str] | None = None,
+        on_pass: PassCallback | None = None,
+    ) -> Reconstruction:
+        return refinement.refine(plan, execution, output_dir, on_pass)
 
     def forward(
         self,

@@ -1,7 +1,9 @@
 """Mirror of `ptycho_backends.reference.refinement`: the steps of accelerated projections on a whole scan."""
 
+import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -10,10 +12,20 @@ from numpy.typing import NDArray
 
 from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.refinement.plan import RefinementPlan
+from ptycho_backends.refinement.refine import Refinement
+from ptycho_backends.tensorflow import process_group
 from ptycho_backends.tensorflow.arrays import complex_dtype
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
-from ptycho_backends.values import REFINEMENT_CHUNK, ChunkSums, PassSettings, RefinementProblem
+from ptycho_backends.values import (
+    REFINEMENT_CHUNK,
+    ChunkSums,
+    PassCallback,
+    PassSettings,
+    Reconstruction,
+    RefinementProblem,
+)
 
 # Positions that are computed at once on a GPU, for N = 64: its cores are many, its launches slow.
 GPU_CHUNK = 4096
@@ -138,12 +150,11 @@ def residual_sums(
     residual = measured - amplitude
     squared, power = tf.square(residual), tf.square(measured)
     bright = weights * tf.cast(amplitude > constants.BRIGHT_AMPLITUDE, weights.dtype)
-    bright_count = tf.reduce_sum(tf.broadcast_to(bright, tf.shape(squared)))
     sums = (
         tf.reduce_sum(squared * weights),
         tf.reduce_sum(power * weights),
         tf.reduce_sum(squared * bright),
-        bright_count,
+        tf.reduce_sum(bright),
         tf.reduce_sum(tf.abs(residual) * weights),
         tf.reduce_sum(measured * weights),
         tf.reduce_sum(squared * held_out),
@@ -268,7 +279,7 @@ class _Graphs:
         places = tf.TensorSpec((None, 2), tf.int64), tf.TensorSpec((None, 2), dtype)
         numbers = scalar, scalar, scalar, scalar
         self.plain_step = tf.function(
-            lambda *given: self._step(*given, None),
+            functools.partial(self._step, gain=None),
             input_signature=[canvas, canvas, modes, *places, *numbers],
         )
         self.step = tf.function(self._step, input_signature=[canvas, canvas, modes, *places, *numbers, real])
@@ -284,10 +295,14 @@ class _Graphs:
         key = with_probe, with_positions
         if key not in self._chunks:
 
-            def sums(*given: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            def sums(
+                canvas: tf.Tensor, probe: tf.Tensor, measured: tf.Tensor, weights: tf.Tensor, held_out: tf.Tensor,
+                corners: tf.Tensor, fractions: tf.Tensor, numerator: tf.Tensor,
+            ) -> tuple[tf.Tensor, ...]:  # fmt: skip
                 found = chunk_sums(
-                    *given, self._likelihood, with_probe=with_probe, with_positions=with_positions
-                )
+                    canvas, probe, measured, weights, held_out, corners, fractions, numerator, self._likelihood,
+                    with_probe=with_probe, with_positions=with_positions,
+                )  # fmt: skip
                 probe = (found.probe_numerator, found.probe_denominator) if with_probe else ()
                 positions = (found.position_sums,) if with_positions else ()
                 return found.residuals, found.numerator, *probe, *positions
@@ -340,9 +355,15 @@ class Refiner:
     """
 
     def __init__(
-        self, problem: RefinementProblem, canvas: NDArray, probe: NDArray, execution: ExecutionConfig
+        self,
+        problem: RefinementProblem,
+        canvas: NDArray,
+        probe: NDArray,
+        execution: ExecutionConfig,
+        processes: process_group.ProcessGroup | None = None,
     ) -> None:
         self._problem, self._execution = problem, execution
+        self._processes = processes or process_group.ProcessGroup()
         self._dtype = compute_dtype(execution)
         self._complex = complex_dtype(self._dtype)
         self._graphs = _graphs(problem.side, self._dtype, problem.likelihood)
@@ -380,6 +401,30 @@ class Refiner:
             part = batch[start : start + self._chunk]
             index = tf.constant(part, tf.int64)
             yield part, index, tf.cast(tf.gather(self._measured, index), self._dtype)
+
+    def _own(self, batch: NDArray) -> NDArray:
+        """The positions of `batch` that this process computes."""
+        shard = self._processes.shard(len(batch))
+        return batch[shard.start : shard.stop]
+
+    def _of_all(self, sums: ChunkSums, settings: PassSettings) -> ChunkSums:
+        """The sums of all processes."""
+        if self._processes.size == 1:
+            return sums
+        # a shard without positions has no sums of the probe
+        if settings.with_probe and sums.probe_numerator is None:
+            empty = tf.zeros_like(self._probe)
+            sums = dataclasses.replace(sums, probe_numerator=empty, probe_denominator=tf.math.real(empty[0]))
+        found = {}
+        for name in ("residuals", "numerator", "probe_numerator", "probe_denominator"):
+            value = getattr(sums, name)
+            if value is not None:
+                array = value.numpy()
+                wide = np.complex128 if array.dtype.kind == "c" else np.float64
+                added = np.ascontiguousarray(array, wide)
+                self._processes.add_up(added.view(np.float64))
+                found[name] = tf.constant(added, value.dtype)
+        return dataclasses.replace(sums, **found)
 
     def _given(self, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Weights, held-out pixels, corners and fractions of a chunk."""
@@ -450,6 +495,8 @@ class Refiner:
                 self._batch(batch, gain, settings, residuals, position_sums)
             if after_batch is not None:
                 after_batch()
+        if position_sums is not None:
+            self._processes.add_up(position_sums)
         return residuals, position_sums
 
     def _batch(
@@ -466,15 +513,16 @@ class Refiner:
         if settings.with_probe:
             probe = probe + constants.PROBE_MOMENTUM * self._probe_velocity
         chunk = self._graphs.chunk(settings.with_probe, settings.with_positions)
-        total = ChunkSums(0.0, tf.zeros_like(canvas))
+        total = ChunkSums(tf.zeros(8, tf.float64), tf.zeros_like(canvas))
         of_positions = []
-        for part, index, measured in self._chunks(batch):
+        for part, index, measured in self._chunks(self._own(batch)):
             found = chunk(canvas, probe, measured, *self._given(index), total.numerator)
             names = ["probe_numerator", "probe_denominator"] * settings.with_probe
             names += ["position_sums"] * settings.with_positions
             sums = ChunkSums(found[0], found[1], **dict(zip(names, found[2:], strict=True)))
             total = total.plus(sums)
             of_positions.append((part, sums.position_sums))
+        total = self._of_all(total, settings)
         numbers = (len(batch) / self._problem.count, settings.damping, settings.smoothness, settings.step)
         given = (
             canvas,
@@ -500,6 +548,20 @@ class Refiner:
         """As the mirrored method."""
         residuals = tf.zeros(8, tf.float64)
         with computing(self._execution):
-            for _, index, measured in self._chunks(np.arange(self._problem.count)):
+            for _, index, measured in self._chunks(self._own(np.arange(self._problem.count))):
                 residuals += self._graphs.residuals(self._canvas, self._probe, measured, *self._given(index))
-            return residuals.numpy()
+        found = np.array(residuals.numpy())
+        self._processes.add_up(found)
+        return found
+
+
+def refine(
+    plan: RefinementPlan,
+    execution: ExecutionConfig,
+    output_dir: str | os.PathLike[str] | None = None,
+    on_pass: PassCallback | None = None,
+) -> Reconstruction:
+    """The refined image; several processes each compute their shard of every batch."""
+    processes = process_group.process_group_of(execution)
+    steps = Refiner(plan.problem, plan.state.canvas, plan.state.probe, execution, processes)
+    return Refinement(plan, steps, "tensorflow", processes).run(output_dir, on_pass)

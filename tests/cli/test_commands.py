@@ -143,6 +143,32 @@ def test_run_reconstructs_the_test_scan(tmp_path, npz):
         assert len(entries["group_centres_px"]) == 30
 
 
+def test_a_mask_of_its_own_file(tmp_path, npz, scan):
+    valid = np.ones((64, 64), np.uint8)
+    valid[10:12, 20:24] = 0
+    np.save(tmp_path / "mask.npy", valid)
+    done = ptycho(
+        "train", npz, "-o", tmp_path / "run", "-b", "oracle", "-e", 1, "--mask", tmp_path / "mask.npy", "-v"
+    )
+    assert "8 of 4096 detector pixels take no part, by the mask" in " ".join(done.output.split())
+    ptycho(
+        "infer",
+        tmp_path / "run",
+        npz,
+        "-o",
+        tmp_path / "image",
+        "-b",
+        "oracle",
+        "--mask",
+        tmp_path / "mask.npy",
+    )
+    masked = save_scan(dataclasses.replace(scan, valid_pixels=valid), tmp_path / "masked.npz")
+    assert "8 of 4096 pixels take no part" in ptycho("inspect", masked).output
+    np.save(tmp_path / "mask.npy", valid[:5])
+    text = error_line("run", npz, "-o", tmp_path / "run", "-b", "oracle", "--mask", tmp_path / "mask.npy")
+    assert "mask.npy" in text
+
+
 def test_options_win_over_the_file_and_the_file_over_the_scan(tmp_path, npz):
     (tmp_path / "c.yaml").write_text(
         "nepochs: 1\nnphotons: 123.0\nbatch_size: 4\nbackend: oracle\nmodel: {n_filters_scale: 1}\n"

@@ -66,6 +66,21 @@ def ptychodus_file(path, **changes):
     return path
 
 
+def test_all_modes_that_are_handed_over_are_used(tmp_path, caplog):
+    raw = RawData.from_coords_without_pc(**given())
+    completed = components.completed_for(TrainingConfig(model=ModelConfig(N=N)), raw)
+    assert completed.model.n_probe_modes == 2
+    chosen = components.completed_for(TrainingConfig(model=ModelConfig(N=N, n_probe_modes=4)), raw)
+    assert chosen.model.n_probe_modes == 4
+    single = RawData.from_coords_without_pc(
+        **given(probeGuess=np.ones((N, N), complex)), measurement="intensity"
+    )
+    assert components.completed_for(TrainingConfig(model=ModelConfig(N=N)), single).model.n_probe_modes == 1
+    loaded = RawData.from_file(ptychodus_file(tmp_path / "a.npz"))
+    assert len(loaded.scan.probe_modes) == 2
+    assert "probe modes are used" not in caplog.text
+
+
 # --- the face itself
 
 

@@ -29,6 +29,7 @@ from ptycho_torch.api.base_api import (
     PtychoDataLoader,
     PtychoModel,
     Trainer,
+    training_plan,
 )
 from ptycho_torch.backend.backend import TorchBackend
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
@@ -292,6 +293,49 @@ def test_several_files_are_trained_on_together(tmp_path):
     export(tmp_path / "c.npz", simulate_star(128, 4))
     with pytest.raises(ScanError, match="c: has patterns of 128, but a patterns of 64"):
         PtychoDataLoader(tmp_path, manager(), output_dir=tmp_path)
+
+
+def test_all_modes_that_ptychodus_hands_over_are_used(tmp_path, caplog):
+    modes = np.stack([0.5 * np.roll(SCAN.probe_guess, 5, axis=0), SCAN.probe_guess])
+    export(tmp_path / "a.npz", probeGuess=modes.astype(np.complex128))
+    path, losses, module = trained(tmp_path, epochs=1, probe_ramp_removal=True)
+    assert module.config.model.n_probe_modes == params.cfg["n_probe_modes"] == 2
+    model = load_checkpoint(path)
+    assert model.weights["probe"].shape == (2, 64, 64)
+    powers = np.sum(np.abs(model.probe_modes) ** 2, axis=(1, 2))
+    assert powers[1] / powers[0] == pytest.approx(0.25, rel=1e-3)
+    assert "probe modes are used" not in caplog.text
+    assert np.isfinite(losses.val[0][1])
+    engine, configs = opened(path)
+    loader = PtychoDataLoader.from_np(
+        SCAN.patterns, modes, np.stack([SCAN.ycoords, SCAN.xcoords], axis=1), configs
+    )
+    assert len(loader.scan.probe_modes) == 2
+    assert np.isfinite(engine.predict_and_stitch(loader)).all()
+
+
+def test_modes_as_they_are_given_where_they_are_not_normalised(tmp_path):
+    modes = np.stack([SCAN.probe_guess, 0.5 * np.roll(SCAN.probe_guess, 5, axis=0)])
+    export(tmp_path / "a.npz", probeGuess=modes)
+    export(tmp_path / "b.npz", simulate_star(64, 9, seed=3))
+    configs = manager(probe_normalize=False)
+    loader = PtychoDataLoader(tmp_path, configs, output_dir=tmp_path)
+    plan = training_plan(loader.groups, configs)
+    assert plan.config.model.n_probes == plan.config.model.n_probe_modes == 2
+    probe = plan.start.weights["probe"]
+    np.testing.assert_array_equal(probe[0], modes)
+    # the second scan has one, so the other is made from it
+    np.testing.assert_array_equal(probe[1, 0], loader.groups.parts[1].probe_guess)
+    assert np.linalg.norm(probe[1, 1]) == pytest.approx(np.sqrt(0.06) * np.linalg.norm(probe[1, 0]), rel=1e-4)
+
+
+def test_bad_pixels_of_training_files_take_no_part(tmp_path):
+    bad = np.zeros((64, 64), bool)
+    bad[3:5, 7] = True
+    export(tmp_path / "a.npz", bad_pixels=bad)
+    loader = PtychoDataLoader(tmp_path, manager(), output_dir=tmp_path)
+    np.testing.assert_array_equal(loader.scan.valid_pixels, ~bad)
+    assert loader.groups.is_masked
 
 
 def test_sizes_that_disagree_are_told(tmp_path, caplog):

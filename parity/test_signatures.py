@@ -43,11 +43,13 @@ MIXED = "mixed precision is a context in torch, and a type in TensorFlow"
 MODULES = "modules compute in torch, and only hold variables in TensorFlow"
 OPTIMISER = "torch's Adam is Algorithm 1; Keras's is not, so TensorFlow has one here"
 TAPE = "gradients are recorded on a tape, for the variables that it is given"
+PRECISIONS = "TensorFlow lacks precisions and numerics that torch has, and refuses them before it begins"
 REPLICAS = "devices are replicas of one process in TensorFlow, and processes of their own in torch"
 
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
 DIFFERENT = {
     "arrays": {"constant": NO_GRAPH, "batch_signature": GRAPH, "channels_first": LAYOUT},
+    "backend": {"Backend.check_execution": PRECISIONS},
     "data": {"Data": LIGHTNING},
     "device": {
         "autocast": MIXED,

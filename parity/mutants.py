@@ -69,6 +69,7 @@ def measurements(name: str) -> Iterator:
     yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
     yield from measure_scan(ScanCase(positions=10, attention=True, seed=2), backends)
     yield from measure_scan(ScanCase(positions=11, seed=1, staged=True), backends)
+    yield from measure_scan(ScanCase(positions=10, seed=1, probes=2), backends)
 
 
 def stages(adapter) -> Iterator:
@@ -77,6 +78,7 @@ def stages(adapter) -> Iterator:
 
     from ptycho_backends.reference import losses, network, physics
     from ptycho_backends.testing.agreement import deviation
+    from ptycho_backends.testing.cases import MASKED_FRACTION
     from ptycho_backends.testing.measurements import Measurement
 
     draw = np.random.default_rng(0)
@@ -96,6 +98,7 @@ def stages(adapter) -> Iterator:
         "b/kernel": draw.normal(size=3),
     }
     norm = {f"a/{kind}": 1 + draw.random(3) for kind in ("gamma", "beta", "mean", "variance")}
+    valid = draw.random((2, 8, 8)) > MASKED_FRACTION
     for stage, *arguments in (
         ("physics.translate", image, offsets),
         ("physics.pad_centre", image, 11),
@@ -104,6 +107,8 @@ def stages(adapter) -> Iterator:
         ("physics.canvas_views", image[:, 0], offsets, 5),
         ("physics.smooth_exit_wave", image, 0.8),
         ("physics.diffraction_amplitude", image),
+        ("physics.summed_amplitude", np.abs(image)),
+        ("physics.chosen_probe", image[:, :3], np.array([1, 0, 0])),
         ("network.conv", real, layer, "a"),
         *(("network.activation", kind, 10 * real) for kind in ("sigmoid", "swish", "softplus", "relu")),
         ("network.max_pool", real),
@@ -114,6 +119,8 @@ def stages(adapter) -> Iterator:
         ("network.batch_norm", real, norm, "a"),
         ("losses.poisson_nll", np.abs(image) ** 2 * dimmer, np.abs(image)),
         ("losses.amplitude_mae", np.abs(image), np.abs(image[::-1])),
+        ("losses.poisson_nll", np.abs(image) ** 2, np.abs(image), valid),
+        ("losses.amplitude_mae", np.abs(image), np.abs(image[::-1]), valid),
         ("losses.total_variation", image[:, 0]),
         ("losses.object_mae", image, image[::-1].copy()),
         ("losses.object_mae", np.full((2, 8, 8), complex(-0.0, -0.0)), image[:, 0]),

@@ -140,7 +140,8 @@ def _stage(package: str, stage: str) -> Stage:
 
 
 def _in_precision(array: NDArray, precision: str) -> NDArray:
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "bi":
+        # masks, and numbers of probes, pixels and positions
         return array
     double = precision == "float64"
     if array.dtype.kind == "c":

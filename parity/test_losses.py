@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.reference import losses as reference
@@ -35,6 +36,21 @@ def test_poisson_nll(adapter, precision, predicted, measured):
 @given(predicted=real_arrays((2, 3, 4)), measured=real_arrays((2, 3, 4)))
 def test_amplitude_mae(adapter, precision, predicted, measured):
     compare(adapter, "amplitude_mae", precision, predicted, measured)
+
+
+@PRECISIONS
+@given(
+    predicted=real_arrays((2, 3, 4, 4)),
+    measured=real_arrays((2, 3, 4, 4)),
+    valid=hnp.arrays(bool, (2, 4, 4)).filter(lambda valid: valid.any(axis=(1, 2)).all()),
+)
+def test_losses_of_valid_pixels(adapter, precision, predicted, measured, valid):
+    predicted, measured = np.abs(predicted) + 1 / 16, np.abs(measured)
+    compare(adapter, "amplitude_mae", precision, predicted, measured, valid)
+    got = adapter.call("losses.poisson_nll", predicted, measured, valid, precision=precision)
+    want = reference.poisson_nll(predicted, measured, valid)
+    size = reference.poisson_nll(predicted, -measured * np.sign(np.log(predicted)), valid)
+    assert abs(got - want) <= (1e-14 if precision == "float64" else 1e-5) * max(abs(size), abs(want))
 
 
 @PRECISIONS

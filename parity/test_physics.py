@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.reference import physics as reference
+from ptycho_backends.reference.probe import orthogonal_modes
 from ptycho_backends.testing.agreement import assert_agrees
 from ptycho_backends.testing.strategies import complex_arrays, images, model_configs, offsets, real_arrays
 
@@ -77,6 +78,38 @@ def test_exit_waves(adapter, precision, data, config):
 
 
 @PRECISIONS
+@given(data=st.data(), config=model_configs(N=64), leading=st.sampled_from([(1,), (3,), (2, 2)]))
+def test_exit_waves_of_modes(adapter, precision, data, config, leading):
+    views, probe = data.draw(complex_arrays((2, 3, 8, 8))), data.draw(complex_arrays((*leading, 8, 8)))
+    compare(adapter, "exit_waves", precision, views, probe, small(config))
+
+
+@PRECISIONS
+@given(probe=complex_arrays((3, 2, 8, 8)), index=st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_chosen_probe(adapter, precision, probe, index):
+    for several in (probe, probe[0], probe[0, 0]):
+        compare(adapter, "chosen_probe", precision, several, np.array(index, np.int32))
+        compare(adapter, "chosen_probe", precision, several, None)
+
+
+@PRECISIONS
+@given(amplitudes=real_arrays((2, 3, 2, 4, 4)))
+def test_summed_amplitude(adapter, precision, amplitudes):
+    compare(adapter, "summed_amplitude", precision, np.abs(amplitudes))
+
+
+@PRECISIONS
+@given(data=st.data(), config=model_configs(N=64, gridsize=2), shape=st.sampled_from([(2,), (3, 1), (2, 3)]))
+def test_predict_diffraction_of_modes_and_probes(adapter, precision, data, config, shape):
+    patches = data.draw(complex_arrays((2, config.patch_channels, 8, 8)))
+    offset = data.draw(offsets((2, 4), largest_px=5))
+    probe, log_scale = data.draw(complex_arrays((*shape, 8, 8))), data.draw(real_arrays(()))
+    index = np.array([1, 0], np.int32) if len(shape) > 1 else None
+    arguments = (patches, offset, probe, log_scale, small(config), index)
+    compare(adapter, "predict_diffraction", precision, *arguments)
+
+
+@PRECISIONS
 @given(data=st.data(), config=model_configs(N=64, gridsize=2))
 def test_predict_diffraction(adapter, precision, data, config):
     patches = data.draw(complex_arrays((2, config.patch_channels, 8, 8)))
@@ -86,6 +119,19 @@ def test_predict_diffraction(adapter, precision, data, config):
 
 
 # --- laws: true whoever computes it
+
+
+@given(data=st.data())
+def test_unitary_mixing_of_modes_changes_nothing(adapter, data):
+    views, modes = data.draw(complex_arrays((1, 2, 8, 8))), data.draw(complex_arrays((3, 8, 8)))
+    config = small(ModelConfig(N=64))
+
+    def amplitude(probe):
+        waves = adapter.call("physics.exit_waves", views, probe, config)
+        return adapter.call("physics.summed_amplitude", adapter.call("physics.diffraction_amplitude", waves))
+
+    mixed = orthogonal_modes(modes)
+    assert_agrees("amplitude", amplitude(mixed), amplitude(modes), "laws, float64")
 
 
 @given(wave=images((2,)))

@@ -30,6 +30,7 @@ from ptycho_backends.cli.options import (
     LearningRate,
     Likelihood,
     Mapped,
+    Mask,
     Measurement,
     Output,
     Passes,
@@ -186,6 +187,7 @@ def train(
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
     mapped: Mapped = False,
+    mask: Mask = None,
     gridsize: Gridsize = None,
     filters: Filters = None,
     epochs: Epochs = None,
@@ -210,10 +212,16 @@ def train(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, given_size, training_job, training_plan
+        from ptycho_backends.cli.settings import (
+            execution_config,
+            given_size,
+            scan_of,
+            training_job,
+            training_plan,
+        )
 
         job = training_job(
-            scan, measurement, mapped, config, backend, resume, say,
+            scan_of(scan, measurement, mapped, mask), scan, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
@@ -245,6 +253,7 @@ def run(
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
     mapped: Mapped = False,
+    mask: Mask = None,
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
     refine: Refine = None,
@@ -277,10 +286,10 @@ def run(
             execution_config,
             given_size,
             refinement_config,
+            scan_of,
             training_job,
             training_plan,
         )
-        from ptycho_backends.scans.scan_files import load_scan
 
         refinement = refinement_config(
             refine,
@@ -290,7 +299,7 @@ def run(
             n_probe_modes=probe_modes,
         )
         job = training_job(
-            scan, measurement, mapped, config, backend, resume, say,
+            scan_of(scan, measurement, mapped, mask), scan, config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
@@ -302,7 +311,7 @@ def run(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
         test = job.config.test_data_file
-        other = None if test is None else load_scan(test, measurement=measurement, mapped=mapped)
+        other = None if test is None else scan_of(test, measurement, mapped, mask)
         result = workflows.run(
             training_plan(job, batch_size, how, say),
             test_scan=other,
@@ -332,6 +341,7 @@ def infer(
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
     mapped: Mapped = False,
+    mask: Mask = None,
     stitching_size: StitchingSize = 20,
     product: ProductFile = None,
     refine: Refine = None,
@@ -366,6 +376,7 @@ def infer(
             given_size,
             inference_job,
             refinement_config,
+            scan_of,
             settled_execution,
         )
 
@@ -377,7 +388,7 @@ def infer(
             n_probe_modes=probe_modes,
         )
         job = inference_job(
-            model, scan, measurement, mapped, config, backend,
+            model, scan_of(scan, measurement, mapped, mask), scan, config, backend,
             inference={"n_groups": n_groups, "output_dir": output},
         )  # fmt: skip
         how = execution_config(
@@ -416,6 +427,7 @@ def refine(
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
     mapped: Mapped = False,
+    mask: Mask = None,
     product: ProductFile = None,
     passes: Passes = None,
     refine_probe: RefineProbe = None,
@@ -437,8 +449,7 @@ def refine(
     """
     with _session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, refinement_config
-        from ptycho_backends.scans.scan_files import load_scan
+        from ptycho_backends.cli.settings import execution_config, refinement_config, scan_of
 
         config = refinement_config(
             "auto" if passes is None else str(passes), "auto", refine_probe=refine_probe,
@@ -446,7 +457,7 @@ def refine(
         )  # fmt: skip
         how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)
         result = workflows.refine(
-            load_scan(scan, measurement=measurement, mapped=mapped),
+            scan_of(scan, measurement, mapped, mask),
             output,
             start=start,
             backend=backend,
@@ -627,9 +638,13 @@ def _described(scan: "Scan") -> str:
     rows = [
         ("scan", scan.name),
         ("patterns", f"{len(scan)} of {scan.N} x {scan.N} pixels, {scan.patterns.dtype}"),
-        ("measurement", f"{scan.measurement}, {whole}, {scan.pattern_energies.mean():.4g} a pattern"),
+        (
+            "measurement",
+            f"{scan.measurement}, {whole}, {scan.pattern_energies.mean() / scan.lit_fraction:.4g} a pattern",
+        ),
+        *_masked_rows(scan),
         ("positions", f"x {x.min():.1f} .. {x.max():.1f}, y {y.min():.1f} .. {y.max():.1f} px"),
-        ("probe", "guess given" if scan.probe_guess is not None else "none; the default one is used"),
+        ("probe", _described_probe(scan)),
         (
             "object",
             "none" if scan.object_guess is None else "{} x {} pixels".format(*scan.object_guess.shape),
@@ -637,3 +652,17 @@ def _described(scan: "Scan") -> str:
         ("pixel", "size unknown" if scan.pixel_size_m is None else f"{scan.pixel_size_m * 1e9:.4g} nm"),
     ]
     return "\n".join(f"{label:<12} {value}" for label, value in rows)
+
+
+def _described_probe(scan: "Scan") -> str:
+    if scan.probe_modes is None:
+        return "none; the default one is used"
+    count = len(scan.probe_modes)
+    return "guess given" if count == 1 else f"guess given, {count} modes"
+
+
+def _masked_rows(scan: "Scan") -> list[tuple[str, str]]:
+    if scan.valid_pixels is None:
+        return []
+    invalid = scan.valid_pixels.size - int(scan.valid_pixels.sum())
+    return [("mask", f"{invalid} of {scan.valid_pixels.size} pixels take no part")]

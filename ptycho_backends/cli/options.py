@@ -50,6 +50,15 @@ Mapped = Annotated[
         "memory; NPZ must hold them uncompressed.",
     ),
 ]
+Mask = Annotated[
+    Path | None,
+    option(
+        "--mask",
+        help="NPY file of the detector's mask: True or not zero where a pixel is valid. A mask in the scan's own "
+        "file counts too.",
+        metavar="FILE.npy",
+    ),
+]
 Gridsize = Annotated[
     int | None,
     option("--gridsize", "-g", panel=MODEL_PANEL, help="A group holds gridsize x gridsize positions. (1)"),

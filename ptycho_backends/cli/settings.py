@@ -24,7 +24,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.scans.scan_files import load_scan
+from ptycho_backends.scans.scan_files import load_mask, load_scan
 from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.training.launch import launched
@@ -51,10 +51,15 @@ class TrainingJob:
     resumed: TrainedModel | None
 
 
+def scan_of(path: Path, measurement: str, mapped: bool, mask: Path | None) -> Scan:
+    """The scan in a file, with the mask of another one if that is given."""
+    valid = None if mask is None else load_mask(mask)
+    return load_scan(path, measurement=measurement, mapped=mapped, valid_pixels=valid)
+
+
 def training_job(
+    scan: Scan,
     path: Path,
-    measurement: str,
-    mapped: bool,
     config_file: Path | None,
     backend: str | None,
     resume: Path | None,
@@ -63,11 +68,10 @@ def training_job(
     model: Given,
     training: Given,
 ) -> TrainingJob:
-    """Load the scan, choose the backend, and derive the configuration.
+    """Choose the backend, and derive the configuration for `scan`, which is that of the file `path`.
 
     Options win over the YAML file, the file over the configuration of the model that is resumed.
     """
-    scan = load_scan(path, measurement=measurement, mapped=mapped)
     base = None if config_file is None else load_config(config_file)
     named = set() if config_file is None else _named_fields(config_file)
     # the file's backend only if the file names one: a default is no choice
@@ -126,16 +130,14 @@ class InferenceJob:
 
 def inference_job(
     model_path: Path,
+    scan: Scan,
     path: Path,
-    measurement: str,
-    mapped: bool,
     config_file: Path | None,
     backend: str | None,
     *,
     inference: Given,
 ) -> InferenceJob:
-    """Load the scan and the model, choose the backend, and derive the configuration."""
-    scan = load_scan(path, measurement=measurement, mapped=mapped)
+    """Load the model, choose the backend, and derive the configuration for `scan`, that of the file `path`."""
     base = InferenceConfig() if config_file is None else load_config(config_file, InferenceConfig)
     named = set() if config_file is None else _named_fields(config_file)
     chosen = get_backend(backend, config=base if "backend" in named else None)

@@ -103,7 +103,9 @@ def _places(
         raise ScanError(
             f"{scan.name}: the reconstruction used position {used.max()}, but the scan has only {len(scan)}"
         )
-    positions = scan.positions_of(used) if reconstruction.positions_px is None else reconstruction.positions_px
+    positions = (
+        scan.positions_of(used) if reconstruction.positions_px is None else reconstruction.positions_px
+    )
     corner = positions - reconstruction.origin_px - scan.N // 2
     first = np.floor(corner).astype(np.int64)
     height, width = reconstruction.object.shape

@@ -87,7 +87,9 @@ def half_scans(scan: Scan, seed: int = 0) -> tuple[Scan, Scan]:
         If there are too few positions.
     """
     if len(scan) < 2 * LEAST_POSITIONS:
-        raise ScanError(f"{scan.name}: {len(scan)} positions, want at least {2 * LEAST_POSITIONS} for two halves")
+        raise ScanError(
+            f"{scan.name}: {len(scan)} positions, want at least {2 * LEAST_POSITIONS} for two halves"
+        )
     first, second = even_batches(along_a_snake(scan.scan_positions_px), 2, seed, 0)
     return _part(scan, np.sort(first), "half 1"), _part(scan, np.sort(second), "half 2")
 
@@ -150,7 +152,9 @@ def fourier_ring_correlation(
     """
     a, b = np.asarray(a, np.complex128), np.asarray(b, np.complex128)
     if a.shape != b.shape or a.ndim != 2:
-        raise ShapeError(f"Fourier ring correlation: got images of shapes {a.shape} and {b.shape}, want one (H, W)")
+        raise ShapeError(
+            f"Fourier ring correlation: got images of shapes {a.shape} and {b.shape}, want one (H, W)"
+        )
     region = np.ones(a.shape, bool) if region is None else region
     window = _window(region)
     a, b = _levelled(a, b, window)

@@ -75,7 +75,9 @@ def own_ramp(image: NDArray) -> NDArray[np.float64]:
 def without_ramp(image: NDArray, ramp_rad_per_px: NDArray) -> NDArray[np.complex128]:
     """`image` times `exp(-i (p_x x + p_y y))`, with `x` and `y` counted from its first pixel; (H, W) complex128."""
     height, width = image.shape
-    by_x, by_y = (np.exp(-1j * p * np.arange(n)) for p, n in zip(ramp_rad_per_px, (width, height), strict=True))
+    by_x, by_y = (
+        np.exp(-1j * p * np.arange(n)) for p, n in zip(ramp_rad_per_px, (width, height), strict=True)
+    )
     return image * by_y[:, None] * by_x
 
 

@@ -46,8 +46,9 @@ def save_reconstruction(reconstruction: Reconstruction, path: str | os.PathLike[
     for name in _REFINED:
         if getattr(reconstruction, name) is not None:
             entries[name] = getattr(reconstruction, name)
-    if reconstruction.passes:
+    if reconstruction.probe_modes is not None:
         entries["interrupted"] = np.bool_(reconstruction.interrupted)
+    if reconstruction.passes:
         entries |= {
             _PASS + field.name: _column([getattr(record, field.name) for record in reconstruction.passes])
             for field in dataclasses.fields(RefinementRecord)

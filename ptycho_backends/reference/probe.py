@@ -166,14 +166,14 @@ def orthogonal_modes(modes: NDArray) -> NDArray:
     Returns
     -------
     (modes, N, N) complex array of the same dtype, [y, x]
-        Each mode's phase makes its inner product with the strongest given mode real and positive.
+        Each mode's phase makes its inner product with the given mode that it resembles most real and positive.
     """
     stack = np.asarray(modes, np.complex128).reshape(len(modes), -1)
     _, singular, vectors = np.linalg.svd(stack, full_matrices=False)
     mixed = singular[:, None] * vectors
-    strongest = stack[np.argmax(np.linalg.norm(stack, axis=1))]
-    overlap = mixed.conj() @ strongest
-    phases = np.where(np.abs(overlap) > 0, overlap / np.where(overlap == 0, 1.0, np.abs(overlap)), 1.0)
+    overlaps = mixed.conj() @ stack.T
+    overlap = np.take_along_axis(overlaps, np.argmax(np.abs(overlaps), axis=1)[:, None], axis=1)[:, 0]
+    phases = np.where(overlap == 0, 1.0, overlap / np.where(overlap == 0, 1.0, np.abs(overlap)))
     return (mixed * phases[:, None]).reshape(np.shape(modes)).astype(np.asarray(modes).dtype)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.mapped_npz import mapped_entry
@@ -37,7 +37,12 @@ PATTERNS_ENTRIES = ("diff3d", "diffraction")
 
 
 def load_npz(
-    path: Path, *, measurement: str = "auto", mapped: bool = False, clip_negative: bool = False
+    path: Path,
+    *,
+    measurement: str = "auto",
+    mapped: bool = False,
+    clip_negative: bool = False,
+    valid_pixels: ArrayLike | None = None,
 ) -> Scan:
     """Read a scan from an NPZ file; parameters and errors are those of `load_scan`."""
     entries, names = _read_npz(path, mapped=mapped)
@@ -74,7 +79,7 @@ def load_npz(
             detector_distance_m=_number_or_unknown("detector_distance_m", entries),
             name=path.stem,
             probe_modes=entries.get("probeModes"),
-            valid_pixels=mask_of_entries(entries, entries[patterns_key].shape[-1]),
+            valid_pixels=mask_of_entries(entries, entries[patterns_key].shape[-1], valid_pixels),
         )
     except (ScanError, ShapeError) as error:
         raise type(error)(f"{path}: {error}") from error

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ptycho_backends.errors import OutputError, ScanError
+from ptycho_backends.errors import OutputError, ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.file_kind import HDF5_SUFFIXES, kind_of
 from ptycho_backends.files.mapped_npz import mapped_entry
@@ -16,11 +16,13 @@ from ptycho_backends.files.stored_patterns import StoredPatterns
 from ptycho_backends.scans.npz import is_written_by_ptychodus, load_npz, save_scan
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.training_data import load_training_hdf5, save_training_hdf5
+from ptycho_backends.scans.valid_pixels import require_mask
 
 __all__ = [
     "EXPORTERS",
     "export_training_data",
     "is_ptychodus_file",
+    "load_mask",
     "load_scan",
     "open_patterns",
     "save_scan",
@@ -35,6 +37,7 @@ def load_scan(
     measurement: str = "auto",
     mapped: bool = False,
     clip_negative: bool = False,
+    valid_pixels: ArrayLike | None = None,
 ) -> Scan:
     """Read a scan from an NPZ file, or from Ptychodus's training-data HDF5.
 
@@ -44,7 +47,7 @@ def load_scan(
         Its content decides, not its suffix. HDF5 is read by `training_data.load_training_hdf5`. NPZ has the keys
         `xcoords`, `ycoords`, `diff3d` (or `diffraction`); optionally `probeGuess`, `objectGuess`, `scan_index`,
         `xcoords_start`, `ycoords_start`, `objectMask`, `pixel_size_m`, `photon_energy_eV`,
-        `detector_distance_m`, `measurement`.
+        `detector_distance_m`, `measurement`, `probeModes`, and a mask under one of `valid_pixels.MASK_NAMES`.
     measurement : {'auto', 'amplitude', 'intensity'}
         As in `Scan`; 'auto' first asks the file's own key `measurement`, and knows that files which
         Ptychodus wrote hold counts, in whatever dtype.
@@ -55,6 +58,8 @@ def load_scan(
     clip_negative : bool
         Set negative counts to 0 instead of refusing them; always so for files that Ptychodus wrote, where
         filling bad pixels may leave some.
+    valid_pixels : (N, N) array, [ky, kx], optional
+        True, or not zero, at the pixels that take part, beside the mask that the file may have.
 
     Raises
     ------
@@ -65,8 +70,32 @@ def load_scan(
     path = Path(path)
     if _is_hdf5(path):
         measurement = "intensity" if measurement == "auto" else measurement
-        return load_training_hdf5(path, measurement=measurement, mapped=mapped)
-    return load_npz(path, measurement=measurement, mapped=mapped, clip_negative=clip_negative)
+        return load_training_hdf5(path, measurement=measurement, mapped=mapped, valid_pixels=valid_pixels)
+    return load_npz(
+        path,
+        measurement=measurement,
+        mapped=mapped,
+        clip_negative=clip_negative,
+        valid_pixels=valid_pixels,
+    )
+
+
+def load_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
+    """Read a mask of a detector from an NPY file: (N, N), True or not zero at valid pixels.
+
+    Raises
+    ------
+    ScanError, ShapeError
+        If the file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    values = np.asarray(_mapped_npy(path))
+    if values.ndim != 2:
+        raise ShapeError(f"{path}: got shape {values.shape}, want a mask (ky, kx)")
+    try:
+        return require_mask(path.stem, values, len(values))
+    except ShapeError as error:
+        raise ShapeError(f"{path}: {error}") from error
 
 
 def is_ptychodus_file(path: str | os.PathLike[str]) -> bool:

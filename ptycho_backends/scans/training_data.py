@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile, write_datasets
@@ -22,7 +22,11 @@ NAMES = (
 
 
 def load_training_hdf5(
-    path: str | os.PathLike[str], *, measurement: str = "intensity", mapped: bool = False
+    path: str | os.PathLike[str],
+    *,
+    measurement: str = "intensity",
+    mapped: bool = False,
+    valid_pixels: ArrayLike | None = None,
 ) -> Scan:
     """Read Ptychodus's training-data HDF5.
 
@@ -33,6 +37,8 @@ def load_training_hdf5(
         Content of the patterns; Ptychodus writes counts, of whatever dtype.
     mapped : bool
         Leave the patterns in the file; as `DatasetFile.patterns` reads them.
+    valid_pixels : (N, N) array, [ky, kx], optional
+        As in `load_scan`.
 
     Returns
     -------
@@ -67,7 +73,7 @@ def load_training_hdf5(
             photon_energy_eV=energy or None,
             detector_distance_m=distance or None,
             name=path.stem,
-            valid_pixels=mask_of_entries(arrays, patterns.shape[-1]),
+            valid_pixels=mask_of_entries(arrays, patterns.shape[-1], valid_pixels),
         )
     except (ScanError, ShapeError) as error:
         raise type(error)(f"{path}: {error}") from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.stored_patterns import StoredPatterns
@@ -125,8 +125,10 @@ def require_mask(name: str, values: object, side: int) -> NDArray[np.bool_]:
     return mask != 0
 
 
-def mask_of_entries(entries: Mapping[str, NDArray], side: int) -> NDArray[np.bool_] | None:
-    """The valid pixels that a file's entries describe; None if it describes none.
+def mask_of_entries(
+    entries: Mapping[str, NDArray], side: int, given: ArrayLike | None = None
+) -> NDArray[np.bool_] | None:
+    """The valid pixels that a file's entries describe and that are valid in the mask `given`; None without any mask.
 
     Under a name that is used both ways (`mask`), the pixels in the minority are the bad ones, which the log states.
     An entry of such a name that has another shape is left out: it may be the mask of something else.
@@ -136,7 +138,7 @@ def mask_of_entries(entries: Mapping[str, NDArray], side: int) -> NDArray[np.boo
     ShapeError
         If an entry that can only be a detector's mask has another shape or type.
     """
-    valid: NDArray[np.bool_] | None = None
+    valid = None if given is None else require_mask("valid_pixels", given, side)
     for name in MASK_NAMES:
         if name not in entries or not np.asarray(entries[name]).size:
             continue

@@ -12,8 +12,8 @@ from ptycho_backends.reference.initial_weights import PROBE
 from ptycho_backends.values import Batch
 
 TensorBatch = dict[str, Tensor]
-"""`diffraction` (B, C, N, N), `offsets` (B, C, 2), and if asked for `patches_truth`, `object_truth`. Where not all pixels
-are valid, `valid_pixels` (B, N, N) bool; where there are several probes, `probe_index` (B,) int32."""
+"""`diffraction` (B, C, N, N), `offsets` (B, C, 2), and if asked for `patches_truth`, `object_truth`. Where not all
+pixels are valid, `valid_pixels` (B, N, N) bool; where there are several probes, `probe_index` (B,) int32."""
 
 SHARD_SIZES = "shard_sizes"
 """In a `TensorBatch` that is a process's shard of a larger one: the groups that it counts for, and those of all."""

@@ -56,7 +56,7 @@ def test_dark_probe_is_refused():
 
 def test_probe_of_the_wrong_rank_is_refused():
     with pytest.raises(ShapeError, match="probeGuess"):
-        probe.normalise_probe(np.ones((1, 64, 64)), 4.0)
+        probe.normalise_probe(np.ones((1, 1, 64, 64)), 4.0)
 
 
 def test_a_probe_loses_its_ramp():

@@ -42,7 +42,7 @@ from ptycho_backends.testing.refinement_measurements import REFINEMENTS, Refinem
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 from ptycho_backends.testing.symmetries import Reordering
 from ptycho_backends.training.plan import inference_groups, plan_training
-from ptycho_backends.values import Batch, EpochRecord, Prediction
+from ptycho_backends.values import Batch, EpochRecord, Prediction, RefinementRecord
 
 CASES = (
     Case(gridsize=2, probe_mask=True, gaussian_smoothing_sigma=0.5, max_position_jitter=7, loss="all",
@@ -309,7 +309,8 @@ class BackendContract:
         require_agreement(measure_refinement(case, {backend.name: backend}, execution))
 
     def test_a_refinement_reports_and_names_itself(self, backend: Backend) -> None:
-        case, reported = REFINEMENTS[0], []
+        case = REFINEMENTS[0]
+        reported: list[RefinementRecord] = []
         image = backend.refine(None, case.scan(), case.config, execution=SINGLE, on_pass=reported.append)
         assert list(image.passes) == reported
         assert [row.number for row in reported] == list(range(1, case.passes + 1))

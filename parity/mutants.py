@@ -64,7 +64,8 @@ def measurements(name: str) -> Iterator:
     yield from refinement_stages(adapter)
     for refinement in REFINEMENTS:
         yield from measure_refinement(refinement, backends)
-    for case in CASES:
+    # modes, masks and several probes are in the last ones
+    for case in reversed(CASES):
         yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
     yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
     yield from measure_scan(ScanCase(positions=10, attention=True, seed=2), backends)
@@ -76,6 +77,7 @@ def stages(adapter) -> Iterator:
     """Single stages on random arrays, against the reference."""
     import numpy as np
 
+    from ptycho_backends.config import ModelConfig
     from ptycho_backends.reference import losses, network, physics
     from ptycho_backends.testing.agreement import deviation
     from ptycho_backends.testing.cases import MASKED_FRACTION
@@ -98,7 +100,7 @@ def stages(adapter) -> Iterator:
         "b/kernel": draw.normal(size=3),
     }
     norm = {f"a/{kind}": 1 + draw.random(3) for kind in ("gamma", "beta", "mean", "variance")}
-    valid = draw.random((2, 8, 8)) > MASKED_FRACTION
+    valid, config = draw.random((2, 8, 8)) > MASKED_FRACTION, ModelConfig()
     for stage, *arguments in (
         ("physics.translate", image, offsets),
         ("physics.pad_centre", image, 11),
@@ -108,6 +110,8 @@ def stages(adapter) -> Iterator:
         ("physics.smooth_exit_wave", image, 0.8),
         ("physics.diffraction_amplitude", image),
         ("physics.summed_amplitude", np.abs(image)),
+        ("physics.exit_waves", image, image[0], config),
+        ("physics.exit_waves", image, image[:, :3], config),
         ("physics.chosen_probe", image[:, :3], np.array([1, 0, 0])),
         ("network.conv", real, layer, "a"),
         *(("network.activation", kind, 10 * real) for kind in ("sigmoid", "swish", "softplus", "relu")),

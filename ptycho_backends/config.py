@@ -320,7 +320,7 @@ class RefinementConfig(_CheckedConfig):
     )
     refine_positions: bool = setting(False, boolean(), "move the positions")
     probe_from: int = setting(2, integer(1), "first pass that moves the probe")
-    positions_from: int = setting(4, integer(1), "first pass that moves the positions")
+    positions_from: int = setting(2, integer(1), "first pass that moves the positions")
     smoothness: float = setting(1.0, number(0), "factor of the smoothness prior, which knows the dose")
     held_out_fraction: float = setting(
         1 / 64, fraction(zero=True), "fraction of the pixels that only judge, and end the refinement; 0: none"

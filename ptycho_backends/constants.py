@@ -77,18 +77,25 @@ EDGE = 0.07
 # Strength of the smoothness prior, times the root of the photons per object pixel.
 SMOOTHNESS = 3.0
 
-# The metric of slow phases: its strength, its largest gain, and the brightness where it fades out.
+# The metric of slow phases: its strength and its largest gain; the photons per object pixel below which it weakens;
+# the light and the object's intensity below which it fades.
 SLOW_STRENGTH = 2.5
 SLOW_GAIN_LIMIT = 30.0
+SLOW_DOSE = 20.0
 LOW_LIGHT = 0.05
 DARK_OBJECT = 0.1
 
 # Keeps sums that may be empty from being divided by zero.
 REFINEMENT_FLOOR = 1e-6
 
-# Positions: damping of their normal equations, and their longest step in pixels.
-POSITION_DAMPING = 0.1
-POSITION_STEP_LIMIT_PX = 0.5
+# Slow phases are trusted less where the model does not fit: where bright pixels leave more than this fraction of the
+# energy beyond the Poisson floor, or more than this over that floor; with this power.
+TRUSTED_EXCESS = 0.0015
+TRUSTED_MISFIT = 0.35
+TRUST_POWER = 4.0
 
-# The metric of slow phases is weakened by this power of the misfit: where the model does not fit, they are not trusted.
-SLOW_MISFIT_POWER = 3.0
+# Positions: damping of their normal equations; length of their steps, which is above 1 because residuals of amplitudes
+# carry about half of the exit wave's curvature; and their longest step in pixels.
+POSITION_DAMPING = 0.1
+POSITION_STEP = 1.5
+POSITION_STEP_LIMIT_PX = 0.5

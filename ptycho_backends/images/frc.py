@@ -165,7 +165,9 @@ def fourier_ring_correlation(
     count = side // 2 + 1
 
     def sums(values: NDArray) -> NDArray[np.float64]:
-        return np.bincount(ring, values.ravel(), ring.max() + 1)[1:count]
+        return np.bincount(ring, values.ravel().astype(np.float64), ring.max() + 1)[1:count].astype(
+            np.float64
+        )
 
     powers = np.sqrt(sums(np.abs(far_a) ** 2) * sums(np.abs(far_b) ** 2))
     common = sums((far_a * far_b.conj()).real)

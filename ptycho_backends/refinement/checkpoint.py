@@ -30,6 +30,7 @@ def save_state(state: RefinementState, path: str | os.PathLike[str]) -> Path:
         "format": FORMAT,
         "step": state.step,
         "misfit": state.misfit,
+        "trust": state.trust,
         "passes": [dataclasses.asdict(record) for record in state.passes],
     }
     with replaced_atomically(path) as stream:
@@ -58,6 +59,7 @@ def load_state(path: str | os.PathLike[str]) -> RefinementState:
                 **{name: entries[name] for name in _ARRAYS},
                 step=float(numbers["step"]),
                 misfit=float(numbers["misfit"]),
+                trust=float(numbers["trust"]),
                 passes=[RefinementRecord(**record) for record in numbers["passes"]],
             )
     except OSError as error:

@@ -47,6 +47,8 @@ class RefinementState:
         Length of the object's steps; halved where they diverged.
     misfit : float
         Chi-square of the bright pixels, at least 1.
+    trust : float
+        In slow phases; at most 1.
     passes : list of RefinementRecord
     """
 
@@ -58,6 +60,7 @@ class RefinementState:
     common_shift_px: NDArray[np.float64]
     step: float = 1.0
     misfit: float = 1.0
+    trust: float = 1.0
     passes: list[RefinementRecord] = dataclasses.field(default_factory=list)
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 
 from ptycho_backends import constants
 from ptycho_backends.reference.probe import orthogonal_modes
@@ -35,8 +36,8 @@ LARGEST_MISFIT = 30.0
 SLOW_FROM = 2
 # The held-out error has to rise by this over its least value, so many passes in a row, for passes to be too many.
 OVERFIT, OVERFIT_PASSES = 0.003, 2
-# Light below this fraction of the lit canvas is no image.
-LEAST_LIGHT = 0.05
+# Light below this fraction of the dose is no image.
+LEAST_LIGHT = 0.02
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 
@@ -171,7 +172,7 @@ class Refinement:
         )
         gain = None
         if number >= SLOW_FROM:
-            strength = constants.SLOW_STRENGTH / state.misfit**constants.SLOW_MISFIT_POWER
+            strength = constants.SLOW_STRENGTH * state.trust * self._dose / (self._dose + constants.SLOW_DOSE)
             gain = slow_gain(
                 plan.problem.shape, width_px(self._steps.probe().astype(np.complex128)), strength
             )
@@ -192,7 +193,7 @@ class Refinement:
             if error < self._best:
                 self._best = error
                 self._steps.keep()
-            state.misfit = max(1.0, 4.0 * float(residuals[2]) / max(float(residuals[3]), 1.0))
+            state.misfit, state.trust = _fit(residuals)
             if settings.with_probe:
                 self._hold_probe()
             if equations is not None:
@@ -242,7 +243,7 @@ class Refinement:
         trace = (matrix[:, 0, 0] + matrix[:, 1, 1]) / 2
         damping = constants.POSITION_DAMPING * trace + 1e-3 * trace.mean() + constants.REFINEMENT_FLOOR
         matrix = matrix + damping[:, None, None] * np.eye(2)
-        step = np.linalg.solve(matrix, equations[:, :2, None])[..., 0]
+        step = constants.POSITION_STEP * np.linalg.solve(matrix, equations[:, :2, None])[..., 0]
         step = np.clip(step, -constants.POSITION_STEP_LIMIT_PX, constants.POSITION_STEP_LIMIT_PX)
         least, largest = plan.position_limits(state)
         state.positions_px = np.clip(state.positions_px + step - step.mean(axis=0), least, largest)
@@ -253,8 +254,11 @@ class Refinement:
         plan, state, scan = self._plan, self._state, self._plan.scan
         light = np.asarray(self._steps.light(), np.float64)
         lit = light > LEAST_LIGHT * self._dose
-        coverage = np.where(lit, light / self._dose, 0.0).astype(np.float32)
-        canvas = np.where(lit, self._steps.canvas(), 0).astype(np.complex64)
+        covered = _patches_over(*plan.geometry(state), plan.problem.shape, scan.N)
+        # patches that lie far apart leave holes, which their light reaches
+        covered = np.maximum(covered, binary_fill_holes(covered > 0))
+        coverage = np.where(lit, covered, 0.0).astype(np.float32)
+        canvas = np.where(coverage > 0, self._steps.canvas(), 0).astype(np.complex64)
         modes = orthogonal_modes(self._steps.probe().astype(np.complex128)).astype(np.complex64)
         return Reconstruction(
             object=canvas,
@@ -271,3 +275,29 @@ class Refinement:
             start=plan.start,
             interrupted=interrupted,
         )
+
+
+def _patches_over(
+    corners: NDArray[np.int64], fractions: NDArray[np.float64], shape: tuple[int, int], N: int
+) -> NDArray[np.float64]:
+    """Number of positions whose central square lies over each pixel, as in an image stitched from patches."""
+    half = constants.DEFAULT_STITCHING_SIZE // 2
+    middle = np.rint(corners + fractions).astype(np.int64) + N // 2
+    edges = np.zeros((shape[0] + 1, shape[1] + 1))
+    for sign_y, y in ((1.0, middle[:, 1] - half), (-1.0, middle[:, 1] + half)):
+        for sign_x, x in ((1.0, middle[:, 0] - half), (-1.0, middle[:, 0] + half)):
+            np.add.at(edges, (y, x), sign_x * sign_y)
+    return edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+
+
+def _fit(residuals: NDArray[np.float64]) -> tuple[float, float]:
+    """Chi-square of the bright pixels, at least 1, and the trust in slow phases, at most 1, after a pass.
+
+    A bright amplitude has the variance 1/4. A model that leaves more than that does not fit, and its slow phases are
+    then as likely to be the model's error as the object's.
+    """
+    squared, count = float(residuals[2]), max(float(residuals[3]), 1.0)
+    misfit = max(1.0, 4.0 * squared / count)
+    excess = max(0.0, squared - count / 4.0) / max(float(residuals[1]), constants.REFINEMENT_FLOOR)
+    doubt = min(excess / constants.TRUSTED_EXCESS, (misfit - 1.0) / constants.TRUSTED_MISFIT)
+    return misfit, 1.0 / (1.0 + doubt**constants.TRUST_POWER)

@@ -132,7 +132,7 @@ class Scan:
         found = self._checked_patterns()
         valid = settled_mask(self.name, given, self.patterns, found, self.measurement)
         set_("valid_pixels", valid)
-        if (valid is None) != (given is None) or not np.array_equal(valid, given):
+        if valid is not None and (given is None or (valid != given).any()):
             # measured with pixels that are found to be invalid
             for values in self._known.values():
                 values[:] = np.nan

@@ -93,7 +93,7 @@ def invalid_pixels(found: PixelStatistics, dtype: np.dtype, measurement: str) ->
     if found.frames >= LEAST_FRAMES and constant.any():
         changing = found.largest[usable & ~constant]
         brightest = float(changing.max()) if changing.size else np.inf
-        counters = np.float32(COUNTER_MAXIMA)
+        counters = np.array(COUNTER_MAXIMA, np.float32)
         if measurement == "amplitude":
             counters = np.sqrt(counters)
         value = found.largest.astype(np.float32)

@@ -232,7 +232,7 @@ def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> tf.Te
     rows = tf.constant(np.fft.fftfreq(shape[0]), tf.float64)
     columns = tf.constant(np.fft.rfftfreq(shape[1]), tf.float64)
     squared = (2 * math.pi * width_px) ** 2 * (tf.square(rows)[:, None] + tf.square(columns))
-    gain = strength / (squared + strength / constants.SLOW_GAIN_LIMIT)
+    gain = strength / (squared + constants.SLOW_STRENGTH / constants.SLOW_GAIN_LIMIT)
     return tf.where(squared == 0.0, tf.zeros_like(gain), gain)
 
 

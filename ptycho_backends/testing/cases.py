@@ -275,9 +275,9 @@ class Case:
             **self._lit_and_valid(amplitude, generator),
         )
 
-    def _lit_and_valid(self, amplitude: NDArray, generator: np.random.Generator) -> dict[str, NDArray]:
+    def _lit_and_valid(self, amplitude: NDArray, generator: np.random.Generator) -> dict[str, Any]:
         """Masks and numbers of probes of a batch, as far as the case has them; `amplitude` becomes 0 where masked."""
-        values: dict[str, NDArray] = {}
+        values: dict[str, Any] = {}
         if self.masked:
             valid = generator.random(amplitude.shape[:-1]) > MASKED_FRACTION
             amplitude[~valid] = 0.0

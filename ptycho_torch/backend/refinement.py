@@ -213,7 +213,7 @@ def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> Tenso
     rows = torch.fft.fftfreq(shape[0], dtype=torch.float64)
     columns = torch.fft.rfftfreq(shape[1], dtype=torch.float64)
     squared = (2 * np.pi * width_px) ** 2 * (rows[:, None].square() + columns.square())
-    gain = strength / (squared + strength / constants.SLOW_GAIN_LIMIT)
+    gain = strength / (squared + constants.SLOW_STRENGTH / constants.SLOW_GAIN_LIMIT)
     gain[0, 0] = 0.0
     return gain
 

@@ -1,5 +1,6 @@
 """The pictures: right content, right axes, nothing global, nothing half-written."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 
 from ptycho_backends.errors import OutputError, ScanError
-from ptycho_backends.images import figures
+from ptycho_backends.images import curves, figures
+from ptycho_backends.images.agreement import PatternAgreement
+from ptycho_backends.images.frc import fourier_ring_correlation
 from ptycho_backends.images.metrics import compare
 from ptycho_backends.images.stitching import stitch
 from ptycho_backends.reference.physics import extract_patches
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.values import EpochRecord, Reconstruction
+from ptycho_backends.values import EpochRecord, Reconstruction, RefinementRecord
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,8 @@ def stitched(scan, patches, **changes):
 def saved_figure(monkeypatch, save, *arguments):
     """The matplotlib figure that `save` would write."""
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or path)
+    for module in (figures, curves):
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: kept.append(figure) or path)
     save(*arguments)
     return kept[0]
 
@@ -70,24 +74,100 @@ def test_pictures_are_written_and_nothing_else(tmp_path, scan, reconstruction):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
 
 
-def test_truth_stands_beside_and_the_difference_below(monkeypatch, scan, reconstruction):
+def refined(reconstruction, start=None, **changes):
+    """`reconstruction` as if it had been refined."""
+    modes = np.stack([np.full((8, 8), 3.0), np.eye(8)]).astype(np.complex64)
+    passes = (RefinementRecord(1, 6, 0.2, 0.3, 0.25, 1.0), RefinementRecord(2, 1, 0.1, 0.085, 0.12, 1.0))
+    return dataclasses.replace(reconstruction, probe_modes=modes, passes=passes, start=start, **changes)
+
+
+def test_the_reference_and_the_difference_stand_beside(monkeypatch, scan, reconstruction):
     metrics = compare(reconstruction, scan)
     figure = saved_figure(
         monkeypatch, figures.save_reconstruction_figure, reconstruction, "x.png", scan, metrics
     )
     titles = [axes.get_title() for axes in panels(figure)]
-    assert titles == [
-        "amplitude, reconstruction", "phase, reconstruction",
-        "amplitude, known object", "phase, known object",
-        "amplitude, difference", "phase, difference",
-    ]  # fmt: skip
-    ours, truth = (panels(figure)[i].images[0] for i in (1, 3))
-    assert ours.get_clim() == truth.get_clim()
-    low, high = panels(figure)[5].images[0].get_clim()
+    assert titles == ["reconstruction", "reference", "reconstruction - reference", "", "", ""]
+    ours, truth, difference = panels(figure)[3:]
+    assert ours.images[0].get_clim() == truth.images[0].get_clim()
+    low, high = difference.images[0].get_clim()
     assert low == -high
-    assert f"phase correlation {metrics.phase_correlation:.3f}" in figure.get_suptitle()
-    bars = [axes.child_axes[0].get_ylabel() for axes in panels(figure)]
-    assert bars == ["amplitude", "phase (rad)"] * 3
+    heading = figure.get_suptitle()
+    assert f"phase correlation {metrics.phase_correlation_ramp_removed:.3f} (blank 0.000)" in heading
+    assert f"amplitude SSIM {metrics.amplitude_ssim_ramp_removed:.3f} (blank" in heading
+    assert "complex correlation" not in heading
+    bars = [axes.child_axes[0].get_ylabel() for axes in panels(figure) if axes.child_axes]
+    assert bars == ["amplitude", "amplitude difference", "phase (rad)", "phase difference (rad)"]
+
+
+def test_a_refined_image_stands_between_the_network_and_the_reference(monkeypatch, scan, reconstruction):
+    # another canvas, another factor, a ramp
+    columns = np.arange(reconstruction.object.shape[1] - 3)
+    network = dataclasses.replace(
+        reconstruction,
+        object=(0.3j * np.exp(0.05j * columns) * reconstruction.object[2:, 3:]).astype(np.complex64),
+        coverage=reconstruction.coverage[2:, 3:],
+        origin_px=reconstruction.origin_px + np.array([3, 2]),
+    )
+    figure = saved_figure(
+        monkeypatch, figures.save_reconstruction_figure, refined(reconstruction, network), "x.png", scan
+    )
+    shown = panels(figure)
+    titles = [axes.get_title() for axes in shown]
+    assert titles[:4] == ["network", "refined", "reference", "refined - reference"]
+    network_phase, our_phase = (np.ma.filled(shown[i].images[0].get_array(), np.nan) for i in (4, 5))
+    both = np.isfinite(network_phase) & np.isfinite(our_phase)
+    assert both.sum() > 0.9 * np.isfinite(our_phase).sum()
+    # all that they differ by is removed for display
+    assert np.abs(network_phase - our_phase)[both].max() < 0.02
+    network_amplitude, our_amplitude = (np.ma.filled(shown[i].images[0].get_array(), np.nan) for i in (0, 1))
+    assert np.abs(network_amplitude - our_amplitude)[both].max() < 0.02
+    again = saved_figure(
+        monkeypatch, figures.save_reconstruction_figure, refined(reconstruction, refined(network)), "x.png"
+    )
+    assert [axes.get_title() for axes in panels(again)][:2] == ["start", "refined"]
+
+
+def test_a_ramp_is_removed_for_display(monkeypatch, reconstruction):
+    columns = np.arange(reconstruction.object.shape[1])
+    tilted = dataclasses.replace(reconstruction, object=reconstruction.object * np.exp(0.08j * columns))
+    phases = []
+    for image in (reconstruction, tilted):
+        figure = saved_figure(monkeypatch, figures.save_reconstruction_figure, image, "x.png")
+        phases.append(np.ma.filled(panels(figure)[1].images[0].get_array(), 0.0))
+    np.testing.assert_allclose(phases[0], phases[1], atol=1e-3)
+
+
+def test_probe_modes_stand_below_with_their_powers(monkeypatch, reconstruction):
+    figure = saved_figure(monkeypatch, figures.save_reconstruction_figure, refined(reconstruction), "x.png")
+    titles = [axes.get_title() for axes in panels(figure)]
+    # 9 * 64 against 8
+    assert titles == ["amplitude", "phase", "mode 1: 98.6 %", "mode 2: 1.4 %"]
+    assert "R-factor 0.085" in figure.get_suptitle()
+    many = dataclasses.replace(refined(reconstruction), probe_modes=np.ones((9, 8, 8), np.complex64))
+    figure = saved_figure(monkeypatch, figures.save_reconstruction_figure, many, "x.png")
+    assert len(panels(figure)) == 2 + figures.MODES_SHOWN
+
+
+def test_without_a_reference_the_patterns_judge(monkeypatch, reconstruction):
+    agreement = PatternAgreement(0.0849, 1.134, np.array([0.1]), np.array([0]))
+    figure = saved_figure(
+        monkeypatch, figures.save_reconstruction_figure,
+        refined(reconstruction), "x.png", None, None, None, agreement,
+    )  # fmt: skip
+    assert "R-factor 0.085, chi-square 1.13" in figure.get_suptitle()
+
+
+def test_a_scale_bar_has_a_round_length(monkeypatch, reconstruction):
+    for pixel_size, label in ((2e-8, "200 nm"), (2e-7, "2 µm"), (None, None)):
+        image = dataclasses.replace(reconstruction, pixel_size_m=pixel_size)
+        axes = panels(saved_figure(monkeypatch, figures.save_reconstruction_figure, image, "x.png"))[0]
+        assert [text.get_text() for text in axes.texts] == ([] if label is None else [label])
+        if label is not None:
+            start, end = axes.lines[0].get_xdata()
+            assert end - start == pytest.approx({"200 nm": 0.2, "2 µm": 2.0}[label])
+            left, right = axes.get_xlim()
+            assert left < start < end < left + 0.5 * (right - left)
 
 
 def test_only_the_covered_rectangle_is_shown_in_scan_coordinates(monkeypatch, reconstruction):
@@ -121,7 +201,9 @@ def test_a_few_wild_pixels_do_not_decide_the_contrast(monkeypatch, reconstructio
 
 
 def test_a_phase_around_the_circle_gets_a_cyclic_map(monkeypatch, reconstruction):
-    turns = np.exp(1j * np.linspace(0, 40, reconstruction.object.size)).reshape(reconstruction.object.shape)
+    # a lens, because a ramp would be removed
+    rows, columns = np.indices(reconstruction.object.shape) - 36
+    turns = np.exp(0.02j * (rows**2 + columns**2))
     image = Reconstruction(turns, reconstruction.coverage, reconstruction.origin_px, np.zeros((1, 2)))
     figure = saved_figure(monkeypatch, figures.save_reconstruction_figure, image, "x.png")
     assert panels(figure)[1].images[0].get_cmap().name == figures.CYCLIC_PHASE_MAP
@@ -156,6 +238,32 @@ def test_history_shows_all_epochs_but_a_wild_first_one(monkeypatch, losses, scal
     assert shown[0] == (losses[0] < 1e8)
     assert [line.get_label() for line in axes.get_lines()] == ["training", "validation"]
     assert figure.axes[1].get_xlabel() == "epoch"
+
+
+def test_passes_show_both_errors_and_the_r_factor(monkeypatch):
+    passes = [RefinementRecord(i, 6, 0.2 / i, 0.3 / i, 0.25 / i, 1.0) for i in range(1, 8)]
+    errors, factors = saved_figure(monkeypatch, curves.save_passes_figure, passes, "x.png").axes
+    assert [line.get_label() for line in errors.get_lines()] == ["fitted pixels", "held-out pixels"]
+    assert errors.get_lines()[1].get_ydata()[-1] == pytest.approx(0.25 / 7)
+    assert factors.get_lines()[0].get_ydata()[0] == pytest.approx(30)
+    assert (errors.get_yscale(), factors.get_xlabel()) == ("log", "pass")
+    nothing = [dataclasses.replace(record, held_out_error=None) for record in passes]
+    errors, _ = saved_figure(monkeypatch, curves.save_passes_figure, nothing, "x.png").axes
+    assert len(errors.get_lines()) == 1
+
+
+def test_ring_correlation_shows_where_the_curves_cross(monkeypatch, tmp_path):
+    generator = np.random.default_rng(0)
+    halves = generator.normal(size=(2, 64, 64)) + 3 * np.cos(np.arange(64) / 3)
+    found = fourier_ring_correlation(*halves)
+    figure = saved_figure(monkeypatch, curves.save_ring_correlation_figure, found, "x.png")
+    correlation, half_bit, *crossing = figure.axes[0].get_lines()
+    np.testing.assert_array_equal(correlation.get_ydata(), found.correlation)
+    np.testing.assert_array_equal(half_bit.get_ydata(), found.half_bit)
+    assert [line.get_xdata()[0] for line in crossing] == [found.crossing]
+    monkeypatch.undo()
+    assert is_png(curves.save_ring_correlation_figure(found, tmp_path / "frc.png"))
+    assert is_png(curves.save_passes_figure([], tmp_path / "passes.png"))
 
 
 def test_what_cannot_be_written_is_told(tmp_path, reconstruction):

@@ -193,6 +193,80 @@ def test_json_and_table(truth):
     assert isinstance(got, Metrics)
     for word in ("complex correlation", "phase correlation", "PSNR, SSIM", "registration", "trimmed"):
         assert word in str(got)
+    assert list(values)[:6] == [
+        "phase_correlation_ramp_removed", "blank_phase_correlation",
+        "phase_error_rad_ramp_removed", "blank_phase_error_rad",
+        "amplitude_ssim_ramp_removed", "blank_amplitude_ssim",
+    ]  # fmt: skip
+    assert list(values)[-1] == "complex_correlation"
+    assert str(got).splitlines()[0].startswith("phase correlation, ramp removed")
+
+
+def ramped(image, ramp):
+    rows, columns = np.indices(image.shape)
+    return image * np.exp(1j * (ramp[0] * columns + ramp[1] * rows))
+
+
+@given(x=st.floats(-0.2, 0.2), y=st.floats(-0.2, 0.2))
+@settings(max_examples=8, deadline=None)
+def test_a_ramp_is_removed_in_its_own_figures_only(x, y):
+    truth = siemens_star(SIDE)
+    straight = compare(seen(truth), scan_of(truth))
+    got = compare(reconstruction_of(ramped(seen(truth).object, (x, y))), scan_of(truth))
+    assert got.ramp_rad_per_px == pytest.approx((x, y), abs=1e-5)
+    assert got.phase_correlation_ramp_removed == pytest.approx(1, abs=1e-5)
+    assert got.phase_error_rad_ramp_removed < 1e-3
+    assert got.amplitude_ssim_ramp_removed == pytest.approx(1, abs=1e-4)
+    assert got.phase_ssim_ramp_removed == pytest.approx(1, abs=1e-4)
+    if math.hypot(x, y) > 0.02:
+        assert got.phase_correlation < 0.9
+    assert straight.phase_correlation == pytest.approx(1, abs=1e-6)
+
+
+def test_a_shifted_image_with_a_steep_ramp_is_registered_without_it(truth):
+    shifted = seen(truth, shift_px=(1.3, -0.7))
+    got = compare(reconstruction_of(ramped(shifted.object, (0.3, -0.2))), scan_of(truth))
+    want = compare(shifted, scan_of(truth))
+    assert want.phase_correlation_ramp_removed > 0.998
+    assert got.phase_correlation_ramp_removed == pytest.approx(want.phase_correlation_ramp_removed, abs=1e-3)
+
+
+def test_a_ramp_of_the_reference_does_not_count_as_agreement(truth):
+    noise = np.random.default_rng(2).normal(0, 0.3, truth.shape)
+    other = np.exp(1j * noise)
+    level = compare(seen_noisy(other, 1.0), scan_of(truth))
+    tilted = compare(seen_noisy(ramped(other, (0.01, 0.02)), 1.0), scan_of(ramped(truth, (0.01, 0.02))))
+    # both images have the same ramp: as they are, they correlate by it alone
+    assert tilted.phase_correlation > 0.6
+    assert tilted.phase_correlation_ramp_removed == pytest.approx(
+        level.phase_correlation_ramp_removed, abs=0.01
+    )
+    assert abs(tilted.phase_correlation_ramp_removed) < 0.1
+    assert tilted.blank_phase_error_rad == pytest.approx(level.blank_phase_error_rad, abs=1e-3)
+
+
+def test_a_blank_image_has_the_figures_of_a_blank_image(truth):
+    got = compare(seen_noisy(np.ones_like(truth), 1.0), scan_of(truth))
+    assert got.blank_phase_correlation == 0.0
+    assert got.phase_error_rad_ramp_removed == pytest.approx(got.blank_phase_error_rad, rel=0.02)
+    assert got.amplitude_ssim_ramp_removed == pytest.approx(got.blank_amplitude_ssim, abs=0.01)
+    assert got.phase_ssim_ramp_removed == pytest.approx(got.blank_phase_ssim, abs=0.02)
+    inner = np.angle(truth)[34:-34, 34:-34]
+    assert got.blank_phase_error_rad == pytest.approx(np.abs(inner - inner.mean()).mean(), rel=0.05)
+    # the same for a good image: they depend on the reference alone
+    good = compare(seen(truth), scan_of(truth))
+    assert good.blank_phase_error_rad == pytest.approx(got.blank_phase_error_rad)
+    # an image of ones passes for good by this figure
+    assert got.complex_correlation > 0.9
+
+
+def test_alignment_without_a_ramp_lies_beside(truth):
+    aligned = align(reconstruction_of(ramped(seen(truth).object, (0.05, 0.0))), scan_of(truth))
+    level = aligned.ramp_removed
+    inside = level.region
+    assert level.ramp_removed is None
+    assert np.abs(level.reconstruction - level.truth)[inside].max() < 0.01
+    assert np.abs(aligned.reconstruction - aligned.truth)[inside].mean() > 0.3
 
 
 def test_without_a_known_object():

@@ -163,7 +163,7 @@ def test_masks_that_do_not_fit(tmp_path, caplog):
     )
     assert load_scan(tmp_path / "a.npz").valid_pixels is None
     assert "mask: of shape (40, 50), so no mask of the detector; left out" in caplog.text
-    with pytest.raises(ShapeError, match="want one mask for|one mask for the whole scan"):
+    with pytest.raises(ShapeError, match="one mask for the whole scan"):
         scan_of(counts(), valid_pixels=np.ones((M, N, N), bool))
     np.save(tmp_path / "mask.npy", np.ones(5))
     with pytest.raises(ShapeError, match=r"mask\.npy: got shape \(5,\), want a mask"):

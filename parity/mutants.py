@@ -55,10 +55,15 @@ def measurements(name: str) -> Iterator:
     from ptycho_backends.registry import get_backend
     from ptycho_backends.testing.contract import CASES
     from ptycho_backends.testing.measurements import Effort, measure
+    from ptycho_backends.testing.refinement_measurements import REFINEMENTS, measure_refinement
     from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 
-    yield from stages(ADAPTERS[name]())
+    adapter = ADAPTERS[name]()
     backends = {name: get_backend(name)}
+    yield from stages(adapter)
+    yield from refinement_stages(adapter)
+    for refinement in REFINEMENTS:
+        yield from measure_refinement(refinement, backends)
     # modes, masks and several probes are in the last ones
     for case in reversed(CASES):
         yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
@@ -133,6 +138,53 @@ def stages(adapter) -> Iterator:
         want = getattr(modules[module], function)(*arguments)
         error = deviation(adapter.call(stage, *arguments), want)
         yield Measurement(stage, "stages, float64", adapter.name, error)
+
+
+def refinement_stages(adapter) -> Iterator:
+    """Single stages of a refinement on random arrays, against the reference."""
+    import numpy as np
+
+    from ptycho_backends.reference import refinement
+    from ptycho_backends.testing.agreement import deviation
+    from ptycho_backends.testing.measurements import Measurement
+    from ptycho_backends.testing.refinement_measurements import StageArrays
+    from ptycho_backends.values import ChunkSums, PassSettings
+
+    chunk = StageArrays(seed=0)
+    shape, places, weights = chunk.canvas.shape, (chunk.corners, chunk.fractions), chunk.weights
+    light, gain = refinement.illumination(*places, chunk.probe, shape), refinement.slow_gain(shape, 5.0, 2.5)
+    settings = PassSettings(damping=0.1, smoothness=3.0, step=0.5)
+    everything = {"with_probe": True, "with_positions": True}
+    chunk_arguments = chunk.canvas, chunk.probe, chunk.measured, *weights, *places
+    for stage, *arguments in (
+        ("views", chunk.canvas, *places, chunk.side),
+        ("view_slopes", chunk.canvas, *places, chunk.side),
+        ("spread", chunk.waves[:, 0], *places, chunk.canvas),
+        ("illumination", *places, chunk.probe, shape),
+        ("pixel_weights", chunk.valid, chunk.classes, chunk.numbers, chunk.class_count),
+        *(
+            ("modulus_change", chunk.waves, chunk.measured, weights[0], kind)
+            for kind in ("amplitude", "poisson")
+        ),
+        ("chunk_sums", *chunk_arguments, chunk.canvas, "amplitude"),
+        ("roughness", chunk.canvas, 0.07),
+        ("slow_gain", shape, 5.0, 2.5),
+        ("object_step", chunk.canvas, chunk.canvas[::-1].copy(), light, gain, 0.25, settings),
+        ("probe_step", chunk.probe, chunk.probe[::-1].copy(), chunk.measured[0] ** 2),
+    ):
+        options = everything if stage == "chunk_sums" else {}
+        copies = [one.copy() if isinstance(one, np.ndarray) else one for one in arguments]
+        want = getattr(refinement, stage)(*copies, **options)
+        got = adapter.call(f"refinement.{stage}", *arguments, **options)
+        if isinstance(want, ChunkSums):
+            want = {name: value for name, value in vars(want).items() if value is not None}
+            pairs = [(got[name], want[name]) for name in want]
+        else:
+            pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
+        for one, other in pairs:
+            yield Measurement(
+                f"refinement.{stage}", "refinement, float64", adapter.name, deviation(one, other)
+            )
 
 
 def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:

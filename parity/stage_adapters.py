@@ -1,8 +1,10 @@
-"""Single stages of each framework, fed and read as NumPy: a function of `physics`, `network` or `losses` at a time.
+"""Single stages of each framework, fed and read as NumPy: one function of a mirrored file at a time.
 
 Backends promise operations on whole arrays only, so comparing single stages needs an adapter for each framework.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Protocol
@@ -24,12 +26,14 @@ class StageAdapter(Protocol):
         *arguments: Any,
         precision: str = "float64",
         statistics: dict[str, NDArray] | None = None,
+        **options: Any,
     ) -> Any:
         """`stage` ('physics.translate') of NumPy `arguments`, computed in `precision`, as NumPy.
 
         Arrays, and mappings of arrays, are handed over in `precision`; whatever else as it is. Layouts
         are those of the reference. `statistics` makes a stage of `network` compute as in training, and
-        gets the batch's, as with the reference.
+        gets the batch's, as with the reference. `options` are keywords of the stage. Integer arrays stay integers,
+        and a stage's dataclass is read as the mapping of its fields that are not None.
         """
         ...
 
@@ -57,12 +61,14 @@ class TorchStages:
         *arguments: Any,
         precision: str = "float64",
         statistics: dict[str, NDArray] | None = None,
+        **options: Any,
     ) -> Any:
         function = _stage("ptycho_torch.backend", stage)
         moves_axes = stage.startswith("network.")
         given = [self._given(argument, precision, moves_axes) for argument in arguments]
         with self._torch.no_grad():
-            return _called(function, given, statistics, lambda tensor: self._read(tensor, moves_axes))
+            read = functools.partial(self._read, moves_axes=moves_axes)
+            return _called(functools.partial(function, **options), given, statistics, read)
 
     def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
         found = [
@@ -101,10 +107,16 @@ class TensorFlowStages:
         *arguments: Any,
         precision: str = "float64",
         statistics: dict[str, NDArray] | None = None,
+        **options: Any,
     ) -> Any:
         function = _stage("ptycho_backends.tensorflow", stage)
         given = [self._given(argument, precision) for argument in arguments]
-        return _called(function, given, statistics, lambda tensor: np.asarray(tensor.numpy()))
+        return _called(
+            functools.partial(function, **options),
+            given,
+            statistics,
+            lambda tensor: np.asarray(tensor.numpy()),
+        )
 
     def batches(self, prepared: Any) -> list[dict[str, NDArray]]:
         return [
@@ -129,7 +141,7 @@ def _stage(package: str, stage: str) -> Stage:
 
 def _in_precision(array: NDArray, precision: str) -> NDArray:
     if array.dtype.kind in "bi":
-        # masks and numbers of probes
+        # masks, and numbers of probes, pixels and positions
         return array
     double = precision == "float64"
     if array.dtype.kind == "c":
@@ -147,6 +159,10 @@ def _called(function: Stage, given: list[Any], statistics: dict[str, NDArray] | 
 
 
 def _read(result: Any, read: Any) -> Any:
+    if dataclasses.is_dataclass(result):
+        # not `asdict`, which copies tensors
+        fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+        result = {name: value for name, value in fields.items() if value is not None}
     if isinstance(result, Mapping):
         return {name: read(value) for name, value in result.items()}
     if isinstance(result, tuple):

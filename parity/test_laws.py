@@ -16,3 +16,5 @@ class TestContract(BackendContract):
 
     # test_training.py measures the same of all backends at once
     test_training_stitching_and_archives = None
+    # as test_refinement.py does
+    test_refinement = None

@@ -12,7 +12,7 @@ TORCH = REPOSITORY / "ptycho_torch" / "backend"
 TENSORFLOW = REPOSITORY / "ptycho_backends" / "tensorflow"
 FILES = {
     "arrays", "backend", "data", "device", "inference", "layers", "losses", "model", "module", "network", "physics",
-    "process_group", "training",
+    "process_group", "refinement", "training",
 }  # fmt: skip
 
 # Plain NumPy that the frameworks call as it is: nothing in it needs a gradient.
@@ -20,7 +20,11 @@ NUMPY_ALONE = {
     "physics": {"central_box", "smoothing_weights", "extract_patches"},
     "network": {"border_mask"},
     "losses": set(),
+    "refinement": set(),
 }
+
+# Functions of the mirrors beyond the reference's: the whole work of a backend.
+BEYOND = {"refinement": {"refine"}}
 
 # Classes that users know under a name of their framework.
 SAME_CLASSES = {
@@ -39,11 +43,13 @@ MIXED = "mixed precision is a context in torch, and a type in TensorFlow"
 MODULES = "modules compute in torch, and only hold variables in TensorFlow"
 OPTIMISER = "torch's Adam is Algorithm 1; Keras's is not, so TensorFlow has one here"
 TAPE = "gradients are recorded on a tape, for the variables that it is given"
+PRECISIONS = "TensorFlow lacks precisions and numerics that torch has, and refuses them before it begins"
 REPLICAS = "devices are replicas of one process in TensorFlow, and processes of their own in torch"
 
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
 DIFFERENT = {
     "arrays": {"constant": NO_GRAPH, "batch_signature": GRAPH, "channels_first": LAYOUT},
+    "backend": {"Backend.check_execution": PRECISIONS},
     "data": {"Data": LIGHTNING},
     "device": {
         "autocast": MIXED,
@@ -130,12 +136,21 @@ def without(signatures: dict[str, str], names: set[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("framework", [TORCH, TENSORFLOW], ids=["torch", "tensorflow"])
-@pytest.mark.parametrize("module", ["physics", "network", "losses"])
+@pytest.mark.parametrize("module", ["physics", "network", "losses", "refinement"])
 def test_mirrors_of_the_reference(framework, module):
     want = public_signatures(REFERENCE / f"{module}.py")
     mirrored = {name: text for name, text in want.items() if name not in NUMPY_ALONE[module]}
-    got = public_signatures(framework / f"{module}.py")
+    got = without(public_signatures(framework / f"{module}.py"), BEYOND.get(module, set()))
     assert list(got.items()) == list(mirrored.items())
+
+
+@pytest.mark.parametrize("framework", [TORCH, TENSORFLOW], ids=["torch", "tensorflow"])
+def test_methods_of_the_refiner_mirror_the_reference(framework):
+    want, got = (public_methods(folder / "refinement.py") for folder in (REFERENCE, framework))
+    # a device, a precision and other processes are a framework's
+    initialised = got.pop("Refiner.__init__")
+    assert initialised == want.pop("Refiner.__init__") + ", execution, processes=None"
+    assert got == want
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
@@ -174,7 +189,7 @@ def test_the_same_files():
 def test_numbers_are_imported():
     """No constant of the model is written down a second time."""
     for framework in (TORCH, TENSORFLOW):
-        for module in ("physics", "network", "losses", "model"):
+        for module in ("physics", "network", "losses", "model", "refinement"):
             tree = ast.parse((framework / f"{module}.py").read_text())
             numbers = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
             repeated = numbers & {1e-3, 1e-12, 1e-7, 0.9, 0.999, 1e-9}

@@ -63,8 +63,9 @@ OBJECT_DAMPING = 0.1
 PROBE_DAMPING = 0.2
 PROBE_STEP = 0.7
 
-# Added to predicted amplitudes, in roots of counts, and to predicted counts before dividing by them.
-REFINEMENT_FLOOR = 1e-6
+# Added to predicted amplitudes, in roots of counts, and to predicted counts before dividing by them. The phase of a
+# fainter amplitude is rounding: float32 leaves 1e-5 where a focused probe's far field is exactly dark.
+MODULUS_FLOOR = 1e-3
 POISSON_FLOOR = 0.1
 
 # Amplitudes whose counts are many enough for their root to have the variance 1/4.
@@ -83,6 +84,9 @@ SLOW_GAIN_LIMIT = 30.0
 SLOW_DOSE = 20.0
 LOW_LIGHT = 0.05
 DARK_OBJECT = 0.1
+
+# Keeps sums that may be empty from being divided by zero.
+REFINEMENT_FLOOR = 1e-6
 
 # Slow phases are trusted less where the model does not fit: where bright pixels leave more than this fraction of the
 # energy beyond the Poisson floor, or more than this over that floor; with this power.

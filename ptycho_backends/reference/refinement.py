@@ -141,7 +141,7 @@ def modulus_change(
     if likelihood == "poisson":
         factor = 0.5 * (measured**2 / (intensity + constants.POISSON_FLOOR) - 1.0)
     else:
-        factor = measured / (amplitude + constants.REFINEMENT_FLOOR) - 1.0
+        factor = measured / (amplitude + constants.MODULUS_FLOOR) - 1.0
     change = np.fft.ifft2(far * (factor * weights)[:, None], norm="ortho")
     return change, amplitude
 
@@ -238,7 +238,7 @@ def differences(canvas: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def differences_adjoint(by_x: NDArray, by_y: NDArray) -> NDArray:
-    """Adjoint of `differences`."""
+    """Adjoint of `differences`, for values that are zero at the far edges as theirs are."""
     canvas = -by_x - by_y
     canvas[:, 1:] += by_x[:, :-1]
     canvas[1:] += by_y[:-1]

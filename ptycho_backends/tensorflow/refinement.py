@@ -137,7 +137,7 @@ def modulus_change(
     if likelihood == "poisson":
         factor = 0.5 * (tf.square(measured) / (intensity + constants.POISSON_FLOOR) - 1.0)
     else:
-        factor = measured / (amplitude + constants.REFINEMENT_FLOOR) - 1.0
+        factor = measured / (amplitude + constants.MODULUS_FLOOR) - 1.0
     # `fft2d` leaves the division by the number of pixels to `ifft2d`: the pair is the unitary one's
     change = tf.signal.ifft2d(_scaled(far, (factor * weights)[:, None]))
     return change, amplitude

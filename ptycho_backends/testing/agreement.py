@@ -62,6 +62,21 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
         ),
         "stages, float64": Allowance(1e-12, "one stage is one sum or one transform, not a chain of them"),
         "stages, float32": Allowance(2e-6, "the same in roundings of float32"),
+        "refinement, float64": Allowance(
+            1e-11, "one step is a handful of transforms and sums; the quotient of measured and predicted amplitude "
+            "magnifies their rounding where the prediction is small"
+        ),
+        "refinement, float32": Allowance(
+            2e-5, "the same in roundings of float32, of which positions on the canvas have a few dozen"
+        ),
+        "twenty passes, float64": Allowance(
+            1e-8, "each pass hands the rounding of a step on, and slow components forget it over many passes"
+        ),
+        "twenty passes, float32": Allowance(
+            1e-3, "the same in roundings of float32; components with a thousandth of the light move by them"
+        ),
+        "refined image, float64": Allowance(1e-6, "a refined image comes back as complex64"),
+        "refined image, float32": Allowance(1e-3, "as twenty passes in float32"),
         "laws, float64": Allowance(
             1e-11, "laws hold exactly in real numbers; what is left is the outputs' rounding"
         ),

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from ptycho_backends.config import TrainingConfig
+from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, PtychoBackendsError, ScanError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
@@ -38,10 +38,11 @@ from ptycho_backends.testing.measurements import (
     replayed,
     require_agreement,
 )
+from ptycho_backends.testing.refinement_measurements import REFINEMENTS, RefinementCase, measure_refinement
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 from ptycho_backends.testing.symmetries import Reordering
 from ptycho_backends.training.plan import inference_groups, plan_training
-from ptycho_backends.values import Batch, EpochRecord, Prediction
+from ptycho_backends.values import Batch, EpochRecord, Prediction, RefinementRecord
 
 CASES = (
     Case(gridsize=2, probe_mask=True, gaussian_smoothing_sigma=0.5, max_position_jitter=7, loss="all",
@@ -301,6 +302,30 @@ class BackendContract:
         assert model.config == plan.config
         again = backend.train(SCANS[0].scan(), config, execution=DOUBLE)
         assert model.history[0].train_loss == again.history[0].train_loss
+
+    @pytest.mark.parametrize("execution", [DOUBLE, SINGLE], ids=["float64", "float32"])
+    @pytest.mark.parametrize("case", REFINEMENTS, ids=repr)
+    def test_refinement(self, backend: Backend, case: RefinementCase, execution: ExecutionConfig) -> None:
+        require_agreement(measure_refinement(case, {backend.name: backend}, execution))
+
+    def test_a_refinement_reports_and_names_itself(self, backend: Backend) -> None:
+        case = REFINEMENTS[0]
+        reported: list[RefinementRecord] = []
+        image = backend.refine(None, case.scan(), case.config, execution=SINGLE, on_pass=reported.append)
+        assert list(image.passes) == reported
+        assert [row.number for row in reported] == list(range(1, case.passes + 1))
+        assert image.backend == backend.name
+        assert not image.interrupted
+        assert image.object.dtype == np.complex64
+
+    def test_a_refinement_starts_from_an_image(self, backend: Backend) -> None:
+        """One pass from the image of three continues, where one from a flat object has to begin."""
+        case = dataclasses.replace(REFINEMENTS[0], passes=3)
+        image = backend.refine(None, case.scan(), case.config, execution=SINGLE)
+        config = dataclasses.replace(case.config, passes=1)
+        onward = backend.refine(image, case.scan(), config, execution=SINGLE)
+        assert onward.start is image
+        assert onward.passes[0].error < 0.5 * image.passes[0].error
 
     def test_prepared_data(self, backend: Backend) -> None:
         groups = inference_groups(

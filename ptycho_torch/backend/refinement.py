@@ -119,7 +119,7 @@ def modulus_change(
     if likelihood == "poisson":
         factor = 0.5 * (measured.square() / (intensity + constants.POISSON_FLOOR) - 1.0)
     else:
-        factor = measured / (amplitude + constants.REFINEMENT_FLOOR) - 1.0
+        factor = measured / (amplitude + constants.MODULUS_FLOOR) - 1.0
     change = torch.fft.ifft2(far * (factor * weights)[:, None], norm="ortho")
     return change, amplitude
 

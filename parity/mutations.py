@@ -112,8 +112,6 @@ TORCH = (
     Mutant("a module's convolution is not padded", "layers.py", "padding=side // 2,", "padding=0, padding_mode='zeros',"),
     Mutant("heads of modules do not up-sample", "layers.py",
            'kind = _UpsampledConv2d if layer.endswith("_head")', 'kind = torch.nn.Conv2d if layer.endswith("_head")'),
-    Mutant("encoder's modules do not pool", "layers.py",
-           'return "encoder_block" if layer.startswith("encoder/")', 'return "block_features" if layer.startswith("encoder/")'),
     # --- attention
     Mutant("maximum forgotten in the channels' attention", "network.py", "of_mean + of_maximum", "2 * of_mean"),
     Mutant("no ReLU in the perceptron", "network.py",

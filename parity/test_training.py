@@ -60,12 +60,12 @@ def one_step(scan):
 def stopped_after(batches, backend, *arguments, **settings):
     """Training that is stopped by Ctrl-C in its batch number `batches`."""
     package = {"torch": "ptycho_torch.backend", "tensorflow": "ptycho_backends.tensorflow"}[backend.name]
-    module = import_module(f"{package}.model").PtychoModule
-    original, seen = module.training_step, []
+    module = import_module(f"{package}.module").PtychoModule
+    original, steps = module.training_step, []
 
     def training_step(self, *given, **named):
-        seen.append(1)
-        if len(seen) == batches:
+        steps.append(1)
+        if len(steps) == batches:
             signal.raise_signal(signal.SIGINT)
         return original(self, *given, **named)
 

@@ -267,7 +267,7 @@ def test_intensity_scale_is_the_models_scale(folder):
     assert start.intensity_scale == pytest.approx(321.0, rel=1e-9)
     assert np.exp(start.weights["log_scale"]) == pytest.approx(321.0, rel=1e-5)
     module = PtychoPINN_Lightning(*(manager.configs[i] for i in (1, 0, 2, 3)), start=start)
-    assert not module.model.parameters_by_name["log_scale"].requires_grad
+    assert not module.model.tensors["log_scale"].requires_grad
 
 
 def test_photons_said_twice_must_agree():

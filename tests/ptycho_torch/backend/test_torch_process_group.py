@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, ShapeError
@@ -255,3 +256,21 @@ def test_processes_of_launchers(monkeypatch):
     apart = dataclasses.replace(run, strategy="single_device")
     assert process_group_of(apart) == ProcessGroup()
     assert is_first_process(apart, "torch")
+
+
+def test_a_process_by_itself_ignores_the_variables_of_a_cluster(groups, tmp_path, monkeypatch):
+    """Task 3 of a sweep under SLURM, which Lightning would refuse, or take for a process that writes nothing."""
+    slurm = {"JOB_ID": 1, "JOB_NAME": "sweep", "NTASKS": 4, "NNODES": 1, "PROCID": 3, "LOCALID": 3}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
+    for strategy in ("auto", "single_device"):
+        run = dataclasses.replace(SINGLE_DEVICE, strategy=strategy, logger_backend="csv")
+        model = TorchBackend().train(
+            groups, config(4, nepochs=1), execution=run, output_dir=tmp_path / strategy
+        )
+        assert len(model.history) == 1
+        written = {path.name for path in (tmp_path / strategy).rglob("*.*")}
+        assert {"metrics.csv", "last.wts.h5.zip"} < written
+        assert any(name.endswith(".ckpt") for name in written)
+    assert rank_zero_only.rank == 3

@@ -72,7 +72,7 @@ POISSON_FLOOR = 0.1
 BRIGHT_AMPLITUDE = 2.0
 
 # Differences of neighbouring pixels beyond this are edges, which the smoothness prior does not flatten.
-EDGE = 0.09
+EDGE = 0.1
 
 # Strength of the smoothness prior, times the root of the photons per object pixel.
 SMOOTHNESS = 3.0

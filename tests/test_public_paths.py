@@ -64,7 +64,6 @@ FRAMEWORK_FREE = {
 
 TEST_KIT = {  # these import pytest or Hypothesis
     "ptycho_backends.testing.contract": "BackendContract",
-    "ptycho_backends.testing.oracle": "OracleBackend",
     "ptycho_backends.testing.strategies": "batches groups model_configs scans training_configs weights",
 }
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho_backends import constants
 from ptycho_backends.archive import members as member
 from ptycho_backends.archive.members import ArchiveContents
+from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import ModelConfig, TrainingConfig, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files import exact_json
@@ -26,7 +27,7 @@ from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_ch
 from ptycho_backends.values import TrainedModel
 
 VERSION = "1.0"
-WRITER = "tensorflow"
+WRITER = backend_of_framework("keras")
 """Backend that counts as the maker of the model: the package's own framework."""
 MANIFEST = "manifest.dill"
 TRAINED, SHARING = "autoencoder", "diffraction_to_obj"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.archive import members as member
+from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import TrainingConfig, config_from_plain, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files.safe_zip import ZipMembers, open_zip
@@ -24,7 +25,7 @@ from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weigh
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 SUFFIX = ".ckpt"
-WRITER = "torch"
+WRITER = backend_of_framework("lightning")
 """Backend that made the model: the format is Lightning's, so there is no other."""
 CHECKPOINT_KEY = "ptycho_backends"
 PARAMETER_PREFIX = "model.parameters_by_name."

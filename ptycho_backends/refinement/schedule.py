@@ -17,7 +17,7 @@ class Phase:
     batches: int
 
 
-AUTOMATIC = (Phase(7, 6), Phase(4, 3), Phase(3, 1))
+AUTOMATIC = (Phase(6, 6), Phase(4, 3), Phase(3, 1))
 """Many small steps that find the object, then fewer, and whole passes that average the noise out at last."""
 
 

@@ -27,9 +27,9 @@ from ptycho_backends.reference.probe import total_amplitude
 from ptycho_backends.refinement.environment import refined_if_wanted
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import PTYCHODUS_ANCHOR_PX, Scan
+from ptycho_backends.training import plan as plans
 from ptycho_backends.training.plan import (
     TrainingPlan,
-    completed_config,
     first_probe,
     inference_groups,
     plan_training,
@@ -364,7 +364,7 @@ def _completed(
     config: NeutralTrainingConfig, groups: Scan | GroupedData, execution: ExecutionConfig | None
 ) -> NeutralTrainingConfig:
     """`config` for the data; `params.cfg`, filled before they were read, gets the values that they decide."""
-    completed = completed_config(config, groups, "torch", execution)
+    completed = plans.completed_config(config, groups, "torch", execution)
     decided = {"N": completed.model.N, "n_groups": completed.n_groups, "nphotons": completed.nphotons}
     flat = bridge.dataclass_to_legacy_dict(completed.model)
     bridge.forget_defaults(params.cfg, flat)

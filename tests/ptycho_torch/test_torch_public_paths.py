@@ -7,7 +7,7 @@ import pytest
 MODULES = {
     "ptycho_torch.api.base_api": "ConfigManager DataloaderFormats InferenceEngine PtychoDataLoader PtychoModel"
     " Trainer",
-    "ptycho_torch.arrays": "as_tensor channels_last tensors_from_batch",
+    "ptycho_torch.arrays": "channels_last tensors_from_batch",
     "ptycho_torch.backend": "TorchBackend",
     "ptycho_torch.config_bridge": "to_execution_config to_inference_config to_model_config to_training_config",
     "ptycho_torch.config_params": "DataConfig DatagenConfig InferenceConfig ModelConfig TrainingConfig",

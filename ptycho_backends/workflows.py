@@ -29,8 +29,16 @@ from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.images import results
-from ptycho_backends.images.figures import save_history_figure, save_reconstruction_figure
+from ptycho_backends.images.agreement import pattern_agreement
+from ptycho_backends.images.curves import (
+    save_history_figure,
+    save_passes_figure,
+    save_ring_correlation_figure,
+)
+from ptycho_backends.images.figures import save_reconstruction_figure
+from ptycho_backends.images.frc import RingCorrelation, half_scans, ring_correlation_of_halves
 from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
+from ptycho_backends.images.report import metrics_report, report_line
 from ptycho_backends.protocol import Backend
 from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.registry import get_backend
@@ -67,6 +75,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "network_image": "network.npz",
         "refinement_config": "refinement.yaml",
         "passes_figure": "refinement.png",
+        "resolution_figure": "resolution.png",
     }
 )
 
@@ -101,6 +110,8 @@ class RunResult:
     reconstruction : Reconstruction, optional
     metrics : Metrics, optional
         None where nothing was reconstructed or written, or the object is not known.
+    report : str
+        The figures that matter, a line for each kind; empty where there are none.
     """
 
     backend: str
@@ -109,6 +120,7 @@ class RunResult:
     model: TrainedModel | None
     reconstruction: Reconstruction | None = None
     metrics: Metrics | None = None
+    report: str = ""
 
     @property
     def interrupted(self) -> bool:
@@ -289,11 +301,11 @@ def infer(
         return RunResult(chosen.name, folder, files, trained, reconstruction)
     if refine is not None:
         files["refinement_config"] = save_config(refine, folder / FILES["refinement_config"])
-    metrics = _write_reconstruction(reconstruction, scan, folder, files)
+    metrics, report = _write_reconstruction(reconstruction, scan, folder, files)
     if product is not None:
         result = product_from_reconstruction(reconstruction, scan, history=trained.history)
         files["product"] = save_product(result, product)
-    return RunResult(chosen.name, folder, files, trained, reconstruction, metrics)
+    return RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report)
 
 
 def run(
@@ -374,6 +386,7 @@ def refine(
     resume_from: AnyPath | None = None,
     on_pass: PassCallback | None = None,
     product: AnyPath | None = None,
+    frc: bool = False,
 ) -> RunResult:
     """Refine the image of a scan through the diffraction model and write it; needs no model and no training.
 
@@ -393,6 +406,8 @@ def refine(
         Called with each `RefinementRecord`.
     product : path, optional
         As in `infer`.
+    frc : bool
+        Refine two halves of the scan as well, and estimate the resolution by their Fourier ring correlation.
 
     Returns
     -------
@@ -419,10 +434,11 @@ def refine(
     if not is_first_process(execution, chosen.name):
         return RunResult(chosen.name, folder, files, None, reconstruction)
     files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
-    metrics = _write_reconstruction(reconstruction, scan, folder, files)
+    resolution = _resolution(chosen, scan, config, execution) if frc else None
+    metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution)
     if product is not None:
         files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
-    return RunResult(chosen.name, folder, files, None, reconstruction, metrics)
+    return RunResult(chosen.name, folder, files, None, reconstruction, metrics, report)
 
 
 def demo(
@@ -543,24 +559,47 @@ def _inference_config(model: TrainedModel, config: InferenceConfig | None) -> In
 
 
 def _write_reconstruction(
-    reconstruction: Reconstruction, scan: Scan, folder: Path, files: dict[str, Path]
-) -> Metrics | None:
-    """Image, metrics and picture; the image first, because it cannot be made again quickly."""
+    reconstruction: Reconstruction,
+    scan: Scan,
+    folder: Path,
+    files: dict[str, Path],
+    resolution: RingCorrelation | None = None,
+) -> tuple[Metrics | None, str]:
+    """Image, metrics and pictures; the image first, because it cannot be made again quickly. The report's lines."""
     files["reconstruction"] = results.save_reconstruction(reconstruction, folder / FILES["reconstruction"])
     alignment = _alignment(reconstruction, scan)
     metrics = None if alignment is None else measure(alignment)
+    agreement = pattern_agreement(reconstruction, scan) if reconstruction.passes else None
     target = folder / FILES["metrics"]
-    if metrics is not None:
-        values = {"backend": reconstruction.backend, "scan": scan.name, **metrics.as_dict()}
+    if metrics is not None or agreement is not None:
+        values = metrics_report(
+            reconstruction, scan, metrics=metrics, agreement=agreement, resolution=resolution
+        )
         files["metrics"] = results.save_json(values, target)
     else:
         # figures of an earlier run in this folder would be taken for this one's
         with contextlib.suppress(OSError):
             target.unlink()
     files["reconstruction_figure"] = save_reconstruction_figure(
-        reconstruction, folder / FILES["reconstruction_figure"], scan, metrics, alignment
+        reconstruction, folder / FILES["reconstruction_figure"], scan, metrics, alignment, agreement
     )
-    return metrics
+    if reconstruction.passes:
+        files["passes_figure"] = save_passes_figure(reconstruction.passes, folder / FILES["passes_figure"])
+    if resolution is not None:
+        files["resolution_figure"] = save_ring_correlation_figure(
+            resolution, folder / FILES["resolution_figure"]
+        )
+    return metrics, report_line(metrics, agreement, resolution)
+
+
+def _resolution(
+    backend: Backend, scan: Scan, config: RefinementConfig, execution: ExecutionConfig
+) -> RingCorrelation:
+    """Fourier ring correlation of two images, each refined from half of the scan's positions."""
+    halves = (
+        backend.refine(None, half, config, execution=execution) for half in half_scans(scan, config.seed)
+    )
+    return ring_correlation_of_halves(*halves)
 
 
 def _alignment(reconstruction: Reconstruction, scan: Scan) -> Alignment | None:

@@ -434,6 +434,9 @@ def refine(
     refine_positions: RefinePositions = False,
     probe_modes: ProbeModes = None,
     likelihood: Likelihood = None,
+    frc: Annotated[
+        bool, option("--frc", help="Refine two half scans too, and estimate the resolution from them.")
+    ] = False,
     resume: Annotated[
         Path | None, option("--resume", help="Go on from the checkpoint in this folder.", metavar="DIR")
     ] = None,
@@ -466,6 +469,7 @@ def refine(
             resume_from=resume,
             on_pass=_pass_lines(say),
             product=product,
+            frc=frc,
         )
         _report(result, say, again=f"ptycho-backends refine {scan} -o {output} --resume {output}")
 
@@ -615,6 +619,8 @@ def _report(result: "RunResult", say: Say, again: str | None = None) -> None:
     if passes:
         seconds = sum(record.seconds for record in passes)
         say(f"refined with {len(passes)} passes on {result.backend} in {seconds:.1f} s")
+    if result.report:
+        say(f"\n{result.report}")
     if result.metrics is not None:
         say(f"\n{result.metrics}")
     say(f"\nwritten to {result.output_dir}:")

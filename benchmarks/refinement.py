@@ -48,13 +48,14 @@ def ours(engine: str, scan: Scan, modes: int, device: str) -> Iterator[Stage]:
     while True:
         started = time.perf_counter()
         record = next(passes, None)
+        synchronise(device)
         seconds += time.perf_counter() - started
         if record is None:
             return
         yield seconds, record.number, refinement.image()
 
 
-def ptychi(scan: Scan, modes: int, device: str, compact: bool) -> Iterator[Stage]:
+def ptychi(scan: Scan, modes: int, device: str, compact: bool, epochs: int = 60) -> Iterator[Stage]:
     """The same of pty-chi's LSQML: plain with batches of 96, or compact with a quarter of the scan and momentum."""
     api = import_module("ptychi.api")
     task_module = import_module("ptychi.api.task")
@@ -80,7 +81,7 @@ def ptychi(scan: Scan, modes: int, device: str, compact: bool) -> Iterator[Stage
     places.position_y_px = torch.as_tensor(positions[:, 1] - middle[1])
     places.optimizable = False
     run = options.reconstructor_options
-    run.num_epochs, run.batch_size = 60, len(scan) // 4 if compact else min(96, len(scan))
+    run.num_epochs, run.batch_size = epochs, len(scan) // 4 if compact else min(96, len(scan))
     run.default_device = api.Devices.CPU if device == "cpu" else api.Devices.GPU
     run.noise_model = api.NoiseModels.GAUSSIAN
     if compact:
@@ -89,7 +90,7 @@ def ptychi(scan: Scan, modes: int, device: str, compact: bool) -> Iterator[Stage
     synchronise(device)
     seconds = time.perf_counter() - started
     coverage = None
-    for epoch in range(1, 61):
+    for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         task.run(1)
         synchronise(device)

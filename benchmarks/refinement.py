@@ -143,7 +143,8 @@ def measured(name: str, scan: Scan, stages: Callable[[], Iterator[Stage]], engin
                 "engine": engine,
                 "seconds": seconds,
                 "passes": passes,
-                "phase_correlation": metrics.phase_correlation_ramp_removed,
+                # a flat image correlates with nothing
+                "phase_correlation": float(np.nan_to_num(metrics.phase_correlation_ramp_removed)),
                 "amplitude_ssim": metrics.amplitude_ssim_ramp_removed,
             }
         )

@@ -205,7 +205,7 @@ def load_inference_model(path: str | os.PathLike[str]) -> InferenceModel:
         f"{key} {requested[key]!r} (the model: {value!r})"
         for key, value in trained.items()
         # a value that equals a default was not requested
-        if requested.get(key, value) not in (value, initial.get(key, value), stock[key])
+        if requested.get(key, value) not in (value, initial.get(key, value), stock.get(key, value))
     ]
     log.info("%s: %r", path, model)
     if differing:

@@ -130,7 +130,7 @@ def mask_of_entries(
 ) -> NDArray[np.bool_] | None:
     """The valid pixels that a file's entries describe and that are valid in the mask `given`; None without any mask.
 
-    Under a name that is used both ways (`mask`), the pixels in the minority are the bad ones, which the log states.
+    Under a name that is used both ways (`mask`), the pixels in the minority are the bad ones; the log states this.
     An entry of such a name that has another shape is left out: it may be the mask of something else.
 
     Raises

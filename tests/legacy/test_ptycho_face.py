@@ -66,6 +66,24 @@ def ptychodus_file(path, **changes):
     return path
 
 
+def test_a_model_of_two_modes_opens_again(tmp_path, caplog):
+    config = TrainingConfig(model=ModelConfig(N=N, n_filters_scale=1, n_probe_modes=2))
+    weights = initial_weights(config.model, 3, probe=np.ones((2, N, N), np.complex64), intensity_scale=20.0)
+    save_archive(
+        TrainedModel(config=config, weights=weights, intensity_scale=20.0, backend="torch"), tmp_path
+    )
+    before = dict(params.cfg)
+    try:
+        model = model_manager.load_inference_model(tmp_path)
+        assert model.trained.probe_modes.shape == (2, N, N)
+        assert params.cfg["n_probe_modes"] == 2
+        assert params.cfg["probe"].shape == (N, N, 1)
+    finally:
+        params.cfg.clear()
+        params.cfg.update(before)
+    assert "n_probe_modes" not in caplog.text
+
+
 def test_all_modes_that_are_handed_over_are_used(tmp_path, caplog):
     raw = RawData.from_coords_without_pc(**given())
     completed = components.completed_for(TrainingConfig(model=ModelConfig(N=N)), raw)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from ptychodus.api.io import load_product, save_product
 
+from ptycho_backends.registry import get_backend
+
 
 @pytest.mark.parametrize("mode", ["Unsupervised", "Supervised"])
 def test_train_save_open_reconstruct(given, trained, tmp_path, mode):
@@ -15,6 +17,8 @@ def test_train_save_open_reconstruct(given, trained, tmp_path, mode):
     assert record.saved.is_file()
     assert list(record.folder.rglob("*.ckpt"))
     assert not list(record.folder.rglob("*.npz"))
+    # both modes that Ptychodus hands over
+    assert get_backend("torch").load(next(record.folder.rglob("*.ckpt"))).probe_modes.shape[0] == 2
 
     # the copy alone, as on another machine
     door = type(record.door).open("door 1", mode)

@@ -45,6 +45,8 @@ def test_train_save_open_reconstruct(given, trained, tmp_path, mode, framework):
     summary = inspect_archive(record.saved)
     assert (summary.whole, summary.backend, summary.epochs) == (True, framework, 2)
     assert summary.config.model.model_type == mode.lower()
+    # both modes that Ptychodus hands over
+    assert summary.config.model.n_probe_modes == 2
     # both are stock settings of Ptychodus; n_groups is not among them, and no position is left out
     assert (summary.config.nphotons, summary.config.n_groups) == (1e6, ALL)
 

@@ -78,6 +78,17 @@ def on_pixels(image, x, y):
     return np.where(inside, image.object[safe], 0)
 
 
+def test_the_object_comes_back():
+    """In its place and its orientation; only a constant factor is free."""
+    side = 72
+    image, _ = refined(a_plan(a_scan(side=side, poisson=False), passes=13, smoothness=0.0))
+    pixels = np.arange(30, 42)
+    x, y = np.meshgrid(pixels, pixels)
+    got, want = on_pixels(image, x, y), an_object(side)[np.ix_(pixels, pixels)]
+    factor = np.vdot(got, want) / np.vdot(got, got)
+    assert distance(factor * got, want) < 0.03
+
+
 # --- modes
 
 

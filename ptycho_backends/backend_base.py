@@ -24,6 +24,7 @@ from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
+from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.values import (
     Batch,
@@ -36,9 +37,6 @@ from ptycho_backends.values import (
 )
 
 AnyPath = str | os.PathLike[str]
-
-# Groups that are predicted at once unless the caller wants otherwise; larger batches only cost memory.
-DEFAULT_BATCH = 32
 
 
 def plan_for(
@@ -163,7 +161,7 @@ class BackendBase(abc.ABC):
         self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
     ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
         """Predict the object of every group, batch by batch: numbers of the groups, (b, N, N, 1) patches."""
-        for part, batch in _inference_batches(model, groups, execution):
+        for part, batch in prediction_batches(model, groups, execution, range(len(groups))):
             prediction = self.forward(model.config.model, model.weights, batch, execution=execution)
             yield part, prediction.object.astype(np.complex64, copy=False)
 
@@ -173,13 +171,9 @@ class BackendBase(abc.ABC):
         """Predict the three outputs for every group, in batches."""
         parts = [
             self.forward(model.config.model, model.weights, batch, execution=execution)
-            for _, batch in _inference_batches(model, groups, execution)
+            for _, batch in prediction_batches(model, groups, execution, range(len(groups)))
         ]
-        return Prediction(
-            object=np.concatenate([part.object for part in parts]),
-            amplitude=np.concatenate([part.amplitude for part in parts]),
-            intensity=np.concatenate([part.intensity for part in parts]),
-        )
+        return concatenated(parts)
 
     def infer_groups(
         self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
@@ -307,13 +301,3 @@ class BackendBase(abc.ABC):
             known = ", ".join(sorted(self.export_formats)) or "none"
             raise ValueError(f"format: got {format!r}, want one of: {known}")
         return write_genuine_archive(model, path)
-
-
-def _inference_batches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
-) -> Iterator[tuple[slice, Batch]]:
-    """The groups in batches; the next ones are gathered while one is computed."""
-    size = execution.inference_batch_size or DEFAULT_BATCH
-    slices = [slice(start, min(start + size, len(groups))) for start in range(0, len(groups), size)]
-    gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
-    return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

@@ -1,4 +1,4 @@
-"""Extent of a scan: whether a canvas that holds all its patches is in proportion to what was measured."""
+"""Extent of a scan, and the refusal of canvases that are out of proportion to the measured patches."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ def require_sane_canvas(positions_px: NDArray[np.float64], side: int, name: str)
     ------
     ScanError
         If the canvas has more than 16 times the pixels of all patches together, and more than 4 million; the
-        text names the positions that are far from all others, and what to do.
+        text names the positions that are far from all others, with a cure.
     """
     height, width = (float(extent) + side for extent in np.ptp(positions_px, axis=0)[::-1])
     pixels, measured = height * width, float(len(positions_px)) * side * side

@@ -404,7 +404,7 @@ def without_negatives(patterns: NDArray, name: str) -> NDArray | StoredPatterns:
 
 
 def known_object(image: NDArray | None) -> NDArray | None:
-    """`image`, or None where it is 1 everywhere: so Ptychodus writes an object that nobody knows yet."""
+    """`image`, or None where it is 1 everywhere: Ptychodus writes unknown objects so."""
     if image is not None and image.size and image.dtype.kind in "iufc" and bool(np.all(image == 1)):
         log.info("objectGuess: 1 everywhere, as Ptychodus writes it where the object is not known; left out")
         return None

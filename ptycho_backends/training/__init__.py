@@ -1,1 +1,1 @@
-"""What every backend shares: the training plan, schedules, checkpoints, launchers, prefetching."""
+"""Shared parts of training for all backends: plan, schedules, checkpoints, launchers, prefetching."""

@@ -10,10 +10,17 @@ from oracle_backend import OracleBackend
 
 from ptycho_backends import workflows
 from ptycho_backends.archive.model_file import load_archive
-from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import (
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    RefinementConfig,
+    TrainingConfig,
+)
 from ptycho_backends.config_file import load_config
 from ptycho_backends.errors import ConfigError, GroupingError, OutputError, PtychoBackendsError, ScanError
 from ptycho_backends.images import results
+from ptycho_backends.images.results import load_reconstruction
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.values import EpochRecord, Reconstruction
@@ -21,6 +28,7 @@ from ptycho_backends.values import EpochRecord, Reconstruction
 TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png"}
 UNKNOWN = {"object_guess": None, "object_mask": None}
 INFERRED = {"inference.yaml", "reconstruction.npz", "reconstruction.png", "metrics.json"}
+REFINED = {"network.npz", "refinement.yaml", "refinement.png"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def names(folder):
 
 
 def test_run_fills_its_folder(tmp_path, scan, backend):
-    result = workflows.run(scan, settings(), tmp_path / "run", backend=backend)
+    result = workflows.run(scan, settings(), tmp_path / "run", backend=backend, refine=None)
     assert names(tmp_path / "run") == TRAINED | INFERRED
     assert {path.name for path in result.files.values()} == TRAINED | INFERRED
     assert all(path.is_file() for path in result.files.values())
@@ -230,8 +238,9 @@ def test_a_failure_while_training_leaves_no_archive(tmp_path, scan, backend, mon
 
 def test_demo_needs_nothing(tmp_path, backend):
     result = workflows.demo(tmp_path, backend=backend, positions=40, epochs=2)
-    assert names(tmp_path) == TRAINED | INFERRED | {"scan.npz"}
+    assert names(tmp_path) == TRAINED | INFERRED | REFINED | {"scan.npz"}
     assert result.metrics is not None
+    assert len(result.reconstruction.passes) > 1
     for name in ("reconstruction.png", "history.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     again = load_scan(result.files["scan"])
@@ -240,6 +249,35 @@ def test_demo_needs_nothing(tmp_path, backend):
     config = load_config(tmp_path / "config.yaml")
     assert config.nphotons == pytest.approx(again.pattern_energies.mean())
     assert config.train_data_file == result.files["scan"]
+
+
+def test_run_refines_and_keeps_the_networks_image(tmp_path, scan, backend):
+    seen = []
+    few = RefinementConfig(passes=2)
+    result = workflows.run(scan, settings(), tmp_path, backend=backend, refine=few, on_pass=seen.append)
+    assert names(tmp_path) == TRAINED | INFERRED | REFINED
+    assert [record.number for record in seen] == [1, 2]
+    network = load_reconstruction(tmp_path / "network.npz")
+    refined = load_reconstruction(tmp_path / "reconstruction.npz")
+    np.testing.assert_array_equal(network.object, result.reconstruction.start.object)
+    np.testing.assert_array_equal(refined.object, result.reconstruction.object)
+    assert load_config(tmp_path / "refinement.yaml", RefinementConfig) == few
+    assert "R-factor" in result.report
+    values = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(values).index("phase_correlation_ramp_removed") < list(values).index("complex_correlation")
+
+
+def test_refine_needs_no_model(tmp_path, scan, backend):
+    result = workflows.refine(scan, tmp_path, backend=backend, config=RefinementConfig(passes=3), frc=True)
+    assert result.model is None
+    assert names(tmp_path) == REFINED - {"network.npz"} | {
+        "reconstruction.npz", "reconstruction.png", "metrics.json", "resolution.png",
+    }  # fmt: skip
+    assert result.as_dict()["interrupted"] is False
+    again = workflows.refine(
+        scan, tmp_path / "b", start=tmp_path, backend=backend, config=RefinementConfig(passes=1)
+    )
+    assert again.reconstruction.passes[0].error < 0.5 * result.reconstruction.passes[0].error
 
 
 def test_simulate_writes_a_scan(tmp_path):

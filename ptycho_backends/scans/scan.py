@@ -111,6 +111,8 @@ class Scan:
     name: str = field(default="scan")
     probe_modes: NDArray[np.complex64] | None = None
     valid_pixels: NDArray[np.bool_] | None = None
+    guess_of_modes: NDArray[np.complex64] | None = field(default=None, repr=False)
+    """The `probe_guess` that `probe_modes` belong to; set by the scan itself."""
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
@@ -136,7 +138,11 @@ class Scan:
             # measured with pixels that are found to be invalid
             for values in self._known.values():
                 values[:] = np.nan
-        modes = None if self.probe_modes is None else _modes_by_power("probeModes", self.probe_modes, self.N)
+        # a copy of a scan without its guess (`dataclasses.replace`) has no probe, whatever modes came with the guess
+        without_guess = self.probe_guess is None and self.guess_of_modes is not None
+        modes = None
+        if self.probe_modes is not None and not without_guess:
+            modes = _modes_by_power("probeModes", self.probe_modes, self.N)
         if self.probe_guess is not None:
             guessed = _modes_by_power("probeGuess", self.probe_guess, self.N)
             set_("probe_guess", guessed[0])
@@ -145,6 +151,7 @@ class Scan:
         elif modes is not None:
             set_("probe_guess", modes[0])
         set_("probe_modes", modes)
+        set_("guess_of_modes", self.probe_guess)
         if self.object_guess is not None:
             set_("object_guess", checks.complex_image("objectGuess", self.object_guess))
         if self.object_mask is not None:

@@ -30,7 +30,7 @@ from ptycho_backends.values import (
 # Positions that are computed at once on a GPU, for N = 64: its cores are many, its launches slow.
 GPU_CHUNK = 4096
 # Measured amplitudes stay on the device if they take at most this much memory.
-RESIDENT_BYTES = 4 << 30
+RESIDENT_BYTES = 1 << 30
 
 
 def views(canvas: tf.Tensor, corners: tf.Tensor, fractions: tf.Tensor, N: int) -> tf.Tensor:

@@ -29,7 +29,7 @@ from ptycho_torch.backend.device import compute_dtype, computing, device
 GPU_CHUNK = 4096
 # Measured amplitudes stay on the device if they take at most this fraction of its free memory.
 RESIDENT_FRACTION = 0.5
-RESIDENT_BYTES_ON_HOST = 4 << 30
+RESIDENT_BYTES_ON_HOST = 1 << 30
 
 
 def views(canvas: Tensor, corners: Tensor, fractions: Tensor, N: int) -> Tensor:

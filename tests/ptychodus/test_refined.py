@@ -6,7 +6,9 @@ import pytest
 DOORS = [("door 1", "Unsupervised", None), ("door 2", "PINN", "torch"), ("door 2", "PINN", "tensorflow")]
 
 
-@pytest.mark.parametrize(("door", "mode", "framework"), DOORS, ids=["door 1", "door 2, torch", "door 2, tensorflow"])
+@pytest.mark.parametrize(
+    ("door", "mode", "framework"), DOORS, ids=["door 1", "door 2, torch", "door 2, tensorflow"]
+)
 def test_the_variable_refines_what_ptychodus_gets(given, trained, monkeypatch, door, mode, framework):
     record = trained(door, mode, framework)
 

@@ -20,7 +20,9 @@ def test_scans_as_they_are_measured_pass(step):
 def test_a_glitch_is_named():
     positions = grid(10)
     positions[[5, 9]] = [[1e6, 3.0], [-2e6, 0.0]]
-    with pytest.raises(ScanError, match=r"scan: .*far from all others: 5 at x = 1e\+06, y = 3, 9 at x = -2e\+06"):
+    with pytest.raises(
+        ScanError, match=r"scan: .*far from all others: 5 at x = 1e\+06, y = 3, 9 at x = -2e\+06"
+    ):
         require_sane_canvas(positions, 64, "scan")
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ptycho_backends import backend_base, builtin_backends, get_backend, registry, workflows
 from ptycho_backends.cli.commands import app
-from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.images import figures, metrics
 from ptycho_backends.legacy import components
@@ -105,9 +105,13 @@ def test_workflows_run(tmp_path, scan, name, calls, monkeypatch):
             return original(*arguments, **options)
 
         monkeypatch.setattr(module, "align", counting)
-    workflows.run(scan, settings(), tmp_path, backend=name, execution=EXECUTION)
+    workflows.run(scan, settings(), tmp_path / "a", backend=name, execution=EXECUTION, refine=None)
     assert calls == ONCE
     assert aligned == {"align": 1}
+    # the network's image and the refined one, each once
+    few = RefinementConfig(passes=1)
+    workflows.run(scan, settings(), tmp_path / "b", backend=name, execution=EXECUTION, refine=few)
+    assert aligned == {"align": 3}
 
 
 @pytest.mark.parametrize(("verb", "batch_size"), [("train", "4"), ("train", "auto"), ("run", "auto")])

@@ -1,4 +1,4 @@
-"""A scan many times larger than memory: trains on groups from all over it, and reconstructs a region.
+"""A scan many times larger than memory: trains on groups from all over it, reconstructs and refines a region.
 
     python benchmarks/larger_than_memory.py --gib 30                    # 30 GiB of uint16 patterns
     python benchmarks/larger_than_memory.py --gib 30 --dtype float32    # which are checked, all of them
@@ -9,6 +9,7 @@ seconds of each stage and the largest resident memory.
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import tempfile
@@ -54,6 +55,11 @@ def region(scan: Scan, share: float) -> GroupedData:
     )  # fmt: skip
 
 
+def probe() -> np.ndarray:
+    """The probe of the simulated patterns."""
+    return simulate_star(N, 9, n_photons=1e5, seed=0).probe_guess
+
+
 def write_patterns(path: Path, count: int, dtype: str, wanted: np.ndarray) -> None:
     """`count` patterns, those of the numbers `wanted` simulated, the rest holes."""
     models = simulate_star(N, MODELS, n_photons=1e5, seed=0, measurement="intensity").patterns[:]
@@ -71,7 +77,7 @@ def write_patterns(path: Path, count: int, dtype: str, wanted: np.ndarray) -> No
 def work(
     scan: Scan, config: TrainingConfig, share: float, backend: str
 ) -> tuple[Reconstruction, dict[str, Any]]:
-    """Train and reconstruct; return the image and the seconds of each stage."""
+    """Train, reconstruct and refine a region; return the images and the seconds of each stage."""
     chosen = get_backend(backend)
     execution = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=None,
                                 enable_checkpointing=False)  # fmt: skip
@@ -79,8 +85,21 @@ def work(
     model = chosen.train(scan, config, execution=execution)
     trained = time.perf_counter()
     image = chosen.infer(model, region(scan, share), execution=execution)
-    seconds = {"train": trained - started, "reconstruct": time.perf_counter() - trained}
-    return image, {"seconds": seconds, "loss": model.history[-1].train_loss, "image": image.object.shape}
+    reconstructed = time.perf_counter()
+    numbers = np.unique(region(scan, share).nn_indices)
+    refined = chosen.refine(None, scan.part(numbers).with_probe(probe()), execution=execution)
+    seconds = {
+        "train": trained - started,
+        "reconstruct": reconstructed - trained,
+        "refine": time.perf_counter() - reconstructed,
+    }
+    image = dataclasses.replace(image, start=refined)
+    return image, {
+        "seconds": seconds,
+        "refined_error": refined.passes[-1].error,
+        "loss": model.history[-1].train_loss,
+        "image": image.object.shape,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -116,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             loaded = Scan(x, y, np.load(path), measurement="intensity")
             same, _ = work(loaded, config, share, options.backend)
             result["same_as_in_memory"] = bool(
-                np.array_equal(image.object, same.object) and np.array_equal(image.coverage, same.coverage)
+                np.array_equal(image.object, same.object)
+                and np.array_equal(image.coverage, same.coverage)
+                and np.array_equal(image.start.object, same.start.object)
             )
     return result
 

@@ -55,6 +55,25 @@ class StoredPatterns(ABC):
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
 
+class ChosenPatterns(StoredPatterns):
+    """Some patterns of a file, left where they are.
+
+    Parameters
+    ----------
+    patterns : (M, N, N) array or StoredPatterns
+    numbers : (m,) int64
+    """
+
+    def __init__(self, patterns: Any, numbers: NDArray[np.int64]) -> None:
+        self._patterns, self._numbers = patterns, numbers
+        self.shape, self.dtype = (len(numbers), *patterns.shape[1:]), patterns.dtype
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        chosen = np.asarray(self._patterns[self._numbers[indices]])
+        release_pages(self._patterns)
+        return chosen
+
+
 class ClippedPatterns(StoredPatterns):
     """Patterns with zero in place of negative values, except at the pixels `kept` (N, N)."""
 

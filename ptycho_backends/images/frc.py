@@ -1,6 +1,5 @@
 """Fourier ring correlation of two half scans: the resolution of an image that has no reference."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ptycho_backends.errors import ScanError, ShapeError
-from ptycho_backends.files.stored_patterns import StoredPatterns, is_file_backed
 from ptycho_backends.images.ramp import linear_ramp, own_ramp, without_ramp
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.snake import along_a_snake, even_batches
@@ -91,7 +89,7 @@ def half_scans(scan: Scan, seed: int = 0) -> tuple[Scan, Scan]:
             f"{scan.name}: {len(scan)} positions, want at least {2 * LEAST_POSITIONS} for two halves"
         )
     first, second = even_batches(along_a_snake(scan.scan_positions_px), 2, seed, 0)
-    return _part(scan, np.sort(first), "half 1"), _part(scan, np.sort(second), "half 2")
+    return scan.part(np.sort(first), "half 1"), scan.part(np.sort(second), "half 2")
 
 
 def ring_correlation_of_halves(first: Reconstruction, second: Reconstruction) -> RingCorrelation:
@@ -183,29 +181,6 @@ def half_bit_curve(coefficients: NDArray) -> NDArray[np.float64]:
     """The half-bit threshold for two halves of the data, by the independent coefficients of each ring."""
     root = np.sqrt(np.maximum(coefficients, 1.0))
     return (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
-
-
-class _ChosenPatterns(StoredPatterns):
-    """Some of the patterns of another scan, left where they are."""
-
-    def __init__(self, patterns: Any, numbers: NDArray[np.int64]) -> None:
-        self._patterns, self._numbers = patterns, numbers
-        self.shape, self.dtype = (len(numbers), *patterns.shape[1:]), patterns.dtype
-
-    def read(self, indices: NDArray[np.int64]) -> NDArray:
-        return np.asarray(self._patterns[self._numbers[indices]])
-
-
-def _part(scan: Scan, numbers: NDArray[np.int64], name: str) -> Scan:
-    names = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
-    patterns = scan.patterns
-    chosen = _ChosenPatterns(patterns, numbers) if is_file_backed(patterns) else patterns[numbers]
-    return dataclasses.replace(
-        scan,
-        patterns=chosen,
-        name=f"{scan.name}, {name}",
-        **{field: getattr(scan, field)[numbers] for field in names},
-    )
 
 
 def _window(region: NDArray[np.bool_]) -> NDArray[np.float64]:

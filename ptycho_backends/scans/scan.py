@@ -1,6 +1,7 @@
 """A scan: positions, diffraction patterns, guesses of probe and object; from and to files."""
 
 import copy
+import dataclasses
 import logging
 import math
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_backends import checks
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.stored_patterns import (
+    ChosenPatterns,
     ClippedPatterns,
     StoredPatterns,
     chunks,
@@ -303,6 +305,26 @@ class Scan:
                     f"diff3d: pattern {part.start + int(np.argmax(negative))} holds negative values, want counts "
                     "or amplitudes >= 0; clip what background subtraction left"
                 )
+
+    def part(self, numbers: ArrayLike, name: str = "part") -> "Scan":
+        """The scan of some of the positions; patterns in a file stay there.
+
+        Parameters
+        ----------
+        numbers : (m,) integer array
+            Of the positions, in the order wanted.
+        name : str
+            Added to the scan's.
+        """
+        chosen = np.asarray(numbers, np.int64)
+        fields = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
+        stays = is_file_backed(self.patterns)
+        return dataclasses.replace(
+            self,
+            patterns=ChosenPatterns(self.patterns, chosen) if stays else self.patterns[chosen],
+            name=f"{self.name}, {name}",
+            **{field: getattr(self, field)[chosen] for field in fields},
+        )
 
     def with_probe(self, probe_guess: NDArray) -> "Scan":
         """The same scan with another probe; its patterns are not checked a second time.

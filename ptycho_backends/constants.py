@@ -50,7 +50,7 @@ ADAM_BETA1 = 0.9
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-7
 
-# --- refinement (docs/refinement.md); chosen on the scans of QUALITY, one set of numbers for all of them
+# --- refinement (docs/refinement.md); one set of numbers, chosen on simulated and real scans
 
 # Nesterov's momentum of object and probe.
 REFINEMENT_MOMENTUM = 0.8

@@ -1,0 +1,162 @@
+"""Logging, errors, progress and results of a command, as lines on the terminal."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from ptycho_backends.errors import PtychoBackendsError
+
+if TYPE_CHECKING:
+    from ptycho_backends.config import ExecutionConfig
+    from ptycho_backends.scans.scan import Scan
+    from ptycho_backends.values import EpochCallback, EpochRecord, PassCallback, RefinementRecord
+    from ptycho_backends.workflows import RunResult
+
+
+Say = Callable[[str], None]
+"""Prints a line, or nothing."""
+
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+@contextmanager
+def session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
+    """Logging to stderr while a command runs; errors of this library become one line and exit code 2.
+
+    Yields `typer.echo`, or with `--quiet` a function that prints nothing.
+    """
+    from ptycho_backends.registry import logger_names
+
+    level = logging.ERROR if quiet else max(logging.WARNING - 10 * verbose, logging.DEBUG)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    loggers = [logging.getLogger(name) for name in (*logger_names(), "py.warnings")]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    if not verbose:
+        # a framework's advice to developers is no message for whoever runs a scan
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            logging.captureWarnings(True)
+            yield (lambda text: None) if quiet else typer.echo
+    except PtychoBackendsError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(EXIT_ERROR) from error
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        logging.captureWarnings(False)
+        for logger, old_level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _Lines(logging.Formatter):
+    """`warning: text`, in the form of the errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {' '.join(super().format(record).split())}"
+
+
+def epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochCallback | None":
+    """Print a line an epoch, where there is no progress bar."""
+    if execution.enable_progress_bar:
+        return None
+
+    def print_epoch(record: "EpochRecord") -> None:
+        validated = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
+        say(
+            f"epoch {record.epoch}/{epochs}: train_loss {record.train_loss:.6g}{validated}"
+            f" ({record.seconds:.1f} s)"
+        )
+
+    return print_epoch
+
+
+def pass_lines(say: Say) -> "PassCallback":
+    """Print a line a pass."""
+
+    def print_pass(record: "RefinementRecord") -> None:
+        say(f"pass {record.number}: R-factor {record.r_factor:.4f} ({record.seconds:.2f} s)")
+
+    return print_pass
+
+
+def report(result: "RunResult", say: Say, again: str | None = None) -> None:
+    """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
+    history = () if result.model is None else result.model.history
+    if again is not None and history:
+        seconds = sum(record.seconds for record in history)
+        say(f"trained {len(history)} epochs on {result.backend} in {seconds:.0f} s")
+    passes = () if result.reconstruction is None else result.reconstruction.passes
+    if passes:
+        seconds = sum(record.seconds for record in passes)
+        say(f"refined with {len(passes)} passes on {result.backend} in {seconds:.1f} s")
+    if result.report:
+        say(f"\n{result.report}")
+    if result.metrics is not None:
+        say(f"\n{result.metrics}")
+    say(f"\nwritten to {result.output_dir}:")
+    for path in result.files.values():
+        say(f"  {path.name}")
+    if again is not None and result.interrupted:
+        done = (
+            f"{len(history)} epochs"
+            if history and result.model is not None and result.model.interrupted
+            else f"{len(passes)} passes"
+        )
+        typer.echo(f"interrupted after {done}; go on with: {again}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def described(scan: "Scan") -> str:
+    from ptycho_backends.scans.statistics import holds_counts
+
+    x, y = scan.xcoords, scan.ycoords
+    whole = "whole counts" if holds_counts(scan) else "not whole counts"
+    rows = [
+        ("scan", scan.name),
+        ("patterns", f"{len(scan)} of {scan.N} x {scan.N} pixels, {scan.patterns.dtype}"),
+        (
+            "measurement",
+            f"{scan.measurement}, {whole}, {scan.pattern_energies.mean() / scan.lit_fraction:.4g} a pattern",
+        ),
+        *_masked_rows(scan),
+        ("positions", f"x {x.min():.1f} .. {x.max():.1f}, y {y.min():.1f} .. {y.max():.1f} px"),
+        ("probe", _described_probe(scan)),
+        (
+            "object",
+            "none" if scan.object_guess is None else "{} x {} pixels".format(*scan.object_guess.shape),
+        ),
+        ("pixel", "size unknown" if scan.pixel_size_m is None else f"{scan.pixel_size_m * 1e9:.4g} nm"),
+    ]
+    return "\n".join(f"{label:<12} {value}" for label, value in rows)
+
+
+def _described_probe(scan: "Scan") -> str:
+    if scan.probe_modes is None:
+        return "none; the default one is used"
+    count = len(scan.probe_modes)
+    return "guess given" if count == 1 else f"guess given, {count} modes"
+
+
+def _masked_rows(scan: "Scan") -> list[tuple[str, str]]:
+    if scan.valid_pixels is None:
+        return []
+    invalid = scan.valid_pixels.size - int(scan.valid_pixels.sum())
+    return [("mask", f"{invalid} of {scan.valid_pixels.size} pixels take no part")]

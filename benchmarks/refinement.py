@@ -4,7 +4,7 @@
         [--json FILE] [--figure FILE.png]
 
 Every engine starts from a flat object with the scan's probe (held fixed but for modes), in this process, one after
-the other. The clock stops while images are compared. `pty-chi` is an extra: pip install ptychi==2.2.0.
+the other. The clock stops while images are compared. pty-chi comes with `pip install --group ptychi`.
 """
 
 # ruff: noqa: T201 - this is a program
@@ -217,7 +217,7 @@ def main() -> None:
                     )
                 rows += found
             elif find_spec("ptychi") is None:
-                print("ptychi: not installed; pip install ptychi==2.2.0")
+                print("ptychi: not installed; pip install --group ptychi")
             else:
                 for compact in (False, True):
                     label = "ptychi compact" if compact else "ptychi"

@@ -1,5 +1,6 @@
 """Scans from Ptychodus products, and products from scans and their reconstructions."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -137,9 +138,19 @@ def product_from_reconstruction(
 ) -> Product:
     """`product_from_scan`, with `reconstruction` as its object.
 
-    Where the scan came from a product, `Product.with_reconstruction` keeps more of that one.
+    A refined image brings its probe modes and its positions, those of the frames that were used. Where the scan
+    came from a product, `Product.with_reconstruction` keeps more of that one.
     """
-    return placed(product_from_scan(scan, metadata), np.zeros(2), reconstruction, history)
+    product = product_from_scan(scan, metadata)
+    if reconstruction.probe_modes is not None:
+        product = dataclasses.replace(product, probe=reconstruction.probe_modes)
+    if reconstruction.positions_px is not None and reconstruction.positions_used is not None:
+        product = dataclasses.replace(
+            product,
+            scan_positions_m=reconstruction.positions_px * product.object_pixel_size_m,
+            position_indexes=np.asarray(scan.scan_index)[reconstruction.positions_used],
+        )
+    return placed(product, np.zeros(2), reconstruction, history)
 
 
 def object_canvas(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:

@@ -10,7 +10,7 @@ import pytest
 from oracle_backend import OracleBackend
 
 from ptycho_backends import workflows
-from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.config import ModelConfig, RefinementConfig, TrainingConfig
 from ptycho_backends.errors import OutputError, ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import write_datasets
 from ptycho_backends.images.stitching import stitch
@@ -413,3 +413,19 @@ def test_saved_scans_keep_the_geometry(star, tmp_path):
     assert {name: getattr(got, name) for name in GEOMETRY} == GEOMETRY
     with pytest.raises(ScanError, match=r"photon_energy_eV: got -1\.0, want a finite number > 0"):
         dataclasses.replace(star, photon_energy_eV=-1.0)
+
+
+def test_a_refined_image_brings_its_modes_and_positions(tmp_path):
+    scan = simulate_star(32, 40, n_photons=1e5, step_px=4.0)
+    patterns = np.asarray(scan.patterns).copy()
+    patterns[4] = 0
+    scan = dataclasses.replace(
+        scan, patterns=patterns, pixel_size_m=1e-8, photon_energy_eV=8e3, detector_distance_m=1.0
+    )
+    config = RefinementConfig(passes=4, n_probe_modes=2, refine_positions=True)
+    refined = OracleBackend().refine(None, scan, config)
+    product = load_product(save_product(product_from_reconstruction(refined, scan), tmp_path / "product.h5"))
+    np.testing.assert_array_equal(product.probe[0], refined.probe_modes)
+    assert 4 not in product.position_indexes
+    assert len(product.position_indexes) == 39
+    np.testing.assert_allclose(product.scan_positions_m / 1e-8, refined.positions_px, atol=1e-6)

@@ -93,7 +93,6 @@ class Refinement:
         self._state = plan.state
         self._best = self._least_held_out = np.inf
         self._rises = 0
-        self._seconds = 0.0
         steps.set_velocities(plan.state.velocity, plan.state.probe_velocity)
         steps.place(*plan.geometry(plan.state))
         light = steps.light()
@@ -281,7 +280,7 @@ def _patches_over(
     corners: NDArray[np.int64], fractions: NDArray[np.float64], shape: tuple[int, int], N: int
 ) -> NDArray[np.float64]:
     """Number of positions whose central square lies over each pixel, as in an image stitched from patches."""
-    half = constants.DEFAULT_STITCHING_SIZE // 2
+    half = min(constants.DEFAULT_STITCHING_SIZE, N) // 2
     middle = np.rint(corners + fractions).astype(np.int64) + N // 2
     edges = np.zeros((shape[0] + 1, shape[1] + 1))
     for sign_y, y in ((1.0, middle[:, 1] - half), (-1.0, middle[:, 1] + half)):

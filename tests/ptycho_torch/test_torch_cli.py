@@ -89,7 +89,7 @@ def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeyp
         return lambda record: os.kill(os.getpid(), signal.SIGINT) if record.epoch == 2 else None
 
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "_epoch_lines", press_after_two_epochs)
+        patched.setattr(cli, "epoch_lines", press_after_two_epochs)
         result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 3, *SMALL, code=130)
     assert f"go on with: ptycho-backends run {npz} --resume {tmp_path / 'run'}" in result.stderr
     assert load_archive(tmp_path / "run").interrupted

@@ -55,7 +55,7 @@ def save_history_figure(history: Sequence[EpochRecord], path: str | os.PathLike[
     losses.set_ylabel("loss", fontsize=9)
     rates.set_ylabel("learning rate", fontsize=9)
     rates.set_xlabel("epoch", fontsize=9)
-    rates.xaxis.get_major_locator().set_params(integer=True)
+    rates.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if history:
         losses.legend(frameon=False, fontsize=9)
     _plain(figure)
@@ -98,7 +98,7 @@ def save_passes_figure(passes: Sequence[RefinementRecord], path: str | os.PathLi
     errors.set_ylabel("error of the amplitudes", fontsize=9)
     factors.set_ylabel("R-factor (%)", fontsize=9)
     factors.set_xlabel("pass", fontsize=9)
-    factors.xaxis.get_major_locator().set_params(integer=True)
+    factors.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if passes:
         errors.legend(frameon=False, fontsize=9)
         errors.set_title(_last_pass(passes[-1]), fontsize=9)

@@ -278,3 +278,11 @@ def test_what_cannot_be_written_is_told(tmp_path, reconstruction):
     with pytest.raises(ScanError, match="nothing is covered"):
         figures.save_reconstruction_figure(nothing, tmp_path / "x.png")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_short_history_has_ticks_at_whole_epochs_only(monkeypatch, count):
+    history = [EpochRecord(i + 1, -3.0 - i, None, 1e-3, 1.0) for i in range(count)]
+    axis = saved_figure(monkeypatch, figures.save_history_figure, history, "x.png").axes[1].xaxis
+    low, high = sorted(axis.get_view_interval())
+    assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == [*range(1, count + 1)]

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends import constants
 from ptycho_backends.archive import model_file as archive
 from ptycho_backends.archive.genuine_export import write_genuine_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, validate
-from ptycho_backends.images.reconstruct import reconstruct
+from ptycho_backends.images.reconstruct import default_stitching_size, reconstruct, wants_phase_agreement
 from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import refinement as reference
 from ptycho_backends.refinement.checkpoint import load_state
@@ -176,11 +175,18 @@ class BackendBase(abc.ABC):
         return concatenated(parts)
 
     def infer_groups(
-        self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+        self,
+        model: TrainedModel,
+        groups: GroupedData,
+        execution: ExecutionConfig,
+        stitching_size: int,
+        agree_on_phase: bool = False,
     ) -> Reconstruction:
-        """Stitch the image from `object_patches`."""
+        """Stitch the image from `object_patches`; `agree_on_phase` is passed only where it is True."""
         patches = self.object_patches(model, groups, execution)
-        return reconstruct(patches, groups, model.config.model.N, stitching_size, self.name)
+        return reconstruct(
+            patches, groups, model.config.model.N, stitching_size, self.name, agree_on_phase=agree_on_phase
+        )
 
     def refine_plan(
         self,
@@ -256,11 +262,16 @@ class BackendBase(abc.ABC):
         data: Scan | GroupedData,
         *,
         execution: ExecutionConfig | None = None,
-        stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+        stitching_size: int | None = None,
+        agree_on_phase: bool | None = None,
     ) -> Reconstruction:
-        """Reconstruct the image of a scan, from a group around every position."""
-        groups = inference_groups(model, data)
-        return self.infer_groups(model, groups, self.checked(execution), stitching_size)
+        """Reconstruct the image of a scan, from a group around every position; see `protocol.Backend.infer`."""
+        groups, network = inference_groups(model, data), model.config.model
+        size = default_stitching_size(network) if stitching_size is None else stitching_size
+        agree = wants_phase_agreement(network) if agree_on_phase is None else agree_on_phase
+        # a backend may be older than the argument
+        added = {"agree_on_phase": True} if agree else {}
+        return self.infer_groups(model, groups, self.checked(execution), size, **added)
 
     def refine(
         self,

@@ -302,6 +302,9 @@ class InferenceConfig(_CheckedConfig):
     debug: bool = setting(False, boolean(), "log more")
     output_dir: Path = setting(Path("inference_outputs"), _PATH, "where results go")
     backend: str = setting(DEFAULT_BACKEND, BACKEND_NAME, "framework that computes")
+    agree_on_phase: bool | None = setting(
+        None, optional(boolean()), "bring patches to one constant phase; None: as the architecture wants"
+    )
 
 
 @dataclass

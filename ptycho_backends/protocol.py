@@ -116,9 +116,23 @@ class Backend(Protocol):
         data: "Scan | GroupedData",
         *,
         execution: ExecutionConfig | None = None,
-        stitching_size: int = ...,
+        stitching_size: int | None = None,
+        agree_on_phase: bool | None = None,
     ) -> Reconstruction:
-        """Predict the object of every group in batches, and stitch the image from these patches."""
+        """Predict the object of every group in batches, and stitch the image from these patches.
+
+        Parameters
+        ----------
+        model : TrainedModel
+        data : Scan or GroupedData
+        execution : ExecutionConfig, optional
+        stitching_size : int, optional
+            Side of the central square of each patch that is used, pixels. None: as the architecture wants, 20 for
+            'cnn' and 'attention'.
+        agree_on_phase : bool, optional
+            Bring all patches to one constant phase before they are averaged. None: as the architecture wants, False
+            for 'cnn' and 'attention'.
+        """
         ...
 
     # --- refine

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ptycho_backends import constants
 from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import (
     ExecutionConfig,
@@ -38,6 +37,7 @@ from ptycho_backends.images.curves import (
 from ptycho_backends.images.figures import save_reconstruction_figure
 from ptycho_backends.images.frc import RingCorrelation, half_scans, ring_correlation_of_halves
 from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
+from ptycho_backends.images.reconstruct import default_stitching_size
 from ptycho_backends.images.report import metrics_report, report_line
 from ptycho_backends.protocol import Backend
 from ptycho_backends.refinement.start import Start, starting_image
@@ -230,10 +230,11 @@ def infer(
     backend: str | Backend | None = None,
     config: InferenceConfig | None = None,
     execution: ExecutionConfig | None = None,
-    stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+    stitching_size: int | None = None,
     product: AnyPath | None = None,
     refine: RefinementConfig | None = None,
     on_pass: PassCallback | None = None,
+    agree_on_phase: bool | None = None,
 ) -> RunResult:
     """Reconstruct a scan with a trained model and write the image, a picture, and how good it is.
 
@@ -249,8 +250,9 @@ def infer(
     config : InferenceConfig, optional
         Number and kind of the groups; its `model` is replaced by the trained one. Default: all positions.
     execution : ExecutionConfig, optional
-    stitching_size : int
-        Side of the central square of each patch that is used, pixels.
+    stitching_size : int, optional
+        Side of the central square of each patch that is used, pixels. Default: as the architecture wants, 20 for 'cnn'
+        and 'attention'.
     product : path, optional
         Write the image as a Ptychodus product (HDF5), too. The scan must have `pixel_size_m`,
         `photon_energy_eV` and `detector_distance_m`.
@@ -258,6 +260,8 @@ def infer(
         Refine the network's image, which is kept as `network.npz`. Default: not.
     on_pass : callable, optional
         Called with each `RefinementRecord`.
+    agree_on_phase : bool, optional
+        Bring all patches to one constant phase before they are averaged. Default: as `config` says.
 
     Returns
     -------
@@ -274,10 +278,14 @@ def infer(
     trained = model if isinstance(model, TrainedModel) else chosen.load(model)
     config = _inference_config(trained, config)
     config.backend = chosen.name
+    if agree_on_phase is not None:
+        config.agree_on_phase = agree_on_phase
     if not isinstance(model, TrainedModel):
         config.model_path = Path(model)
     groups = inference_groups(trained, scan, config)
     _require_light(groups)
+    if stitching_size is None:
+        stitching_size = default_stitching_size(trained.config.model)
     if not 0 < stitching_size <= scan.N or stitching_size % 2:
         raise ConfigError(f"stitching_size: got {stitching_size}, want an even number in 2 .. {scan.N}")
     _require_product(product, scan)
@@ -289,7 +297,11 @@ def infer(
     writes = is_first_process(execution, chosen.name)
     if writes:
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
-    reconstruction = chosen.infer(trained, groups, execution=execution, stitching_size=stitching_size)
+    # a backend may be older than the argument
+    added = {} if config.agree_on_phase is None else {"agree_on_phase": config.agree_on_phase}
+    reconstruction = chosen.infer(
+        trained, groups, execution=execution, stitching_size=stitching_size, **added
+    )
     if refine is not None:
         if writes:
             saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])
@@ -318,10 +330,11 @@ def run(
     execution: ExecutionConfig | None = None,
     resume_from: AnyPath | TrainedModel | None = None,
     on_epoch: EpochCallback | None = None,
-    stitching_size: int = constants.DEFAULT_STITCHING_SIZE,
+    stitching_size: int | None = None,
     product: AnyPath | None = None,
     refine: RefinementConfig | None = AUTOMATIC,
     on_pass: PassCallback | None = None,
+    agree_on_phase: bool | None = None,
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
@@ -371,6 +384,7 @@ def run(
         product=product,
         refine=None if trained.interrupted and refine is AUTOMATIC else refine,
         on_pass=on_pass,
+        agree_on_phase=agree_on_phase,
     )
     return dataclasses.replace(inferred, files={**trained.files, **inferred.files})
 

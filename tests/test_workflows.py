@@ -130,6 +130,20 @@ def test_infer_forms_the_groups_it_is_told_to(tmp_path, scan, backend):
     assert not (tmp_path / "odd").exists()
 
 
+def test_patches_agree_on_phase_where_that_is_asked_for(tmp_path, scan, backend):
+    trained = workflows.train(scan, settings(), tmp_path, backend=backend)
+
+    def image(**asked):
+        return workflows.infer(trained.model, scan, tmp_path, backend=backend, **asked).reconstruction.object
+
+    plain, agreed = image(), image(agree_on_phase=True)
+    assert not np.array_equal(plain, agreed)
+    assert load_config(tmp_path / "inference.yaml", InferenceConfig).agree_on_phase
+    wanting = InferenceConfig(agree_on_phase=True)
+    np.testing.assert_array_equal(image(config=wanting), agreed)
+    np.testing.assert_array_equal(image(config=wanting, agree_on_phase=False), plain)
+
+
 def test_without_a_known_object_there_are_no_metrics_not_even_old_ones(tmp_path, scan, backend):
     workflows.run(scan, settings(), tmp_path, backend=backend)
     assert (tmp_path / "metrics.json").exists()

@@ -13,6 +13,7 @@ from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.cli.options import (
     RUNNING_PANEL,
     Accelerator,
+    AgreeOnPhase,
     BackendName,
     BatchSize,
     ConfigFile,
@@ -242,7 +243,8 @@ def run(
     measurement: Measurement = "auto",
     mapped: Mapped = False,
     mask: Mask = None,
-    stitching_size: StitchingSize = 20,
+    stitching_size: StitchingSize = None,
+    agree_on_phase: AgreeOnPhase = None,
     product: ProductFile = None,
     refine: Refine = None,
     refine_probe: RefineProbe = None,
@@ -307,6 +309,7 @@ def run(
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             stitching_size=stitching_size,
+            agree_on_phase=agree_on_phase,
             product=product,
             refine=refinement,
             on_pass=pass_lines(say),
@@ -330,7 +333,8 @@ def infer(
     measurement: Measurement = "auto",
     mapped: Mapped = False,
     mask: Mask = None,
-    stitching_size: StitchingSize = 20,
+    stitching_size: StitchingSize = None,
+    agree_on_phase: AgreeOnPhase = None,
     product: ProductFile = None,
     refine: Refine = None,
     refine_probe: RefineProbe = None,
@@ -377,7 +381,7 @@ def infer(
         )
         job = inference_job(
             model, scan_of(scan, measurement, mapped, mask), scan, config, backend,
-            inference={"n_groups": n_groups, "output_dir": output},
+            inference={"n_groups": n_groups, "output_dir": output, "agree_on_phase": agree_on_phase},
         )  # fmt: skip
         how = execution_config(
             execution, quiet, accelerator=accelerator, precision=precision,

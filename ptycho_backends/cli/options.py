@@ -109,7 +109,18 @@ Resume = Annotated[
     ),
 ]
 StitchingSize = Annotated[
-    int, typer.Option("--stitching-size", help="Side of the centre of each patch that is used, pixels.")
+    int | None,
+    option(
+        "--stitching-size",
+        help="Side of the centre of each patch that is used, pixels. Default: 20, or as the architecture wants.",
+    ),
+]
+AgreeOnPhase = Annotated[
+    bool | None,
+    option(
+        "--agree-on-phase/--no-agree-on-phase",
+        help="Bring all patches to one constant phase before they are averaged. Default: as the architecture wants.",
+    ),
 ]
 ProductFile = Annotated[
     Path | None,

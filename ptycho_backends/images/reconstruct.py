@@ -6,12 +6,25 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
+from ptycho_backends.config import ModelConfig
 from ptycho_backends.images import stitching
+from ptycho_backends.images.phase_agreement import WaitingPatches
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.values import Reconstruction
 
 KEPT_PATCHES_BYTES = 2 << 30
 """`Reconstruction.object_patches` is None for patches that take more: a scan may be larger than memory."""
+
+
+def wants_phase_agreement(model: ModelConfig) -> bool:
+    """True if patches of this architecture are brought to one constant phase before they are stitched, by default."""
+    return model.architecture == "unrolled"
+
+
+def default_stitching_size(model: ModelConfig) -> int:
+    """Side of the central square of each patch that is stitched by default, pixels."""
+    return model.N // 2 if model.architecture == "unrolled" else constants.DEFAULT_STITCHING_SIZE
 
 
 def reconstruct(
@@ -21,6 +34,9 @@ def reconstruct(
     stitching_size: int,
     backend: str,
     add_up: Callable[[NDArray[np.float64]], None] | None = None,
+    *,
+    agree_on_phase: bool = False,
+    patch_weights: NDArray | None = None,
 ) -> Reconstruction:
     """Stitch patches as they are predicted.
 
@@ -39,6 +55,10 @@ def reconstruct(
     add_up : callable, optional
         All-reduce for several processes: replaces an array by its sum over all of them, in place. No process
         has all patches then, so they are not kept.
+    agree_on_phase : bool
+        Bring all patches to one constant phase before they are averaged (`phase_agreement`).
+    patch_weights : (M, M) real array, [y, x], optional
+        Trust in each pixel of a patch, for example `probe_weights`; default 1 everywhere.
 
     Raises
     ------
@@ -49,17 +69,27 @@ def reconstruct(
     shape = (len(groups), N, N, 1)
     keep = add_up is None and 8 * np.prod(shape, dtype=float) <= KEPT_PATCHES_BYTES
     kept = np.empty(shape, np.complex64) if keep else None
-    canvas = stitching.square_around(groups.group_centres_px, stitching_size)
-    stitcher = stitching.Stitcher(canvas, stitching_size)
+    centres = groups.group_centres_px
+    canvas = stitching.square_around(centres, stitching_size)
+    stitcher = stitching.Stitcher(canvas, stitching_size, patch_weights)
+    waiting = None
+    if agree_on_phase:
+        waiting = WaitingPatches(centres[:, 0, :, 0], stitching_size, patch_weights, kept)
     started, stitch = time.perf_counter(), 0.0
     for part, patches in predicted:
         arrived = time.perf_counter()
-        stitcher.add(patches, groups.group_centres_px[part])
-        if kept is not None:
-            kept[part] = patches
+        if waiting is not None:
+            waiting.add(part, patches)
+        else:
+            stitcher.add(patches, centres[part])
+            if kept is not None:
+                kept[part] = patches
         stitch += time.perf_counter() - arrived
     predict = time.perf_counter() - started - stitch
     started = time.perf_counter()
+    if waiting is not None:
+        for part, patches in waiting.turned(add_up):
+            stitcher.add(patches, centres[part])
     if add_up is not None:
         for sums in stitcher.sums:
             add_up(sums)
@@ -69,7 +99,7 @@ def reconstruct(
         object=image,
         coverage=coverage,
         origin_px=canvas.origin_px,
-        group_centres_px=groups.group_centres_px[:, 0, :, 0],
+        group_centres_px=centres[:, 0, :, 0],
         object_patches=kept,
         backend=backend,
         pixel_size_m=groups.scan.pixel_size_m,

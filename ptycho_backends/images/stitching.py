@@ -82,7 +82,8 @@ class Stitcher:
     """
 
     def __init__(self, canvas: Canvas, size: int, patch_weights: NDArray | None = None) -> None:
-        self._canvas, self._size = canvas, size
+        self._canvas = canvas
+        self.size, self.patch_weights = size, patch_weights
         weights = np.ones((size, size)) if patch_weights is None else np.asarray(patch_weights, np.float64)
         self._plain = patch_weights is None
         self._weights = weights
@@ -103,18 +104,18 @@ class Stitcher:
 
     def _inner(self, plane: int) -> NDArray[np.float64]:
         """(M, M, chunk) view of the patches in the padded rows."""
-        side = self._size + 1
+        side = self.size + 1
         rows = self._padded[plane, 1 + side : 1 + side * side]
-        return rows.reshape(self._size, side, self._chunk)[:, : self._size]
+        return rows.reshape(self.size, side, self._chunk)[:, : self.size]
 
     def add(self, object_patches: NDArray, group_centres_px: NDArray) -> None:
         """Add (B, N, N, 1) patches at their (B, 1, 2, 1) centres `[x, y]`."""
         if self._sums is None:
             raise RuntimeError("Stitcher: its result has been taken; make a new one to add patches to")
-        corners = group_centres_px[:, 0, :, 0] - self._size / 2 - self._canvas.origin_px
+        corners = group_centres_px[:, 0, :, 0] - self.size / 2 - self._canvas.origin_px
         whole = np.floor(corners).astype(np.int64)
         fraction = corners - whole
-        central = crop_centre(object_patches[..., 0], self._size)
+        central = crop_centre(object_patches[..., 0], self.size)
         real, imaginary = self._inner(0), self._inner(1)
         # row by row, so that patches which are added one after the other touch the same memory
         order = np.argsort(whole[:, 1], kind="stable")
@@ -135,7 +136,7 @@ class Stitcher:
 
     def _shifted(self, fraction: NDArray[np.float64]) -> NDArray[np.float64]:
         """(3, (M + 1)^2, B) patches and weights, moved down and to the right by parts of a pixel."""
-        count, side = len(fraction), self._size + 1
+        count, side = len(fraction), self.size + 1
         x, y = fraction.T
         padded, down, right = (
             array[..., :count] for array in (self._padded, self._down, self._right[: len(self._padded)])
@@ -161,11 +162,11 @@ class Stitcher:
 
     def _pixels(self, corner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp] | None]:
         """Canvas pixels under the shifted patches, and the indices of the patch pixels inside, None for all."""
-        steps = np.arange(self._size + 1)[:, None]
+        steps = np.arange(self.size + 1)[:, None]
         height, width = self._canvas.height, self._canvas.width
         column, row = steps + corner[:, 0], steps + corner[:, 1]
         pixels = (row[:, None] * width + column).reshape(-1)
-        first, last = corner.min(axis=0), corner.max(axis=0) + self._size
+        first, last = corner.min(axis=0), corner.max(axis=0) + self.size
         if (first >= 0).all() and last[0] < width and last[1] < height:
             return pixels, None
         inside = np.flatnonzero(((row >= 0) & (row < height))[:, None] & ((column >= 0) & (column < width)))

@@ -57,9 +57,14 @@ class TensorFlowBackend(BackendBase):
         return inference.predict(model, groups, execution)
 
     def infer_groups(
-        self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+        self,
+        model: TrainedModel,
+        groups: GroupedData,
+        execution: ExecutionConfig,
+        stitching_size: int,
+        agree_on_phase: bool = False,
     ) -> Reconstruction:
-        return inference.infer(model, groups, execution, stitching_size)
+        return inference.infer(model, groups, execution, stitching_size, agree_on_phase)
 
     def refine_plan(
         self,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.images import stitching
-from ptycho_backends.images.reconstruct import reconstruct
+from ptycho_backends.images.reconstruct import reconstruct, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.tensorflow import network, process_group
 from ptycho_backends.tensorflow.arrays import (
@@ -153,16 +153,28 @@ def _object_patches(
 
 
 def infer(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    stitching_size: int,
+    agree_on_phase: bool = False,
 ) -> Reconstruction:
     """The image, stitched from object patches that are computed in batches.
 
-    Each of several processes stitches its shard of the groups; the patches are then kept nowhere.
+    Each of several processes stitches its shard of the groups; the result has no patches then.
     """
     processes = process_group.process_group_of(execution)
     patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
     add_up = processes.add_up if processes.size > 1 else None
-    return reconstruct(patches, groups, model.config.model.N, stitching_size, "tensorflow", add_up)
+    return reconstruct(
+        patches,
+        groups,
+        model.config.model.N,
+        stitching_size,
+        "tensorflow",
+        add_up,
+        agree_on_phase=agree_on_phase,
+    )
 
 
 def stitch_together(
@@ -171,4 +183,5 @@ def stitch_together(
     """Predict and stitch every group, a shard of them in each process that `execution` asks for."""
     processes = process_group.process_group_of(execution)
     patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
-    stitch_predicted(stitcher, patches, groups, processes.add_up)
+    agree = wants_phase_agreement(model.config.model)
+    stitch_predicted(stitcher, patches, groups, processes.add_up, agree_on_phase=agree)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.images.phase_agreement import WaitingPatches
 from ptycho_backends.images.stitching import Stitcher
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
@@ -50,6 +51,8 @@ def stitch_predicted(
     predicted: Iterable[tuple[slice, NDArray[np.complex64]]],
     groups: GroupedData,
     add_up: Callable[[NDArray[np.float64]], None],
+    *,
+    agree_on_phase: bool = False,
 ) -> None:
     """Stitch the shard of this process, then sum the canvases over all processes.
 
@@ -62,7 +65,14 @@ def stitch_predicted(
     groups : GroupedData
     add_up : callable
         Replaces an array by its sum over the processes.
+    agree_on_phase : bool
+        Bring all patches to one constant phase before they are averaged (`phase_agreement`).
     """
+    if agree_on_phase:
+        waiting = WaitingPatches(groups.group_centres_px[:, 0, :, 0], stitcher.size, stitcher.patch_weights)
+        for part, patches in predicted:
+            waiting.add(part, patches)
+        predicted = waiting.turned(add_up)
     for part, patches in predicted:
         stitcher.add(patches, groups.group_centres_px[part])
     for sums in stitcher.sums:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.images import stitching
-from ptycho_backends.images.reconstruct import reconstruct
+from ptycho_backends.images.reconstruct import reconstruct, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
 from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
@@ -137,17 +137,22 @@ def _object_patches(
 
 
 def infer(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, stitching_size: int
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    stitching_size: int,
+    agree_on_phase: bool = False,
 ) -> Reconstruction:
     """The image, stitched from object patches that are computed in batches.
 
-    Each of several processes stitches its shard of the groups; the patches are then kept nowhere.
+    Each of several processes stitches its shard of the groups; the result has no patches then.
     """
     # before any process is started
     stitching.require_size(stitching_size, model.config.model.N)
     processes = process_group.process_group_of(execution)
-    with process_group.working_together(processes, _infer_shard, model, groups, execution, stitching_size):
-        return _infer_shard(processes, model, groups, execution, stitching_size)
+    work = (model, groups, execution, stitching_size, agree_on_phase)
+    with process_group.working_together(processes, _infer_shard, *work):
+        return _infer_shard(processes, *work)
 
 
 def _infer_shard(
@@ -156,11 +161,14 @@ def _infer_shard(
     groups: GroupedData,
     execution: ExecutionConfig,
     stitching_size: int,
+    agree_on_phase: bool,
 ) -> Reconstruction:
     """The work of each process, which has the whole image afterwards."""
     patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
     add_up = processes.add_up if processes.size > 1 else None
-    return reconstruct(patches, groups, model.config.model.N, stitching_size, "torch", add_up)
+    return reconstruct(
+        patches, groups, model.config.model.N, stitching_size, "torch", add_up, agree_on_phase=agree_on_phase
+    )
 
 
 def stitch_together(
@@ -181,4 +189,5 @@ def _stitch_shard(
 ) -> None:
     """The work of each process, which has the sums of all of them afterwards."""
     patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
-    stitch_predicted(stitcher, patches, groups, processes.add_up)
+    agree = wants_phase_agreement(model.config.model)
+    stitch_predicted(stitcher, patches, groups, processes.add_up, agree_on_phase=agree)

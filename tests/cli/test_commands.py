@@ -207,10 +207,11 @@ def test_how_to_run_reaches_the_backend(tmp_path, npz):
 def test_larger_groups_find_enough_neighbours(tmp_path, npz):
     ptycho("train", npz, "-o", tmp_path, "--gridsize", 3, "-e", 1, "--filters", 1)
     assert load_config(tmp_path / "config.yaml").neighbor_count == 9
-    ptycho("infer", tmp_path, npz, "-o", tmp_path / "out", "--n-groups", 20)
+    ptycho("infer", tmp_path, npz, "-o", tmp_path / "out", "--n-groups", 20, "--agree-on-phase")
     inferred = load_config(tmp_path / "out" / "inference.yaml", InferenceConfig)
     assert (inferred.n_groups, inferred.neighbor_count, inferred.model.gridsize) == (20, 9, 3)
     assert (inferred.model_path, inferred.test_data_file) == (tmp_path, npz)
+    assert inferred.agree_on_phase
 
 
 def test_quiet_says_nothing(tmp_path, npz):

@@ -188,6 +188,10 @@ def test_two_processes_make_the_image_of_one(groups):
     np.testing.assert_array_equal(image.origin_px, want.origin_px)
     np.testing.assert_array_equal(image.group_centres_px, want.group_centres_px)
     assert image.object_patches is None
+    image = TorchBackend().infer(model, groups, execution=TOGETHER, agree_on_phase=True)
+    agreed = TorchBackend().infer(model, groups, execution=SINGLE_DEVICE, agree_on_phase=True)
+    assert deviation(image.object, agreed.object) < 1e-6
+    assert deviation(agreed.object, want.object) > 1e-3
     with pytest.raises(ShapeError, match="stitching size: got 65"):
         TorchBackend().infer(model, groups, execution=TOGETHER, stitching_size=65)
 

@@ -144,6 +144,17 @@ def test_patches_agree_on_phase_where_that_is_asked_for(tmp_path, scan, backend)
     np.testing.assert_array_equal(image(config=wanting, agree_on_phase=False), plain)
 
 
+def test_a_backend_may_be_older_than_the_agreement(tmp_path, scan):
+    class Older(OracleBackend):
+        def infer_groups(self, model, groups, execution, stitching_size):
+            return super().infer_groups(model, groups, execution, stitching_size)
+
+    result = workflows.run(scan, settings(), tmp_path, backend=Older(), refine=None, agree_on_phase=False)
+    assert result.reconstruction is not None
+    with pytest.raises(TypeError, match="agree_on_phase"):
+        Older().infer(result.model, scan, agree_on_phase=True)
+
+
 def test_without_a_known_object_there_are_no_metrics_not_even_old_ones(tmp_path, scan, backend):
     workflows.run(scan, settings(), tmp_path, backend=backend)
     assert (tmp_path / "metrics.json").exists()

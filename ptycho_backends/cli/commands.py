@@ -129,7 +129,17 @@ def demo(
 @app.command()
 def simulate(
     path: Annotated[Path, typer.Argument(help="The scan to write, an NPZ file.", metavar="SCAN.npz")],
-    side: Annotated[int, typer.Option("--side", "-n", help="Pixels on the side of a pattern.")] = 64,
+    object_kind: Annotated[
+        str, typer.Option("--object", help="star (Siemens star); or, drawn: leaves, texture, lines, mixed.")
+    ] = "star",
+    side: Annotated[
+        int | None,
+        option("--side", "-n", help="Pixels on the side of a pattern. Default: 64, or the probe's."),
+    ] = None,
+    probe_from: Annotated[
+        Path | None,
+        option("--probe-from", help="Light the object with the probe of this scan.", metavar="SCAN"),
+    ] = None,
     positions: Annotated[int, typer.Option("--positions", help="Number of positions.")] = 400,
     step: Annotated[
         float | None, option("--step", help="Mean distance of neighbours, pixels. Default: side / 9.")
@@ -140,21 +150,26 @@ def simulate(
     measurement: Annotated[
         str, typer.Option("--measurement", help="Write counts (intensity) or their root (amplitude).")
     ] = "intensity",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and the jitter.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the object, the noise and the jitter.")] = 0,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Simulate a scan of a Siemens star, its object and probe known.
+    """Simulate a scan of a Siemens star or of another sample, its object and probe known.
 
     Example: ptycho-backends simulate star.npz --positions 900 --nphotons 1e6
+
+    With the probe of an experiment: ptycho-backends simulate leaves.npz --object leaves --probe-from scan.npz
     """
     with session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import probe_of
 
         written = workflows.simulate(
             path,
-            N=side,
+            object_kind,
+            N=64 if side is None else side,
+            probe=None if probe_from is None else probe_of(probe_from, side),
             positions=positions,
             step_px=step,
             pattern=pattern,

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import (
@@ -20,7 +22,7 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.config_file import load_config
-from ptycho_backends.errors import ConfigError
+from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan import Scan
@@ -55,6 +57,22 @@ def scan_of(path: Path, measurement: str, mapped: bool, mask: Path | None) -> Sc
     """The scan in a file, with the mask of another one if that is given."""
     valid = None if mask is None else load_mask(mask)
     return load_scan(path, measurement=measurement, mapped=mapped, valid_pixels=valid)
+
+
+def probe_of(path: Path, side: int | None) -> NDArray[np.complex64]:
+    """The probe modes of the scan in a file; `side` is the one that was asked for, if any.
+
+    Raises
+    ------
+    ScanError
+        If the scan has no probe, or one of another side.
+    """
+    scan = load_scan(path)
+    if scan.probe_modes is None:
+        raise ScanError(f"{path}: has no probe; want a scan with probeGuess")
+    if side not in (None, scan.N):
+        raise ScanError(f"side: got {side}, but the probe of {path} has {scan.N}; leave --side out")
+    return scan.probe_modes
 
 
 def training_job(

@@ -118,6 +118,23 @@ def test_simulate_then_inspect(tmp_path):
     assert "whole counts" in said
 
 
+def test_simulate_another_object_with_the_probe_of_a_scan(tmp_path, npz, scan):
+    path = tmp_path / "leaves.npz"
+    ptycho("simulate", path, "--object", "leaves", "--probe-from", npz, "--positions", 25, "--seed", 3)
+    made = load_scan(path)
+    assert np.abs(np.vdot(made.probe_guess, scan.probe_guess)) == pytest.approx(
+        np.linalg.norm(made.probe_guess) * np.linalg.norm(scan.probe_guess), rel=1e-5
+    )
+    ptycho("simulate", tmp_path / "again.npz", "--object", "leaves", "--positions", 25, "--seed", 4)
+    assert not np.array_equal(load_scan(tmp_path / "again.npz").object_guess, made.object_guess)
+
+    said = error_line("simulate", path, "--probe-from", npz, "--side", 128)
+    assert "side: got 128, but the probe of" in said
+    without = save_scan(dataclasses.replace(scan, probe_guess=None), tmp_path / "without.npz")
+    assert "without.npz: has no probe" in error_line("simulate", path, "--probe-from", without)
+    assert "got 'moon', want one of star, leaves" in error_line("simulate", path, "--object", "moon")
+
+
 def test_train_infer_inspect(tmp_path, npz, scan):
     said = ptycho("train", npz, "-o", tmp_path / "run", "--epochs", 2, "--filters", 1, "--seed", 7).output
     assert f"nphotons: {scan.pattern_energies.mean():.4g}, the mean counts" in said

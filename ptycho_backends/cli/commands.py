@@ -40,6 +40,7 @@ from ptycho_backends.cli.options import (
     RefineProbe,
     Resume,
     ScanFile,
+    ScanFiles,
     Seed,
     StitchingSize,
     Verbose,
@@ -183,7 +184,7 @@ def simulate(
 
 @app.command()
 def train(
-    scan: ScanFile,
+    scans: ScanFiles,
     output: Output = None,
     backend: BackendName = None,
     config: ConfigFile = None,
@@ -207,7 +208,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model on a scan; Ctrl-C ends training and keeps the model so far.
+    """Train a model on one scan, or on several together; Ctrl-C ends training and keeps the model so far.
 
     Example: ptycho-backends train scan.npz -o run --gridsize 2 --epochs 60
 
@@ -218,13 +219,14 @@ def train(
         from ptycho_backends.cli.settings import (
             execution_config,
             given_size,
-            scan_of,
+            scans_of,
             training_job,
             training_plan,
         )
 
+        loaded = scans_of(scans, measurement, mapped, mask)
         job = training_job(
-            scan_of(scan, measurement, mapped, mask), scan, config, backend, resume, say,
+            loaded, scans[0], config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
@@ -240,16 +242,19 @@ def train(
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
         )
-        report(result, say, again=f"ptycho-backends train {scan} --resume {result.output_dir}")
+        named = " ".join(map(str, scans))
+        report(result, say, again=f"ptycho-backends train {named} --resume {result.output_dir}")
 
 
 @app.command()
 def run(
-    scan: ScanFile,
+    scans: ScanFiles,
     output: Output = None,
     test_scan: Annotated[
         Path | None,
-        option("--test", help="Reconstruct this scan instead of the one trained on.", metavar="SCAN.npz"),
+        option(
+            "--test", help="Reconstruct this scan instead of the (first) one trained on.", metavar="SCAN.npz"
+        ),
     ] = None,
     backend: BackendName = None,
     config: ConfigFile = None,
@@ -281,6 +286,8 @@ def run(
 ) -> None:
     """Train on a scan, reconstruct it (or another) with the model, and refine the image.
 
+    Of several scans, which are trained on together, the first is reconstructed.
+
     Example: ptycho-backends run scan.npz -o run --filters 1 --epochs 40
     """
     with session(verbose, quiet, debug) as say:
@@ -290,6 +297,7 @@ def run(
             given_size,
             refinement_config,
             scan_of,
+            scans_of,
             training_job,
             training_plan,
         )
@@ -301,8 +309,9 @@ def run(
             refine_positions=refine_positions,
             n_probe_modes=probe_modes,
         )
+        loaded = scans_of(scans, measurement, mapped, mask)
         job = training_job(
-            scan_of(scan, measurement, mapped, mask), scan, config, backend, resume, say,
+            loaded, scans[0], config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
@@ -314,10 +323,10 @@ def run(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
         test = job.config.test_data_file
-        other = None if test is None else scan_of(test, measurement, mapped, mask)
+        shown = loaded[0] if test is None else scan_of(test, measurement, mapped, mask)
         result = workflows.run(
             training_plan(job, batch_size, how, say),
-            test_scan=other,
+            test_scan=shown,
             backend=job.backend,
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
@@ -326,7 +335,8 @@ def run(
             refine=refinement,
             on_pass=pass_lines(say),
         )
-        report(result, say, again=f"ptycho-backends run {scan} --resume {result.output_dir}")
+        named = " ".join(map(str, scans))
+        report(result, say, again=f"ptycho-backends run {named} --resume {result.output_dir}")
 
 
 @app.command()

@@ -160,6 +160,54 @@ def test_run_reconstructs_the_test_scan(tmp_path, npz):
         assert len(entries["group_centres_px"]) == 30
 
 
+@pytest.fixture
+def other_npz(tmp_path):
+    """A smaller scan, with another probe and dose."""
+    other = simulate_star(64, 30, n_photons=3e4, seed=2)
+    return save_scan(other.with_probe(np.roll(other.probe_guess, 9, axis=1)), tmp_path / "other.npz")
+
+
+def test_several_scans_have_a_probe_each(tmp_path, npz, other_npz, scan):
+    said = ptycho("train", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1).output
+    photons = (40 * scan.pattern_energies.mean() + 30 * load_scan(other_npz).pattern_energies.mean()) / 70
+    assert f"nphotons: {photons:.4g}, the mean counts of the 2 scans' patterns" in said
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.n_groups, config.model.n_probes, config.train_data_file) == (70, 2, npz)
+    probes = load_archive(tmp_path / "run" / "wts.h5.zip").weights["probe"]
+    for probe, path in zip(probes[:, 0], (npz, other_npz), strict=True):
+        guess = load_scan(path).probe_guess
+        together = np.linalg.norm(probe) * np.linalg.norm(guess)
+        assert abs(np.vdot(probe, guess)) == pytest.approx(together, rel=1e-5)
+    # the configuration of a run gives the same run again
+    ptycho("train", npz, other_npz, "-c", tmp_path / "run" / "config.yaml", "-o", tmp_path / "again")
+    assert load_config(tmp_path / "again" / "config.yaml") == dataclasses.replace(
+        config, output_dir=tmp_path / "again"
+    )
+
+
+def test_scans_of_one_probe_share_it(tmp_path, npz):
+    other = save_scan(simulate_star(64, 30, n_photons=3e4, seed=2), tmp_path / "other.npz")
+    ptycho("train", npz, other, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--gridsize", 2)
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.n_groups, config.model.n_probes) == (70, 1)
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), 40), (("--test", "third.npz"), 20)])
+def test_run_of_several_scans_reconstructs_one(tmp_path, npz, other_npz, options, shown):
+    save_scan(simulate_star(64, 20, seed=5), tmp_path / "third.npz")
+    options = [tmp_path / option if option.endswith(".npz") else option for option in options]
+    ptycho("run", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--refine", 0, *options)
+    with np.load(tmp_path / "run" / "reconstruction.npz") as entries:
+        assert len(entries["group_centres_px"]) == shown
+
+
+def test_scans_that_do_not_fit_together(tmp_path, npz):
+    large = save_scan(simulate_star(128, 20), tmp_path / "large.npz")
+    said = error_line("train", npz, large, "-o", tmp_path / "run", "--filters", 1)
+    assert "has patterns of 128, but scan patterns of 64" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_mask_of_its_own_file(tmp_path, npz, scan):
     valid = np.ones((64, 64), np.uint8)
     valid[10:12, 20:24] = 0
@@ -267,6 +315,16 @@ def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(tmp_path, npz, monk
     assert (config.nphotons, config.nepochs, config.model.n_filters_scale) == (777.0, 4, 1)
     ptycho("train", npz, "--resume", run, "-o", tmp_path / "longer", "--epochs", 6)
     assert len(load_archive(tmp_path / "longer").history) == 6
+
+
+def test_ctrl_c_names_every_scan(tmp_path, npz, other_npz, monkeypatch):
+    def interrupted(self, *arguments, **options):
+        return dataclasses.replace(train(self, *arguments, **options), interrupted=True)
+
+    train = OracleBackend.train
+    monkeypatch.setattr(OracleBackend, "train", interrupted)
+    said = ptycho("train", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, code=130)
+    assert f"go on with: ptycho-backends train {npz} {other_npz} --resume" in said.stderr
 
 
 def test_ctrl_c_elsewhere(tmp_path, npz, monkeypatch):

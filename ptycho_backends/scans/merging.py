@@ -24,7 +24,7 @@ def groups_of_scans(scans: Sequence[Scan], config: TrainingConfig) -> GroupedDat
     Parameters
     ----------
     scans : sequence of Scan
-        At least one.
+        At least one. Where some hold counts and others amplitudes, counts become amplitudes.
     config : TrainingConfig
         `n_groups` and `n_subsample` are those of all scans together; each has its share of them, by its number of
         positions.
@@ -39,6 +39,8 @@ def groups_of_scans(scans: Sequence[Scan], config: TrainingConfig) -> GroupedDat
     ScanError, GroupingError
         If the scans do not fit together, or one is too small for its groups.
     """
+    if len({scan.measurement for scan in scans}) > 1:
+        scans = [_with_amplitudes(scan) for scan in scans]
     counts = [len(scan) for scan in scans]
     groups = _shares(config.n_groups, counts)
     kept = None if config.n_subsample is None else _shares(config.n_subsample, counts)
@@ -53,6 +55,12 @@ def groups_of_scans(scans: Sequence[Scan], config: TrainingConfig) -> GroupedDat
             for i, scan in enumerate(scans)
         ]
     )
+
+
+def _with_amplitudes(scan: Scan) -> Scan:
+    if scan.measurement == "amplitude":
+        return scan
+    return dataclasses.replace(scan, patterns=scan.diffraction_amplitude(), measurement="amplitude")
 
 
 def _shares(total: int, weights: Sequence[int]) -> list[int]:

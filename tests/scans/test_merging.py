@@ -42,6 +42,14 @@ def test_one_scan_is_grouped_as_it_is_alone():
     assert len(groups) == 25
 
 
+def test_counts_become_amplitudes_where_others_are():
+    roots = simulate_star(64, 30, measurement="amplitude")
+    groups = groups_of_scans([SCANS[2], roots], config(n_groups=40))
+    assert groups.scan.measurement == "amplitude"
+    np.testing.assert_array_equal(groups.scan.patterns[:10], SCANS[2].diffraction_amplitude())
+    np.testing.assert_allclose(groups.scan.pattern_energies[:10], SCANS[2].pattern_energies, rtol=1e-5)
+
+
 def test_scans_that_are_too_small_or_differ():
     with pytest.raises(GroupingError):
         groups_of_scans([SCANS[0], simulate_star(64, 3)], config(n_groups=63, gridsize=2))

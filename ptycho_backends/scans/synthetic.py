@@ -1,6 +1,6 @@
 """Scans of synthetic objects, drawn as they are needed: the same probe, dose and step as an experiment, any sample.
 
-The forward model is that of `simulate_scan`, in single precision and several times as fast.
+The forward model is that of `simulate_scan`, in single precision; it takes half as long, mostly for the noise.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 An object is made of one or two *structures*, images of mean 0 and standard deviation 1; amplitude and phase are
 smooth functions of them, and share them to a degree that is drawn too. Nothing is drawn pixel by pixel: an object of
-256 x 256 pixels takes about 10 ms.
+256 x 256 pixels takes about 15 ms.
 """
 
 import itertools
@@ -62,7 +62,7 @@ def synthetic_object(
     Returns
     -------
     (H, W) complex64 array, [y, x]
-        Amplitude 0.3 .. 1.1, near 0.85 on average; phase within +-1.5 rad, and at least +-0.1 rad in range.
+        Amplitude 0.3 .. 1.1, near 0.85 on average; phase within +-1.5 rad.
 
     Raises
     ------

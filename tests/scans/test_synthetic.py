@@ -259,5 +259,5 @@ def test_speed():
     started = time.process_time()
     for number in range(4):
         scans.scan(0, number)
-    # 50 ms each on one core of a laptop, half of it for the noise
+    # 40 to 50 ms each on one core, most of it for the noise; the limit is for busy machines
     assert (time.process_time() - started) / 4 < 0.5

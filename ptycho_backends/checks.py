@@ -79,3 +79,18 @@ def complex_image(name: str, values: ArrayLike, side: int | None = None) -> NDAr
         array = array.astype(np.complex64)
     require_finite(name, array)
     return array
+
+
+def complex_modes(name: str, values: ArrayLike, side: int | None = None) -> NDArray[np.complex64]:
+    """One square image or several as a finite complex64 array `[mode, y, x]`, of `side` pixels if that is given."""
+    array = as_array(name, values, "iufc", "complex numbers")
+    modes = array[None] if array.ndim == 2 else array
+    if modes.ndim != 3 or modes.shape[1] != modes.shape[2] or side not in (None, modes.shape[1]):
+        wanted = "N" if side is None else side
+        raise ShapeError(
+            f"{name}: got shape {array.shape}, want ({wanted}, {wanted}) with axes (y, x), or "
+            f"(modes, {wanted}, {wanted}) with axes (modes, y, x)"
+        )
+    if len(modes) == 0:
+        raise ShapeError(f"{name}: got no modes, want at least one")
+    return np.stack([complex_image(name, mode) for mode in modes])

@@ -15,6 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import (
     ExecutionConfig,
@@ -48,9 +51,10 @@ from ptycho_backends.scans.product import save_product
 from ptycho_backends.scans.product_scan import product_from_reconstruction, product_from_scan
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_scan, save_scan
-from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.scans.simulate import focused_probe, siemens_star, simulate_star, simulate_target
 from ptycho_backends.scans.statistics import holds_counts as holds_counts
 from ptycho_backends.scans.statistics import mean_photons
+from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
 from ptycho_backends.training import checkpoints
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
@@ -84,6 +88,9 @@ LAST_CHECKPOINT = Path(checkpoints.FOLDER, checkpoints.LAST_CHECKPOINT)
 
 AUTOMATIC = RefinementConfig()
 """Refinement that settles everything by itself."""
+
+# Objects of simulated scans.
+OBJECT_KINDS = ("star", *STRUCTURES)
 
 # The demonstration: long enough to see every spoke, short enough to wait for.
 DEMO_N = 64
@@ -138,14 +145,30 @@ class RunResult:
         }
 
 
-def simulate(path: AnyPath, **options: Any) -> Path:
-    """Simulate a scan of a Siemens star and write it as NPZ.
+def simulate(
+    path: AnyPath,
+    object_kind: str = "star",
+    *,
+    N: int = 64,
+    probe: NDArray | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Path:
+    """Simulate a scan, its object and probe known, and write it as NPZ.
 
     Parameters
     ----------
     path : path
+    object_kind : {'star', 'leaves', 'texture', 'lines', 'mixed'}
+        A Siemens star, or a kind of `synthetic_object`.
+    N : int
+        Side of a pattern, pixels; that of `probe` counts if it is given.
+    probe : (N, N) or (modes, N, N) complex array, [y, x], optional
+        Default: `simulate.focused_probe(N)`.
+    seed : int
+        Of a synthetic object, of the noise and the positions.
     **options
-        Of `simulate.simulate_star`.
+        Of `simulate.simulate_target`.
 
     Returns
     -------
@@ -153,9 +176,25 @@ def simulate(path: AnyPath, **options: Any) -> Path:
 
     Raises
     ------
-    ScanError, OutputError
+    ScanError, ShapeError, OutputError
     """
-    return save_scan(simulate_star(**options), path)
+    if object_kind not in OBJECT_KINDS:
+        raise ScanError(f"object_kind: got {object_kind!r}, want one of {', '.join(OBJECT_KINDS)}")
+
+    def synthetic(size: int) -> NDArray[np.complex64]:
+        # a stream of its own, apart from that of the noise
+        generator = np.random.default_rng([seed, 1])
+        return synthetic_object((size, size), generator, object_kind)  # type: ignore[arg-type]
+
+    probe = focused_probe(N) if probe is None else probe
+    scan = simulate_target(
+        siemens_star if object_kind == "star" else synthetic,
+        probe,
+        seed=seed,
+        name=f"simulated_{object_kind}_{np.shape(probe)[-1]}",
+        **options,
+    )
+    return save_scan(scan, path)
 
 
 def train(

@@ -100,3 +100,25 @@ def test_complex_image_takes_real_and_complex_images() -> None:
 def test_complex_image_refuses(values: np.ndarray, reason: str) -> None:
     with pytest.raises(ShapeError, match=f"^probeGuess: .*{reason}"):
         checks.complex_image("probeGuess", values, 4)
+
+
+def test_complex_modes_takes_one_image_or_several() -> None:
+    assert checks.complex_modes("probe", np.ones((4, 4))).shape == (1, 4, 4)
+    modes = checks.complex_modes("probe", np.ones((3, 4, 4), np.complex128), 4)
+    assert modes.shape == (3, 4, 4)
+    assert modes.dtype == np.complex64
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.ones((2, 3)), r"got shape \(2, 3\), want \(4, 4\) with axes \(y, x\), or \(modes, 4, 4\)"),
+        (np.ones((2, 5, 5)), r"got shape \(2, 5, 5\), want \(4, 4\)"),
+        (np.ones(4), r"got shape \(4,\)"),
+        (np.ones((0, 4, 4)), "no modes"),
+        (np.full((1, 4, 4), np.inf), "infinite"),
+    ],
+)
+def test_complex_modes_refuses(values: np.ndarray, reason: str) -> None:
+    with pytest.raises(ShapeError, match=f"^probe: .*{reason}"):
+        checks.complex_modes("probe", values, 4)

@@ -22,7 +22,8 @@ from ptycho_backends.errors import ConfigError, GroupingError, OutputError, Ptyc
 from ptycho_backends.images import results
 from ptycho_backends.images.results import load_reconstruction
 from ptycho_backends.scans.scan_files import load_scan, save_scan
-from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.scans.simulate import focused_probe, simulate_star
+from ptycho_backends.scans.statistics import mean_photons
 from ptycho_backends.values import EpochRecord, Reconstruction
 
 TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png"}
@@ -311,6 +312,19 @@ def test_simulate_writes_a_scan(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         workflows.simulate(tmp_path / "file" / "scan.npz", N=64, positions=9)
+
+
+@pytest.mark.parametrize("kind", workflows.OBJECT_KINDS)
+def test_simulate_any_object_with_any_probe(tmp_path, kind):
+    modes = np.stack([focused_probe(64), 0.5 * focused_probe(64, radius_px=7.0)])
+    path = workflows.simulate(tmp_path / "scan.npz", kind, probe=modes, positions=9, n_photons=1e4, seed=2)
+    scan = load_scan(path)
+    assert scan.probe_modes.shape == (2, 64, 64)
+    assert mean_photons(scan) == pytest.approx(1e4, rel=0.02)
+    again = load_scan(
+        workflows.simulate(tmp_path / "2.npz", kind, probe=modes, positions=9, n_photons=1e4, seed=2)
+    )
+    np.testing.assert_array_equal(again.patterns, scan.patterns)
 
 
 def test_counts_are_recognised_whatever_is_stored(scan):

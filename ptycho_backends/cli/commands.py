@@ -41,6 +41,7 @@ from ptycho_backends.cli.options import (
     RefineProbe,
     Resume,
     ScanFile,
+    ScanFiles,
     Seed,
     StitchingSize,
     Verbose,
@@ -130,7 +131,17 @@ def demo(
 @app.command()
 def simulate(
     path: Annotated[Path, typer.Argument(help="The scan to write, an NPZ file.", metavar="SCAN.npz")],
-    side: Annotated[int, typer.Option("--side", "-n", help="Pixels on the side of a pattern.")] = 64,
+    object_kind: Annotated[
+        str, typer.Option("--object", help="star (Siemens star); or, drawn: leaves, texture, lines, mixed.")
+    ] = "star",
+    side: Annotated[
+        int | None,
+        option("--side", "-n", help="Pixels on the side of a pattern. Default: 64, or the probe's."),
+    ] = None,
+    probe_from: Annotated[
+        Path | None,
+        option("--probe-from", help="Light the object with the probe of this scan.", metavar="SCAN"),
+    ] = None,
     positions: Annotated[int, typer.Option("--positions", help="Number of positions.")] = 400,
     step: Annotated[
         float | None, option("--step", help="Mean distance of neighbours, pixels. Default: side / 9.")
@@ -141,21 +152,26 @@ def simulate(
     measurement: Annotated[
         str, typer.Option("--measurement", help="Write counts (intensity) or their root (amplitude).")
     ] = "intensity",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and the jitter.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the object, the noise and the jitter.")] = 0,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Simulate a scan of a Siemens star, its object and probe known.
+    """Simulate a scan of a Siemens star or of another sample, its object and probe known.
 
     Example: ptycho-backends simulate star.npz --positions 900 --nphotons 1e6
+
+    With the probe of an experiment: ptycho-backends simulate leaves.npz --object leaves --probe-from scan.npz
     """
     with session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import probe_of
 
         written = workflows.simulate(
             path,
-            N=side,
+            object_kind,
+            N=64 if side is None else side,
+            probe=None if probe_from is None else probe_of(probe_from, side),
             positions=positions,
             step_px=step,
             pattern=pattern,
@@ -169,7 +185,7 @@ def simulate(
 
 @app.command()
 def train(
-    scan: ScanFile,
+    scans: ScanFiles,
     output: Output = None,
     backend: BackendName = None,
     config: ConfigFile = None,
@@ -193,7 +209,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model on a scan; Ctrl-C ends training and keeps the model so far.
+    """Train a model on one scan, or on several together; Ctrl-C ends training and keeps the model so far.
 
     Example: ptycho-backends train scan.npz -o run --gridsize 2 --epochs 60
 
@@ -204,13 +220,14 @@ def train(
         from ptycho_backends.cli.settings import (
             execution_config,
             given_size,
-            scan_of,
+            scans_of,
             training_job,
             training_plan,
         )
 
+        loaded = scans_of(scans, measurement, mapped, mask)
         job = training_job(
-            scan_of(scan, measurement, mapped, mask), scan, config, backend, resume, say,
+            loaded, scans[0], config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
@@ -226,16 +243,19 @@ def train(
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
         )
-        report(result, say, again=f"ptycho-backends train {scan} --resume {result.output_dir}")
+        named = " ".join(map(str, scans))
+        report(result, say, again=f"ptycho-backends train {named} --resume {result.output_dir}")
 
 
 @app.command()
 def run(
-    scan: ScanFile,
+    scans: ScanFiles,
     output: Output = None,
     test_scan: Annotated[
         Path | None,
-        option("--test", help="Reconstruct this scan instead of the one trained on.", metavar="SCAN.npz"),
+        option(
+            "--test", help="Reconstruct this scan instead of the (first) one trained on.", metavar="SCAN.npz"
+        ),
     ] = None,
     backend: BackendName = None,
     config: ConfigFile = None,
@@ -268,6 +288,8 @@ def run(
 ) -> None:
     """Train on a scan, reconstruct it (or another) with the model, and refine the image.
 
+    Of several scans, which are trained on together, the first is reconstructed.
+
     Example: ptycho-backends run scan.npz -o run --filters 1 --epochs 40
     """
     with session(verbose, quiet, debug) as say:
@@ -277,6 +299,7 @@ def run(
             given_size,
             refinement_config,
             scan_of,
+            scans_of,
             training_job,
             training_plan,
         )
@@ -288,8 +311,9 @@ def run(
             refine_positions=refine_positions,
             n_probe_modes=probe_modes,
         )
+        loaded = scans_of(scans, measurement, mapped, mask)
         job = training_job(
-            scan_of(scan, measurement, mapped, mask), scan, config, backend, resume, say,
+            loaded, scans[0], config, backend, resume, say,
             model={"gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
@@ -301,10 +325,10 @@ def run(
             execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
         )
         test = job.config.test_data_file
-        other = None if test is None else scan_of(test, measurement, mapped, mask)
+        shown = loaded[0] if test is None else scan_of(test, measurement, mapped, mask)
         result = workflows.run(
             training_plan(job, batch_size, how, say),
-            test_scan=other,
+            test_scan=shown,
             backend=job.backend,
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
@@ -314,7 +338,8 @@ def run(
             refine=refinement,
             on_pass=pass_lines(say),
         )
-        report(result, say, again=f"ptycho-backends run {scan} --resume {result.output_dir}")
+        named = " ".join(map(str, scans))
+        report(result, say, again=f"ptycho-backends run {named} --resume {result.output_dir}")
 
 
 @app.command()

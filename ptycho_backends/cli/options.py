@@ -18,6 +18,13 @@ ScanFile = Annotated[
     Path,
     typer.Argument(help="Scan: an NPZ file, or Ptychodus's training-data HDF5.", metavar="SCAN"),
 ]
+ScanFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="One scan or several, each with a probe of its own: NPZ files, or Ptychodus's training-data HDF5.",
+        metavar="SCAN...",
+    ),
+]
 Output = Annotated[Path | None, option("--output", "-o", help="Folder for the results.", metavar="DIR")]
 BackendName = Annotated[
     str | None,

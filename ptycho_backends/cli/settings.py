@@ -3,11 +3,13 @@
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import (
@@ -20,9 +22,11 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.config_file import load_config
-from ptycho_backends.errors import ConfigError
+from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.registry import get_backend
+from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.merging import groups_of_scans
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_mask, load_scan
 from ptycho_backends.scans.statistics import holds_counts, mean_photons
@@ -45,10 +49,15 @@ Given = dict[str, Any]
 class TrainingJob:
     """Everything that `train` and `run` start from."""
 
-    scan: Scan
+    scans: Sequence[Scan]
     config: TrainingConfig
     backend: Backend
     resumed: TrainedModel | None
+
+    @property
+    def data(self) -> Scan | GroupedData:
+        """The scan to train on, or the groups of several."""
+        return self.scans[0] if len(self.scans) == 1 else groups_of_scans(self.scans, self.config)
 
 
 def scan_of(path: Path, measurement: str, mapped: bool, mask: Path | None) -> Scan:
@@ -57,8 +66,29 @@ def scan_of(path: Path, measurement: str, mapped: bool, mask: Path | None) -> Sc
     return load_scan(path, measurement=measurement, mapped=mapped, valid_pixels=valid)
 
 
+def scans_of(paths: Sequence[Path], measurement: str, mapped: bool, mask: Path | None) -> list[Scan]:
+    """The scans in several files, as `scan_of` reads them."""
+    return [scan_of(path, measurement, mapped, mask) for path in paths]
+
+
+def probe_of(path: Path, side: int | None) -> NDArray[np.complex64]:
+    """The probe modes of the scan in a file; `side` is the one that was asked for, if any.
+
+    Raises
+    ------
+    ScanError
+        If the scan has no probe, or one of another side.
+    """
+    scan = load_scan(path)
+    if scan.probe_modes is None:
+        raise ScanError(f"{path}: has no probe; want a scan with probeGuess")
+    if side not in (None, scan.N):
+        raise ScanError(f"side: got {side}, but the probe of {path} has {scan.N}; leave --side out")
+    return scan.probe_modes
+
+
 def training_job(
-    scan: Scan,
+    scans: Sequence[Scan],
     path: Path,
     config_file: Path | None,
     backend: str | None,
@@ -68,7 +98,7 @@ def training_job(
     model: Given,
     training: Given,
 ) -> TrainingJob:
-    """Choose the backend, and derive the configuration for `scan`, which is that of the file `path`.
+    """Choose the backend, and derive the configuration for `scans`, of which the first is that of `path`.
 
     Options win over the YAML file, the file over the configuration of the model that is resumed.
     """
@@ -81,22 +111,22 @@ def training_job(
         base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
         if resume is not None and resume.is_dir() and training.get("output_dir") is None:
             training = training | {"output_dir": resume}
-    config = _training_config(scan, base or TrainingConfig(), named, model, training, say)
+    config = _training_config(scans, base or TrainingConfig(), named, model, training, say)
     config.train_data_file, config.backend = path, chosen.name
-    return TrainingJob(scan, config, chosen, resumed)
+    return TrainingJob(scans, config, chosen, resumed)
 
 
 def _training_config(
-    scan: Scan, base: TrainingConfig, named: set[str], model: Given, training: Given, say: Say
+    scans: Sequence[Scan], base: TrainingConfig, named: set[str], model: Given, training: Given, say: Say
 ) -> TrainingConfig:
-    """`base` with the options given; fields that neither names come from the scan."""
+    """`base` with the options given; fields that neither names come from the scans."""
     model, training = _only_given(model), _only_given(training)
     if "N" not in named:
         model["N"] = 0
     if "nphotons" not in named and "nphotons" not in training:
-        training["nphotons"] = _measured_photons(scan, say)
+        training["nphotons"] = _measured_photons(scans, say)
     if "n_groups" not in named and "n_groups" not in training:
-        training["n_groups"] = len(scan)
+        training["n_groups"] = sum(len(scan) for scan in scans)
     inner, inner_problems = from_values(ModelConfig, vars(base.model) | model)
     config, problems = from_values(TrainingConfig, vars(base) | training | {"model": inner})
     raise_if_any("settings", [*inner_problems, *(p for p in problems if not p.startswith("model."))])
@@ -106,10 +136,12 @@ def _training_config(
     return config
 
 
-def _measured_photons(scan: Scan, say: Say) -> float:
-    photons = mean_photons(scan)
-    say(f"nphotons: {photons:.4g}, the mean counts of the scan's patterns")
-    if not holds_counts(scan):
+def _measured_photons(scans: Sequence[Scan], say: Say) -> float:
+    counts = [len(scan) for scan in scans]
+    photons = float(np.average([mean_photons(scan) for scan in scans], weights=counts))
+    whose = "the scan's" if len(scans) == 1 else f"the {len(scans)} scans'"
+    say(f"nphotons: {photons:.4g}, the mean counts of {whose} patterns")
+    if not all(holds_counts(scan) for scan in scans):
         log.warning(
             "nphotons: the patterns are no whole counts (nor roots of counts), so %.4g photons a pattern "
             "is a guess; give --nphotons, or --measurement if amplitude and intensity were mistaken",
@@ -171,7 +203,7 @@ def training_plan(
             f"batch_size: got 'auto' for {launch.size} processes, each of which might find another; find it with "
             "one process, and give them that number"
         )
-    plan = plan_for(job.backend, job.scan, job.config, execution, job.resumed)
+    plan = plan_for(job.backend, job.data, job.config, execution, job.resumed)
     if batch_size != AUTO:
         return plan
     size = training_batch_size(job.backend, plan, execution)

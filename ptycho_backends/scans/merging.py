@@ -1,19 +1,72 @@
 """Several scans as one: trained on together, each group within its own scan."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import ScanError
-from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.scans.grouping import GroupedData, groups_for_training
 from ptycho_backends.scans.scan import Scan
 
 log = logging.getLogger(__name__)
 
 # Least overlap of the waves of two probes that count as equal.
 SAME_PROBE = 0.99
+
+
+def groups_of_scans(scans: Sequence[Scan], config: TrainingConfig) -> GroupedData:
+    """The groups of several scans that `config` trains on together.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        At least one. Where some hold counts and others amplitudes, counts become amplitudes.
+    config : TrainingConfig
+        `n_groups` and `n_subsample` are those of all scans together; each has its share of them, by its number of
+        positions.
+
+    Returns
+    -------
+    GroupedData
+        As from `merge_groups`.
+
+    Raises
+    ------
+    ScanError, GroupingError
+        If the scans do not fit together, or one is too small for its groups.
+    """
+    if len({scan.measurement for scan in scans}) > 1:
+        scans = [_with_amplitudes(scan) for scan in scans]
+    counts = [len(scan) for scan in scans]
+    groups = _shares(config.n_groups, counts)
+    kept = None if config.n_subsample is None else _shares(config.n_subsample, counts)
+    return merge_groups(
+        [
+            groups_for_training(
+                scan,
+                dataclasses.replace(
+                    config, n_groups=groups[i], n_subsample=None if kept is None else kept[i]
+                ),
+            )
+            for i, scan in enumerate(scans)
+        ]
+    )
+
+
+def _with_amplitudes(scan: Scan) -> Scan:
+    if scan.measurement == "amplitude":
+        return scan
+    return dataclasses.replace(scan, patterns=scan.diffraction_amplitude(), measurement="amplitude")
+
+
+def _shares(total: int, weights: Sequence[int]) -> list[int]:
+    """`total` in whole numbers that are as `weights` are; none is 0, so they may sum up to a little more."""
+    ends = np.rint(total * np.cumsum([0, *weights]) / sum(weights)).astype(int)
+    return [max(1, int(share)) for share in np.diff(ends)]
 
 
 def merge_groups(parts: Sequence[GroupedData]) -> GroupedData:

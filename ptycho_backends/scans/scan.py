@@ -385,15 +385,10 @@ def _resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns) 
 
 def _modes_by_power(name: str, values: ArrayLike, side: int) -> NDArray[np.complex64]:
     """One image or several as (modes, N, N) complex64, the most intense first."""
-    modes = checks.as_array(name, values, "iufc", "complex numbers")
-    if modes.ndim != 3:
-        return checks.complex_image(name, modes, side)[None]
-    checks.require_shape(name, modes, (None, side, side), ("modes", "y", "x"))
-    if len(modes) == 0:
-        raise ShapeError(f"{name}: got no modes, want at least one")
+    modes = checks.complex_modes(name, values, side)
     power = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=(1, 2))
     falling = np.argsort(-power, kind="stable")
-    return np.stack([checks.complex_image(name, modes[mode], side) for mode in falling])
+    return modes[falling]
 
 
 def _is_same_mode(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> bool:

@@ -5,7 +5,7 @@ the absolute scale included: `|FFT2(probe * patch)|^2 / N^2` are the expected co
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -175,13 +175,13 @@ def simulate_scan(
     pixel_size_m: float | None = None,
     name: str = "simulated",
 ) -> Scan:
-    """Diffract `probe * patch` at every position and count photons.
+    """Diffract `probe * patch` at every position and count photons; intensities of modes add up.
 
     Parameters
     ----------
     object_image : (H, W) complex array, [y, x]
         Zero outside.
-    probe : (N, N) complex array, [y, x]
+    probe : (N, N) or (modes, N, N) complex array, [y, x]
         Its scale does not matter: it is set so that a pattern holds `n_photons` on average.
     positions_px : (M, 2) array, [x, y]
         Patch centres in object pixels, inside the image.
@@ -215,20 +215,19 @@ def simulate_scan(
     if not (n_photons > 0 and math.isfinite(n_photons)):
         raise ScanError(f"n_photons: got {n_photons!r}, want a finite number > 0")
     object_image = checks.complex_image("object_image", object_image)
-    probe = checks.complex_image("probe", probe)
-    N = len(probe)
-    checks.require_shape("probe", probe, (N, N), ("y", "x"))
+    modes = checks.complex_modes("probe", probe)
+    N = modes.shape[-1]
     positions = np.asarray(positions_px, np.float64)
     checks.require_shape("positions_px", positions, (None, 2), ("positions", "xy"))
     checks.require_finite("positions_px", positions)
     _require_inside(positions, object_image.shape)
 
-    probe = _scaled_probe(object_image, probe, positions, n_photons)
+    modes = _scaled_probe(object_image, modes, positions, n_photons)
     counts = poisson and measurement == "intensity"
     patterns = np.empty((len(positions), N, N), np.uint32 if counts else np.float32)
     generator = np.random.default_rng(seed)
-    for part, waves in _exit_waves(object_image, probe, positions):
-        values = diffraction_amplitude(waves) ** 2
+    for part, waves in _exit_waves(object_image, modes, positions):
+        values = np.sum(diffraction_amplitude(waves) ** 2, axis=1)
         if poisson:
             values = generator.poisson(values)
         patterns[part] = values if measurement == "intensity" else np.sqrt(values)
@@ -236,10 +235,10 @@ def simulate_scan(
         xcoords=positions[:, 0],
         ycoords=positions[:, 1],
         patterns=patterns,
-        probe_guess=probe,
+        probe_guess=modes,
         object_guess=object_image,
         measurement=measurement,
-        object_mask=lit_pixels(object_image.shape, probe, positions),
+        object_mask=lit_pixels(object_image.shape, modes, positions),
         pixel_size_m=pixel_size_m,
         name=name,
     )
@@ -274,6 +273,52 @@ def simulate_star(
     -------
     Scan
     """
+    return simulate_target(
+        siemens_star,
+        focused_probe(N),
+        positions,
+        step_px=step_px,
+        pattern=pattern,
+        n_photons=n_photons,
+        seed=seed,
+        measurement=measurement,
+        poisson=poisson,
+        name=f"simulated_star_{N}",
+    )
+
+
+def simulate_target(
+    target: Callable[[int], NDArray],
+    probe: NDArray,
+    positions: int = 400,
+    *,
+    step_px: float | None = None,
+    pattern: Pattern = "spiral",
+    n_photons: float = 1e5,
+    seed: int = 0,
+    measurement: Measurement = "intensity",
+    poisson: bool = True,
+    name: str = "simulated",
+) -> Scan:
+    """A whole simulated scan of an object that is made to measure.
+
+    Parameters
+    ----------
+    target : callable
+        Makes a (size, size) complex image of the size, pixels, that the scan needs.
+    probe : (N, N) or (modes, N, N) complex array, [y, x]
+    positions, step_px, pattern, n_photons, seed, measurement, poisson, name
+        As in `simulate_star`.
+
+    Returns
+    -------
+    Scan
+
+    Raises
+    ------
+    ScanError, ShapeError
+    """
+    N = checks.complex_modes("probe", probe).shape[-1]
     if positions < 1:
         raise ScanError(f"positions: got {positions}, want at least 1")
     step_px = 3 * N / 32 if step_px is None else step_px
@@ -289,24 +334,27 @@ def simulate_star(
     # every patch lies within the object, with a pixel to spare for interpolation
     size = 2 * math.ceil(np.abs(around_zero).max()) + N + 2
     return simulate_scan(
-        siemens_star(size),
-        focused_probe(N),
+        target(size),
+        probe,
         around_zero + size / 2,
         n_photons,
         seed,
         measurement,
         poisson,
-        name=f"simulated_star_{N}",
+        name=name,
     )
 
 
 def lit_pixels(
     shape: tuple[int, ...], probe: NDArray, positions_px: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """(H, W) mask of the object's pixels that got at least `LIT_FRACTION` of the largest dose."""
-    N = len(probe)
+    """(H, W) mask of the object's pixels that got at least `LIT_FRACTION` of the largest dose.
+
+    `probe` is (N, N), or has modes in front.
+    """
+    N = probe.shape[-1]
     dose = np.zeros((shape[0] + 2 * N, shape[1] + 2 * N))
-    intensity = np.abs(probe).astype(np.float64) ** 2
+    intensity = np.sum(np.abs(probe).astype(np.float64) ** 2, axis=tuple(range(probe.ndim - 2)))
     # whole pixels are enough for a mask; the frame of N pixels spares every patch its clipping
     corners = np.floor(positions_px + 0.5).astype(np.int64) + N - N // 2
     for column, row in corners:
@@ -329,22 +377,22 @@ def _require_inside(positions_px: NDArray[np.float64], shape: tuple[int, ...]) -
 
 
 def _exit_waves(
-    object_image: NDArray, probe: NDArray, positions_px: NDArray
+    object_image: NDArray, modes: NDArray, positions_px: NDArray
 ) -> Iterator[tuple[slice, NDArray]]:
-    """`probe * patch`, `CHUNK` positions at a time, in double precision, so memory stays flat."""
-    image, wave = object_image.astype(np.complex128), probe.astype(np.complex128)
+    """(c, modes, N, N) `probe * patch`, `CHUNK` positions at a time, in double precision, so memory stays flat."""
+    image, waves = object_image.astype(np.complex128), modes.astype(np.complex128)
     for start in range(0, len(positions_px), CHUNK):
         part = slice(start, start + CHUNK)
-        yield part, wave * extract_patches(image, positions_px[part], len(probe))
+        yield part, waves * extract_patches(image, positions_px[part], modes.shape[-1])[:, None]
 
 
 def _scaled_probe(
-    object_image: NDArray, probe: NDArray, positions_px: NDArray, n_photons: float
+    object_image: NDArray, modes: NDArray, positions_px: NDArray, n_photons: float
 ) -> NDArray[np.complex64]:
-    """`probe` times the factor that makes the mean pattern hold `n_photons`; diffraction keeps energies."""
+    """`modes` times the factor that makes the mean pattern hold `n_photons`; diffraction keeps energies."""
     energy = sum(
-        float(np.sum(np.abs(waves) ** 2)) for _, waves in _exit_waves(object_image, probe, positions_px)
+        float(np.sum(np.abs(waves) ** 2)) for _, waves in _exit_waves(object_image, modes, positions_px)
     )
     if energy == 0.0:
         raise ScanError("object_image: no light passes it at any position, want an object that is lit")
-    return (probe * math.sqrt(n_photons * len(positions_px) / energy)).astype(np.complex64)
+    return (modes * math.sqrt(n_photons * len(positions_px) / energy)).astype(np.complex64)

@@ -1,6 +1,8 @@
-"""Statistics of a scan that settings are derived from: mean photons, and if the patterns are counts."""
+"""Statistics of a scan that settings are derived from: mean photons, step, and if the patterns are counts."""
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.scans.scan import Scan
@@ -31,3 +33,17 @@ def holds_counts(scan: Scan) -> bool:
     counts = sample**2 if scan.measurement == "amplitude" else sample
     # float32 roots, squared, miss whole numbers by their rounding
     return bool(np.all(np.abs(counts - np.rint(counts)) <= 1e-3 + 1e-6 * counts) and counts.max() >= 1)
+
+
+def median_step_px(positions_px: NDArray[np.float64]) -> float:
+    """Median distance from a position to the nearest other one, of (M, 2) positions, pixels.
+
+    Raises
+    ------
+    ScanError
+        If there are fewer than two positions.
+    """
+    if len(positions_px) < 2:
+        raise ScanError(f"positions: got {len(positions_px)}, want at least 2, as one alone has no neighbour")
+    distances, _ = cKDTree(positions_px).query(positions_px, k=2)
+    return float(np.median(distances[:, 1]))

@@ -118,6 +118,23 @@ def test_simulate_then_inspect(tmp_path):
     assert "whole counts" in said
 
 
+def test_simulate_another_object_with_the_probe_of_a_scan(tmp_path, npz, scan):
+    path = tmp_path / "leaves.npz"
+    ptycho("simulate", path, "--object", "leaves", "--probe-from", npz, "--positions", 25, "--seed", 3)
+    made = load_scan(path)
+    assert np.abs(np.vdot(made.probe_guess, scan.probe_guess)) == pytest.approx(
+        np.linalg.norm(made.probe_guess) * np.linalg.norm(scan.probe_guess), rel=1e-5
+    )
+    ptycho("simulate", tmp_path / "again.npz", "--object", "leaves", "--positions", 25, "--seed", 4)
+    assert not np.array_equal(load_scan(tmp_path / "again.npz").object_guess, made.object_guess)
+
+    said = error_line("simulate", path, "--probe-from", npz, "--side", 128)
+    assert "side: got 128, but the probe of" in said
+    without = save_scan(dataclasses.replace(scan, probe_guess=None), tmp_path / "without.npz")
+    assert "without.npz: has no probe" in error_line("simulate", path, "--probe-from", without)
+    assert "got 'moon', want one of star, leaves" in error_line("simulate", path, "--object", "moon")
+
+
 def test_train_infer_inspect(tmp_path, npz, scan):
     said = ptycho("train", npz, "-o", tmp_path / "run", "--epochs", 2, "--filters", 1, "--seed", 7).output
     assert f"nphotons: {scan.pattern_energies.mean():.4g}, the mean counts" in said
@@ -141,6 +158,54 @@ def test_run_reconstructs_the_test_scan(tmp_path, npz):
     ptycho("run", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--test", other)
     with np.load(tmp_path / "run" / "reconstruction.npz") as entries:
         assert len(entries["group_centres_px"]) == 30
+
+
+@pytest.fixture
+def other_npz(tmp_path):
+    """A smaller scan, with another probe and dose."""
+    other = simulate_star(64, 30, n_photons=3e4, seed=2)
+    return save_scan(other.with_probe(np.roll(other.probe_guess, 9, axis=1)), tmp_path / "other.npz")
+
+
+def test_several_scans_have_a_probe_each(tmp_path, npz, other_npz, scan):
+    said = ptycho("train", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1).output
+    photons = (40 * scan.pattern_energies.mean() + 30 * load_scan(other_npz).pattern_energies.mean()) / 70
+    assert f"nphotons: {photons:.4g}, the mean counts of the 2 scans' patterns" in said
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.n_groups, config.model.n_probes, config.train_data_file) == (70, 2, npz)
+    probes = load_archive(tmp_path / "run" / "wts.h5.zip").weights["probe"]
+    for probe, path in zip(probes[:, 0], (npz, other_npz), strict=True):
+        guess = load_scan(path).probe_guess
+        together = np.linalg.norm(probe) * np.linalg.norm(guess)
+        assert abs(np.vdot(probe, guess)) == pytest.approx(together, rel=1e-5)
+    # the configuration of a run gives the same run again
+    ptycho("train", npz, other_npz, "-c", tmp_path / "run" / "config.yaml", "-o", tmp_path / "again")
+    assert load_config(tmp_path / "again" / "config.yaml") == dataclasses.replace(
+        config, output_dir=tmp_path / "again"
+    )
+
+
+def test_scans_of_one_probe_share_it(tmp_path, npz):
+    other = save_scan(simulate_star(64, 30, n_photons=3e4, seed=2), tmp_path / "other.npz")
+    ptycho("train", npz, other, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--gridsize", 2)
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.n_groups, config.model.n_probes) == (70, 1)
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), 40), (("--test", "third.npz"), 20)])
+def test_run_of_several_scans_reconstructs_one(tmp_path, npz, other_npz, options, shown):
+    save_scan(simulate_star(64, 20, seed=5), tmp_path / "third.npz")
+    options = [tmp_path / option if option.endswith(".npz") else option for option in options]
+    ptycho("run", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--refine", 0, *options)
+    with np.load(tmp_path / "run" / "reconstruction.npz") as entries:
+        assert len(entries["group_centres_px"]) == shown
+
+
+def test_scans_that_do_not_fit_together(tmp_path, npz):
+    large = save_scan(simulate_star(128, 20), tmp_path / "large.npz")
+    said = error_line("train", npz, large, "-o", tmp_path / "run", "--filters", 1)
+    assert "has patterns of 128, but scan patterns of 64" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mask_of_its_own_file(tmp_path, npz, scan):
@@ -251,6 +316,16 @@ def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(tmp_path, npz, monk
     assert (config.nphotons, config.nepochs, config.model.n_filters_scale) == (777.0, 4, 1)
     ptycho("train", npz, "--resume", run, "-o", tmp_path / "longer", "--epochs", 6)
     assert len(load_archive(tmp_path / "longer").history) == 6
+
+
+def test_ctrl_c_names_every_scan(tmp_path, npz, other_npz, monkeypatch):
+    def interrupted(self, *arguments, **options):
+        return dataclasses.replace(train(self, *arguments, **options), interrupted=True)
+
+    train = OracleBackend.train
+    monkeypatch.setattr(OracleBackend, "train", interrupted)
+    said = ptycho("train", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, code=130)
+    assert f"go on with: ptycho-backends train {npz} {other_npz} --resume" in said.stderr
 
 
 def test_ctrl_c_elsewhere(tmp_path, npz, monkeypatch):

@@ -1,5 +1,7 @@
 """The simulator: the forward model it promises, its dose, its determinism, its errors."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -35,6 +37,32 @@ def by_hand(scan, index):
 def test_patterns_are_the_diffraction_of_probe_times_patch(expected):
     for index in (0, 7, 29):
         np.testing.assert_allclose(expected.patterns[index], by_hand(expected, index), rtol=0, atol=2e-4)
+
+
+def test_intensities_of_modes_add_up():
+    star, here = simulate.siemens_star(120), simulate.jittered_raster(6, 7.0) + 60
+    modes = np.stack([simulate.focused_probe(64), 0.5 * simulate.focused_probe(64, radius_px=8)])
+    together = simulate.simulate_scan(star, modes, here, 1e4, poisson=False)
+    assert together.probe_modes.shape == (2, 64, 64)
+    parts = [
+        np.stack([by_hand(dataclasses.replace(together, probe_guess=mode), index) ** 2 for index in range(6)])
+        for mode in together.probe_modes
+    ]
+    np.testing.assert_allclose(together.patterns, sum(parts), rtol=0, atol=1e-4)
+    assert together.pattern_energies.mean() == pytest.approx(1e4, rel=1e-5)
+
+
+def test_a_target_is_made_as_large_as_the_scan_needs():
+    sizes = []
+
+    def target(size):
+        sizes.append(size)
+        return simulate.siemens_star(size)
+
+    scan = simulate.simulate_target(target, simulate.focused_probe(64), 30, step_px=5.0, seed=3, name="other")
+    assert (scan.name, scan.object_guess.shape) == ("other", (sizes[0], sizes[0]))
+    star = simulate.simulate_star(64, 30, step_px=5.0, seed=3)
+    np.testing.assert_array_equal(scan.patterns, star.patterns)
 
 
 def test_mean_counts_are_as_asked(expected):

@@ -22,6 +22,7 @@ from ptycho_backends.rules import (
     Rule,
     boolean,
     choice,
+    even_integer,
     fraction,
     integer,
     name_of,
@@ -37,6 +38,13 @@ Config = TypeVar("Config", bound="_CheckedConfig")
 
 
 SIDES = choice(*constants.SUPPORTED_N, open_value=0)
+"""Sides of the patterns that 'cnn' and 'attention' take."""
+
+EVEN_SIDES = even_integer(constants.SMALLEST_SIDE, open_value=0)
+"""Sides of the patterns that 'unrolled' takes."""
+
+ARCHITECTURES = ("cnn", "attention", "unrolled")
+ATTENTION, UNROLLED, OF_PATCHES = ("attention",), ("unrolled",), ("cnn", "attention")
 AUXILIARY_LOSSES = ("Total_Variation", "Mean_Deviation")
 AMPLITUDE_ACTIVATIONS = ("sigmoid", "swish", "softplus", "relu")
 BACKEND_NAME = name_of("backend", canonical_name)
@@ -105,53 +113,72 @@ class ModelConfig(_CheckedConfig):
     gridsize: int = setting(1, integer(1), "a group holds gridsize**2 neighbouring positions")
     n_filters_scale: int = setting(2, integer(1), "multiplies the filters of every convolution block")
     model_type: str = setting("pinn", choice("pinn", "supervised"), "trained on diffraction or on labels")
-    architecture: str = setting("cnn", choice("cnn", "attention"), "family of the network")
+    architecture: str = setting("cnn", choice(*ARCHITECTURES), "family of the network")
     amp_activation: str = setting(
         "sigmoid",
         choice(*AMPLITUDE_ACTIVATIONS, spellings={"silu": "swish"}),
         "of the amplitude's last layer",
+        only=OF_PATCHES,
     )
     object_big: bool = setting(
-        True, boolean(), "predict a patch per position and merge them; else one patch per group"
+        True,
+        boolean(),
+        "predict a patch per position and merge them; else one patch per group",
+        only=OF_PATCHES,
     )
-    probe_big: bool = setting(True, boolean(), "a branch of its own predicts the border of the patch")
+    probe_big: bool = setting(
+        True, boolean(), "a branch of its own predicts the border of the patch", only=OF_PATCHES
+    )
     probe_mask: bool = setting(False, boolean(), "cut the exit wave with the circular mask")
-    pad_object: bool = setting(True, boolean(), "predict the central half and pad it")
+    pad_object: bool = setting(True, boolean(), "predict the central half and pad it", only=OF_PATCHES)
     probe_scale: float = setting(
         4.0, number(0, exclusive=True), "mean amplitude of the probe guess becomes 1 / probe_scale"
     )
-    gaussian_smoothing_sigma: float = setting(0.0, number(0), "smoothing of the exit wave, pixels; 0: none")
+    gaussian_smoothing_sigma: float = setting(
+        0.0, number(0), "smoothing of the exit wave, pixels; 0: none", only=OF_PATCHES
+    )
     offset: int = setting(
         constants.DEFAULT_OFFSET_PX, integer(0), "canvas room for each further column of the group, pixels"
     )
     max_position_jitter: int = setting(
         constants.DEFAULT_MAX_POSITION_JITTER_PX, integer(0), "canvas room for irregular positions, pixels"
     )
-    cbam_encoder: bool = setting(False, boolean(), "CBAM in every block of the encoder", only="attention")
-    cbam_bottleneck: bool = setting(False, boolean(), "CBAM on the encoding", only="attention")
-    cbam_decoder: bool = setting(False, boolean(), "CBAM in every block of the decoders", only="attention")
-    eca_encoder: bool = setting(False, boolean(), "ECA in every block of the encoder", only="attention")
-    eca_decoder: bool = setting(False, boolean(), "ECA in every block of the decoders", only="attention")
+    cbam_encoder: bool = setting(False, boolean(), "CBAM in every block of the encoder", only=ATTENTION)
+    cbam_bottleneck: bool = setting(False, boolean(), "CBAM on the encoding", only=ATTENTION)
+    cbam_decoder: bool = setting(False, boolean(), "CBAM in every block of the decoders", only=ATTENTION)
+    eca_encoder: bool = setting(False, boolean(), "ECA in every block of the encoder", only=ATTENTION)
+    eca_decoder: bool = setting(False, boolean(), "ECA in every block of the decoders", only=ATTENTION)
     spatial_decoder: bool = setting(
-        False, boolean(), "CBAM's spatial half alone in every block of the decoders", only="attention"
+        False, boolean(), "CBAM's spatial half alone in every block of the decoders", only=ATTENTION
     )
     decoder_spatial_kernel: int = setting(
-        7, integer(1, odd=True), "side of the kernel of spatial_decoder, pixels", only="attention"
+        7, integer(1, odd=True), "side of the kernel of spatial_decoder, pixels", only=ATTENTION
     )
     use_shared_decoder: bool = setting(
-        False, boolean(), "amplitude and phase share a decoder and have a head each", only="attention"
+        False, boolean(), "amplitude and phase share a decoder and have a head each", only=ATTENTION
     )
     edge_pad: int = setting(
         0, integer(0), "width of the rim of a patch where nothing is predicted, pixels; below N/4",
-        only="attention",
+        only=ATTENTION,
     )  # fmt: skip
     decoder_last_c_outer_fraction: float = setting(
         0.125, fraction(), "fraction of the last features that pad_object sets aside for the border",
-        only="attention",
+        only=ATTENTION,
     )  # fmt: skip
     batch_norm: bool = setting(
-        False, boolean(), "normalise after every convolution of a block", only="attention"
+        False, boolean(), "normalise after every convolution of a block", only=ATTENTION
     )
+    n_steps: int = setting(
+        8,
+        integer(1),
+        "steps of accelerated projections before the first correction",
+        only=UNROLLED,
+        later=True,
+    )
+    n_rounds: int = setting(
+        1, integer(1), "times that steps and the learned correction alternate; two steps in each but the first",
+        only=UNROLLED, later=True,
+    )  # fmt: skip
     n_probe_modes: int = setting(
         1, integer(1), "mutually incoherent modes of the probe, whose intensities add up", later=True
     )
@@ -162,15 +189,18 @@ class ModelConfig(_CheckedConfig):
     def problems(self, *, side_may_wait: bool = False) -> list[str]:
         """As for every configuration; and fields that contradict another one."""
         found = super().problems(side_may_wait=side_may_wait)
+        if self.architecture == "unrolled":
+            found = [problem for problem in found if not problem.startswith("N:")]
+            found += EVEN_SIDES.problems("N", self.N, may_be_open=side_may_wait)
         reported = {problem.partition(":")[0] for problem in found}
         foreign = () if "architecture" in reported else self._foreign_fields()
         for field in foreign:
             value = getattr(self, field.name)
             if field.name not in reported and value != field.default:
-                only = field.metadata["only"]
+                only = " or ".join(repr(name) for name in field.metadata["only"])
                 found.append(
                     f"{field.name}: got {shown(value)}, but the architecture {self.architecture!r} has no such "
-                    f"thing; set architecture={only!r}, or leave it at {field.default!r}"
+                    f"thing; set architecture={only}, or leave it at {field.default!r}"
                 )
         if not reported & {"N", "edge_pad"} and self.N and self.edge_pad >= self.N // 4:
             found.append(f"edge_pad: got {self.edge_pad}, want less than N/4 = {self.N // 4}")
@@ -178,7 +208,11 @@ class ModelConfig(_CheckedConfig):
 
     def _foreign_fields(self) -> tuple[dataclasses.Field, ...]:
         fields = dataclasses.fields(self)
-        return tuple(field for field in fields if field.metadata["only"] not in ("", self.architecture))
+        return tuple(
+            field
+            for field in fields
+            if field.metadata["only"] and self.architecture not in field.metadata["only"]
+        )
 
     @property
     def own_fields(self) -> tuple[str, ...]:
@@ -203,7 +237,7 @@ class ModelConfig(_CheckedConfig):
 
 
 ATTENTION_FIELDS = tuple(
-    field.name for field in dataclasses.fields(ModelConfig) if field.metadata["only"] == "attention"
+    field.name for field in dataclasses.fields(ModelConfig) if field.metadata["only"] == ATTENTION
 )
 """What only the architecture 'attention' has; files that are older than it lack these fields."""
 
@@ -505,6 +539,11 @@ def from_values(cls: type[Config], values: Mapping[str, Any]) -> tuple[Config, l
     return config, config.problems(side_may_wait=True)
 
 
+def sides_of(model: ModelConfig) -> Rule:
+    """Sides of the patterns that the architecture of `model` takes."""
+    return EVEN_SIDES if model.architecture == "unrolled" else SIDES
+
+
 def with_side(config: Config, N: int) -> Config:
     """A validated deep copy of `config` whose `N` is that of the data if it was 0.
 
@@ -516,8 +555,9 @@ def with_side(config: Config, N: int) -> Config:
     completed = copy.deepcopy(config)
     model = completed if isinstance(completed, ModelConfig) else getattr(completed, "model", None)
     if isinstance(model, ModelConfig):
-        if not SIDES.accepts(N):
-            raise ConfigError(f"N: the patterns are {N} x {N} pixels, want {SIDES.text}; crop or bin them")
+        sides = sides_of(model)
+        if not sides.accepts(N):
+            raise ConfigError(f"N: the patterns are {N} x {N} pixels, want {sides.text}; crop or bin them")
         if model.N not in (0, N):
             raise ConfigError(
                 f"N: got {shown(model.N)}, but the patterns are {N} x {N} pixels; set N={N} or N=0"

@@ -3,6 +3,9 @@
 # Patterns whose side the network has an architecture for.
 SUPPORTED_N = (64, 128, 256)
 
+# The network `unrolled` takes patterns of any even side from here on.
+SMALLEST_SIDE = 16
+
 # Filters per block for n_filters_scale = 1: encoder, decoder, border branch. The encoder always ends
 # at 8 x 8 pixels; the decoder stops at N/2, the width of the padded object.
 ENCODER_FILTERS = {64: (32, 64, 128), 128: (16, 32, 64, 128), 256: (8, 16, 32, 64, 128)}
@@ -99,3 +102,27 @@ TRUST_POWER = 4.0
 POSITION_DAMPING = 0.1
 POSITION_STEP = 1.5
 POSITION_STEP_LIMIT_PX = 0.5
+
+# --- the network `unrolled` (docs/model.md, section 4); chosen on simulated and real scans
+
+# Of the steps on a group's canvas: Nesterov's momentum; damping of the metric, over the brightest pixel; strength of
+# the metric of slow phases, and its largest gain. Stronger than for a whole scan, because there are few steps.
+GROUP_MOMENTUM = 0.9
+GROUP_DAMPING = 0.05
+GROUP_SLOW_STRENGTH = 10.0
+GROUP_SLOW_GAIN_LIMIT = 200.0
+
+# Steps of every round but the first.
+LATER_STEPS = 2
+
+# Views end at least so many pixels before the canvas does: the pixel after the last one is interpolated with.
+CANVAS_RIM = 1.001
+
+# Smallest share of a pattern's energy that is taken for valid, where pixels are masked.
+LEAST_SHARE = 0.01
+
+# The brighter the light, the finer it is told apart: the network sees log(1 + 10 x) of its fraction x of the brightest.
+LIGHT_CONTRAST = 10.0
+
+# Filters of the correction's levels for n_filters_scale = 1.
+UNET_FILTERS = (8, 16, 32)

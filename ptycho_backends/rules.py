@@ -77,6 +77,16 @@ def integer(minimum: int, *, power_of_two: bool = False, odd: bool = False) -> R
     return Rule(f"{kind} >= {minimum}", accepts)
 
 
+def even_integer(minimum: int, *, open_value: object = None) -> Rule:
+    """An even integer of at least `minimum`."""
+    whole = integer(minimum)
+    return Rule(
+        f"an even integer >= {minimum}",
+        lambda value: whole.accepts(value) and int(value) % 2 == 0,
+        open_value=open_value,
+    )
+
+
 def number(minimum: float, maximum: float = math.inf, *, exclusive: bool = False) -> Rule:
     """A real number in [minimum, maximum], without the minimum if `exclusive`; becomes a float."""
 
@@ -137,13 +147,13 @@ def optional(rule: Rule) -> Rule:
     )
 
 
-def setting(default: Any, rule: Rule, doc: str, *, only: str = "", later: bool = False) -> Any:
+def setting(default: Any, rule: Rule, doc: str, *, only: tuple[str, ...] = (), later: bool = False) -> Any:
     """A dataclass field that knows its rule and its one-line explanation (`docs/configuration.md`).
 
-    `only` names the one architecture that knows the field; '' if every one does. `later` marks a field that
+    `only` names the architectures that know the field; empty if every one does. `later` marks a field that
     archives did not have at first: where it is absent it has its default.
     """
-    explanation = f"{only}: {doc}" if only else doc
+    explanation = f"{', '.join(only)}: {doc}" if only else doc
     metadata = {"rule": rule, "doc": explanation, "only": only, "later": later}
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -20,6 +20,8 @@ LOG_SCALE = "log_scale"
 DECODERS = ("amplitude", "phase")
 SHARED_DECODER = "decoder"
 BOTTLENECK = "encoder/bottleneck"
+UNET_LEVELS = len(constants.UNET_FILTERS)
+UNET_INPUTS, UNET_OUTPUTS = 3, 2
 
 FIRST_AMPLITUDE_BIAS = {
     "sigmoid": 0.0,
@@ -89,7 +91,12 @@ def layer_channels(config: ModelConfig) -> dict[str, tuple[int, int]]:
     `<decoder>/border/conv<j>`. With `use_shared_decoder` the blocks and the border are called `decoder/...`
     and come before all heads. The inner head exists only with `pad_object`, the border branch only
     with `probe_big` or without `pad_object` (docs/model.md, section 4).
+
+    The architecture `unrolled` has a U-Net: `encoder/block<i>/conv<j>`, then `decoder/block<i>/conv<j>` from its lowest
+    level up, and `decoder/head`.
     """
+    if config.architecture == "unrolled":
+        return dict(_unet_layers(config))
     encoded = constants.ENCODER_FILTERS[config.N][-1] * config.n_filters_scale
     layers = dict(_encoder_layers(config))
     if config.use_shared_decoder:
@@ -107,6 +114,15 @@ _Layers = Iterator[tuple[str, tuple[int, int]]]
 def _block_layers(block: str, channels: int, filters: int) -> _Layers:
     yield f"{block}/conv0", (channels, filters)
     yield f"{block}/conv1", (filters, filters)
+
+
+def _unet_layers(config: ModelConfig) -> _Layers:
+    filters = [count * config.n_filters_scale for count in constants.UNET_FILTERS]
+    for level, (channels, count) in enumerate(zip([UNET_INPUTS, *filters], filters, strict=False)):
+        yield from _block_layers(f"encoder/block{level}", channels, count)
+    for level in reversed(range(UNET_LEVELS - 1)):
+        yield from _block_layers(f"decoder/block{level}", filters[level + 1] + filters[level], filters[level])
+    yield "decoder/head", (filters[0], UNET_OUTPUTS)
 
 
 def _encoder_layers(config: ModelConfig) -> _Layers:
@@ -161,7 +177,7 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
             }
         else:
             shapes[f"{layer}/bias"] = (channels_out,)
-        if number == "1":
+        if number == "1" and config.architecture != "unrolled":
             shapes |= _attention_shapes(config, block, channels_out)
             if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
                 shapes |= _attention_shapes(config, BOTTLENECK, channels_out)
@@ -217,7 +233,7 @@ def gates_behind(config: ModelConfig, name: str) -> int:
     its gamma) starts at twice its size for each gate.
     """
     block, _, rest = name.partition("/conv1/")
-    if rest != ("norm/gamma" if config.batch_norm else "kernel"):
+    if config.architecture == "unrolled" or rest != ("norm/gamma" if config.batch_norm else "kernel"):
         return 0
     stages = list(attention_stages(config, block))
     if block == f"encoder/block{len(constants.ENCODER_FILTERS[config.N]) - 1}":
@@ -242,6 +258,8 @@ def initial_weights(
     config: ModelConfig, seed: int, *, probe: NDArray[np.complexfloating], intensity_scale: float
 ) -> dict[str, NDArray]:
     """First weights of a model: Glorot-uniform kernels, zero biases, the given probe and scale.
+
+    The network `unrolled` starts with a correction of zero: its head's kernel is zero.
 
     Batch normalisation starts with gamma 1, beta 0, mean 0 and variance 1. Weights in front of attention
     gates start larger (`gates_behind`), and the amplitude starts at 0.5 (`first_amplitude_bias`).
@@ -269,7 +287,9 @@ def initial_weights(
     generator = np.random.default_rng(seed)
     weights: dict[str, NDArray] = {}
     for name, shape in weight_shapes(config).items():
-        if name.endswith("/kernel"):
+        if name == "decoder/head/kernel":
+            weights[name] = np.zeros(shape, np.float32)
+        elif name.endswith("/kernel"):
             # along one axis, a kernel takes each channel to each channel: one in, one out
             *window, channels_in, channels_out = shape if len(shape) > 1 else (*shape, 1, 1)
             limit = math.sqrt(6.0 / (math.prod(window) * (channels_in + channels_out)))

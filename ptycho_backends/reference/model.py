@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.reference import losses, network, physics
+from ptycho_backends.reference import losses, network, physics, unrolled
 from ptycho_backends.values import Batch, Prediction, Weights
 
 
@@ -35,8 +35,17 @@ def _outputs(
     """(patches (B, c, N, N), object (B, N, N), amplitude (B, C, N, N)), all in float64."""
     weights = in_double(weights)
     fed = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
-    patches = channels_first(network.object_patches(fed, weights, config, statistics))
     offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
+    if config.architecture == "unrolled":
+        canvas = unrolled.object_canvas(
+            channels_first(fed), offsets, weights, config, batch.valid_pixels, batch.probe_index
+        )
+        views = physics.canvas_views(canvas, offsets, config.N)
+        amplitude = physics.views_amplitude(
+            views, weights["probe"], weights["log_scale"], config, batch.probe_index
+        )
+        return views, physics.crop_centre(canvas, config.N), amplitude
+    patches = channels_first(network.object_patches(fed, weights, config, statistics))
     image, amplitude = physics.predict_diffraction(
         patches, offsets, weights["probe"], weights["log_scale"], config, batch.probe_index
     )

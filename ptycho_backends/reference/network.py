@@ -205,6 +205,13 @@ def decoder_block(
     return upsample(block_features(image, weights, block, config, statistics))
 
 
+def unet_block(image: NDArray, weights: Weights, block: str) -> NDArray:
+    """A block of the network `unrolled`: twice convolution and ReLU."""
+    for layer in (f"{block}/conv0", f"{block}/conv1"):
+        image = activation("relu", conv(image, weights, layer))
+    return image
+
+
 def encode(
     image: NDArray, weights: Weights, config: ModelConfig, statistics: Statistics | None = None
 ) -> NDArray:

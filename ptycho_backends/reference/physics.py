@@ -281,10 +281,28 @@ def predict_diffraction(
     else:
         canvas = pad_centre(object_patches[:, 0], config.canvas_size)
     views = canvas_views(canvas, relative_offsets_px, config.N)
+    return crop_centre(canvas, config.N), views_amplitude(views, probe, log_scale, config, probe_index)
+
+
+def views_amplitude(
+    views: NDArray,
+    probe: NDArray,
+    log_scale: NDArray,
+    config: ModelConfig,
+    probe_index: NDArray | None = None,
+) -> NDArray:
+    """Diffraction amplitude (B, C, N, N) of the object as seen from each position, times `exp(log_scale)`.
+
+    Parameters
+    ----------
+    views : (B, C, N, N) complex array, [y, x]
+    probe, log_scale, config, probe_index
+        As in `predict_diffraction`.
+    """
     amplitude = diffraction_amplitude(exit_waves(views, chosen_probe(probe, probe_index), config))
     if probe.ndim > 2:
         amplitude = summed_amplitude(amplitude)
-    return crop_centre(canvas, config.N), amplitude * np.exp(log_scale)
+    return amplitude * np.exp(log_scale)
 
 
 def extract_patches(object_image: NDArray, positions_px: NDArray, N: int) -> NDArray:

@@ -33,33 +33,49 @@ class _Runner:
     """
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, execution: ExecutionConfig, *, compiled: bool = False
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        execution: ExecutionConfig,
+        *,
+        compiled: bool = False,
+        masked: bool = False,
     ) -> None:
         self.dtype = compute_dtype(execution)
         self.model = PtychoModel(config, weights, self.dtype, network_dtype(execution))
+        self._masked = masked and config.architecture == "unrolled"
         self._outputs, self._object = self._outputs_of, self._object_of
         if compiled:
-            signature = [batch_signature(config, with_truth=False), tf.TensorSpec((), self.dtype)]
+            signature = [
+                batch_signature(config, with_truth=False, masked=self._masked),
+                tf.TensorSpec((), self.dtype),
+            ]
             self._outputs = tf.function(self._outputs_of, input_signature=signature)
             self._object = tf.function(process_group.everywhere(self._object_of), input_signature=signature)
 
     def _outputs_of(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = in_precision(batch, self.dtype)
-        _, image, amplitude = self.model(
-            scale * tensors["diffraction"], tensors["offsets"], probe_index=tensors.get("probe_index")
-        )
+        fed = scale * tensors["diffraction"]
+        _, image, amplitude = self.model(fed, tensors["offsets"], None, *self._of_unrolled(tensors))
         return image, amplitude
 
     def _object_of(self, batch: TensorBatch, scale: tf.Tensor) -> tf.Tensor:
         part, _ = process_group.own_part(batch)
         tensors = in_precision(part, self.dtype)
-        return self.model.object(scale * tensors["diffraction"], tensors["offsets"])
+        fed = scale * tensors["diffraction"]
+        return self.model.object(fed, tensors["offsets"], *self._of_unrolled(tensors))
+
+    @staticmethod
+    def _of_unrolled(tensors: TensorBatch) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        return tensors.get("probe_index"), tensors.get("valid_pixels")
 
     def _inputs(self, batch: Batch) -> tuple[TensorBatch, tf.Tensor]:
         tensors = tensors_from_batch(batch)
         inputs = {name: tensors[name] for name in ("diffraction", "offsets")}
         if self.model.config.n_probes > 1:
             inputs["probe_index"] = tensors.get("probe_index", tf.zeros(len(batch), tf.int32))
+        if self._masked:
+            inputs["valid_pixels"] = tensors["valid_pixels"]
         return inputs, tf.constant(batch.intensity_scale, self.dtype)
 
     def predict(self, batch: Batch) -> Prediction:
@@ -87,7 +103,7 @@ class _Runner:
 def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
     """The three outputs for one batch."""
     with computing(execution):
-        return _Runner(config, weights, execution).predict(batch)
+        return _Runner(config, weights, execution, masked=batch.valid_pixels is not None).predict(batch)
 
 
 def loss(
@@ -128,7 +144,7 @@ def train_step(
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     with computing(execution):
-        runner = _Runner(model.config.model, model.weights, execution, compiled=True)
+        runner = _Runner(model.config.model, model.weights, execution, compiled=True, masked=groups.is_masked)
         batches = prediction_batches(model, groups, execution, range(len(groups)), execution.devices)
         return concatenated([runner.predict(batch) for _, batch in batches])
 
@@ -144,7 +160,7 @@ def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     with computing(execution), process_group.own_strategy_of(execution, device_kind(execution)).scope():
-        runner = _Runner(model.config.model, model.weights, execution, compiled=True)
+        runner = _Runner(model.config.model, model.weights, execution, compiled=True, masked=groups.is_masked)
     for part, batch in prediction_batches(model, groups, execution, shard, execution.devices):
         with computing(execution):
             patches = runner.object(batch)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_channels
-from ptycho_backends.tensorflow import losses, network, physics, process_group
+from ptycho_backends.tensorflow import losses, network, physics, process_group, unrolled
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     channels_first,
@@ -76,9 +76,10 @@ class PtychoModel(tf.Module):
         offsets: tf.Tensor,
         statistics: network.Statistics | None = None,
         probe_index: tf.Tensor | None = None,
+        valid_pixels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """As `forward`."""
-        return self.forward(diffraction_fed, offsets, statistics, probe_index)
+        return self.forward(diffraction_fed, offsets, statistics, probe_index, valid_pixels)
 
     def forward(
         self,
@@ -86,13 +87,23 @@ class PtychoModel(tf.Module):
         offsets: tf.Tensor,
         statistics: network.Statistics | None = None,
         probe_index: tf.Tensor | None = None,
+        valid_pixels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N).
 
         `probe_index` (B,) numbers the probe of each group where the model has several; None for the first.
+        `valid_pixels` (B, N, N) are those that 'unrolled' looks at; None for all.
         """
-        patches = self._patches(diffraction_fed, statistics)
         probe = self.tensors[PROBE]
+        if self.config.architecture == "unrolled":
+            canvas = self._canvas(diffraction_fed, offsets, probe_index, valid_pixels)
+            views = physics.canvas_views(canvas, offsets, self.config.N)
+            # the estimate follows the scale of the data, so that there is nothing to train in it
+            scale = tf.stop_gradient(self.tensors[LOG_SCALE])
+            probe = tf.complex(probe[..., 0], probe[..., 1])
+            amplitude = physics.views_amplitude(views, probe, scale, self.config, probe_index)
+            return views, physics.crop_centre(canvas, self.config.N), amplitude
+        patches = self._patches(diffraction_fed, statistics)
         image, amplitude = physics.predict_diffraction(
             patches,
             offsets,
@@ -103,20 +114,46 @@ class PtychoModel(tf.Module):
         )
         return patches, image, amplitude
 
-    def object(self, diffraction_fed: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    def object(
+        self,
+        diffraction_fed: tf.Tensor,
+        offsets: tf.Tensor,
+        probe_index: tf.Tensor | None = None,
+        valid_pixels: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Object (B, N, N) alone, without the diffraction."""
+        if self.config.architecture == "unrolled":
+            canvas = self._canvas(diffraction_fed, offsets, probe_index, valid_pixels)
+            return physics.crop_centre(canvas, self.config.N)
         patches = self._patches(diffraction_fed)
         if not self.config.object_big:
             return patches[:, 0]
         canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
         return physics.crop_centre(canvas, self.config.N)
 
-    def _patches(self, diffraction_fed: tf.Tensor, statistics: network.Statistics | None = None) -> tf.Tensor:
-        weights = {
+    def _canvas(
+        self,
+        diffraction_fed: tf.Tensor,
+        offsets: tf.Tensor,
+        probe_index: tf.Tensor | None,
+        valid_pixels: tf.Tensor | None,
+    ) -> tf.Tensor:
+        measured = channels_first(diffraction_fed)
+        return unrolled.object_canvas(
+            measured, offsets, self._weights(), self.config, valid_pixels, probe_index
+        )
+
+    def _weights(self) -> dict[str, tf.Tensor]:
+        """All weights, those of convolutions in the network's precision."""
+        return {
             name: tf.cast(variable, self.network_dtype) if name in self._convolved else variable
             for name, variable in self.tensors.items()
         }
-        return channels_first(network.object_patches(diffraction_fed, weights, self.config, statistics))
+
+    def _patches(self, diffraction_fed: tf.Tensor, statistics: network.Statistics | None = None) -> tf.Tensor:
+        return channels_first(
+            network.object_patches(diffraction_fed, self._weights(), self.config, statistics)
+        )
 
     def loss_terms(
         self,
@@ -131,7 +168,9 @@ class PtychoModel(tf.Module):
         """
         batch = in_precision(batch, self.dtype)
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(measured, batch["offsets"], statistics, batch.get("probe_index"))
+        patches, image, amplitude = self(
+            measured, batch["offsets"], statistics, batch.get("probe_index"), batch.get("valid_pixels")
+        )
         return losses.loss_terms(
             config,
             patches,

@@ -63,7 +63,8 @@ def max_pool(image: tf.Tensor) -> tf.Tensor:
 def upsample(image: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.network.upsample`."""
     # not tf.repeat, whose gradient is slow; not a resize, whose gradient a GPU sums in any order
-    height, width, channels = image.shape[1:]
+    height, width = tf.unstack(tf.shape(image)[1:3]) if None in image.shape[1:3] else image.shape[1:3]
+    channels = image.shape[3]
     wide = tf.reshape(tf.stack([image, image], axis=3), (-1, height, 2 * width, channels))
     return tf.reshape(tf.stack([wide, wide], axis=2), (-1, 2 * height, 2 * width, channels))
 
@@ -189,6 +190,13 @@ def decoder_block(
 ) -> tf.Tensor:
     """Mirror of `reference.network.decoder_block`."""
     return upsample(block_features(image, weights, block, config, statistics))
+
+
+def unet_block(image: tf.Tensor, weights: Weights, block: str) -> tf.Tensor:
+    """Mirror of `reference.network.unet_block`."""
+    for layer in (f"{block}/conv0", f"{block}/conv1"):
+        image = activation("relu", conv(image, weights, layer))
+    return image
 
 
 def encode(

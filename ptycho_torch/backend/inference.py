@@ -43,7 +43,7 @@ class _Runner:
         tensors = self.tensors(batch)
         with autocast(self.execution, self.where):
             fed = batch.intensity_scale * tensors["diffraction"]
-            _, image, amplitude = self.model(fed, tensors["offsets"], probe_index=tensors.get("probe_index"))
+            _, image, amplitude = self.model(fed, tensors["offsets"], None, *self._of_unrolled(tensors))
         predicted = channels_last(amplitude)
         return Prediction(
             object=image.cpu().numpy()[..., None], amplitude=predicted, intensity=np.square(predicted)
@@ -54,7 +54,12 @@ class _Runner:
         tensors = self.tensors(batch)
         with autocast(self.execution, self.where):
             fed = batch.intensity_scale * tensors["diffraction"]
-            return self.model.object(fed, tensors["offsets"]).cpu().numpy()[..., None]
+            image = self.model.object(fed, tensors["offsets"], *self._of_unrolled(tensors))
+        return image.cpu().numpy()[..., None]
+
+    @staticmethod
+    def _of_unrolled(tensors: TensorBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return tensors.get("probe_index"), tensors.get("valid_pixels")
 
     def loss(
         self, config: TrainingConfig, batch: Batch, statistics: network.Statistics

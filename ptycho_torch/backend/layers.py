@@ -33,7 +33,7 @@ class Layer(torch.nn.Module):
 
     def _connect(self, weights: network.ModuleWeights, config: ModelConfig) -> None:
         """Give the layer access to the weights of its model."""
-        without_config = ("batch_norm", "cbam", "dense", "efficient_channel_attention")
+        without_config = ("batch_norm", "cbam", "dense", "efficient_channel_attention", "unet_block")
         if self.computes == "encode":
             self._arguments = (weights, config)
         elif self.computes in without_config:
@@ -114,6 +114,9 @@ def _module(
         kernel = tensors.get(f"{layer}/kernel")
         if kernel is not None and kernel.ndim == 4:
             above.add_module(last, _convolution(layer, kernel, biased=f"{layer}/bias" in tensors))
+        elif config.architecture == "unrolled" and "/" not in layer:
+            # the way down and the way up of the U-Net, which are joined level by level
+            above.add_module(last, torch.nn.Module())
         else:
             above.add_module(last, Layer(layer, _function(layer, config)))
     return above.get_submodule(last)
@@ -128,6 +131,8 @@ def _convolution(layer: str, kernel: Tensor, *, biased: bool) -> torch.nn.Conv2d
 
 def _function(layer: str, config: ModelConfig) -> str:
     """Name of the function of `network` that `layer` stands for."""
+    if config.architecture == "unrolled":
+        return "unet_block"
     last = layer.rpartition("/")[2]
     by_last = {"cbam": "cbam", "eca": "efficient_channel_attention", "norm": "batch_norm"}
     if last in by_last:

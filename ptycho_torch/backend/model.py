@@ -15,7 +15,7 @@ from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.training.schedule import parts_of_weights
 from ptycho_backends.training.trainable import trained_weights
-from ptycho_torch.backend import losses, network, physics
+from ptycho_torch.backend import losses, network, physics, unrolled
 from ptycho_torch.backend.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend.layers import attach_layers
 
@@ -78,12 +78,22 @@ class PtychoModel(torch.nn.Module):
         offsets: Tensor,
         statistics: network.Statistics | None = None,
         probe_index: Tensor | None = None,
+        valid_pixels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Object patches (B, c, N, N), object (B, N, N), diffraction amplitude (B, C, N, N).
 
         `probe_index` (B,) numbers the probe of each group where the model has several; None for the first.
+        `valid_pixels` (B, N, N) are those that 'unrolled' looks at; None for all.
         """
         weights = self.tensors
+        if self.config.architecture == "unrolled":
+            canvas = self._canvas(diffraction_fed, offsets, probe_index, valid_pixels)
+            views = physics.canvas_views(canvas, offsets, self.config.N)
+            # the estimate follows the scale of the data, so that there is nothing to train in it
+            scale, probe = weights[LOG_SCALE].detach(), torch.view_as_complex(weights[PROBE])
+            with torch.autocast(canvas.device.type, enabled=False):
+                amplitude = physics.views_amplitude(views, probe, scale, self.config, probe_index)
+            return views, physics.crop_centre(canvas, self.config.N), amplitude
         patches = self._patches(diffraction_fed, statistics)
         probe = torch.view_as_complex(weights[PROBE])
         with torch.autocast(patches.device.type, enabled=False):
@@ -92,14 +102,34 @@ class PtychoModel(torch.nn.Module):
             )
         return patches, image, amplitude
 
-    def object(self, diffraction_fed: Tensor, offsets: Tensor) -> Tensor:
+    def object(
+        self,
+        diffraction_fed: Tensor,
+        offsets: Tensor,
+        probe_index: Tensor | None = None,
+        valid_pixels: Tensor | None = None,
+    ) -> Tensor:
         """Object (B, N, N) alone, without the diffraction."""
+        if self.config.architecture == "unrolled":
+            canvas = self._canvas(diffraction_fed, offsets, probe_index, valid_pixels)
+            return physics.crop_centre(canvas, self.config.N)
         patches = self._patches(diffraction_fed)
         with torch.autocast(patches.device.type, enabled=False):
             if not self.config.object_big:
                 return patches[:, 0]
             canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
             return physics.crop_centre(canvas, self.config.N)
+
+    def _canvas(
+        self,
+        diffraction_fed: Tensor,
+        offsets: Tensor,
+        probe_index: Tensor | None,
+        valid_pixels: Tensor | None,
+    ) -> Tensor:
+        return unrolled.object_canvas(
+            diffraction_fed, offsets, self.tensors, self.config, valid_pixels, probe_index
+        )
 
     def _patches(self, diffraction_fed: Tensor, statistics: network.Statistics | None = None) -> Tensor:
         if self._compiled_patches is None:
@@ -119,7 +149,9 @@ class PtychoModel(torch.nn.Module):
         In training `statistics` receives those of the batch, for `update_running_statistics`.
         """
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(measured, batch["offsets"], statistics, batch.get("probe_index"))
+        patches, image, amplitude = self(
+            measured, batch["offsets"], statistics, batch.get("probe_index"), batch.get("valid_pixels")
+        )
         # in '64-true' Lightning widens the real tensors of a batch, and leaves complex ones as they are
         truth = {
             name: batch[name].to(patches.dtype) for name in ("patches_truth", "object_truth") if name in batch

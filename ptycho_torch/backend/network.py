@@ -298,6 +298,14 @@ def decoder_block(
     return upsample(block_features(image, weights, block, config, statistics))
 
 
+@_layer()
+def unet_block(image: Tensor, weights: Weights, block: str) -> Tensor:
+    """Mirror of `reference.network.unet_block`."""
+    for layer in (f"{block}/conv0", f"{block}/conv1"):
+        image = F.relu(conv(image, weights, layer), inplace=not _is_observed(weights, layer))
+    return image
+
+
 @_layer("encoder")
 def encode(
     image: Tensor, weights: Weights, config: ModelConfig, statistics: Statistics | None = None

@@ -164,7 +164,18 @@ def predict_diffraction(
     else:
         canvas = pad_centre(object_patches[:, 0], config.canvas_size)
     views = canvas_views(canvas, relative_offsets_px, config.N)
+    return crop_centre(canvas, config.N), views_amplitude(views, probe, log_scale, config, probe_index)
+
+
+def views_amplitude(
+    views: Tensor,
+    probe: Tensor,
+    log_scale: Tensor,
+    config: ModelConfig,
+    probe_index: Tensor | None = None,
+) -> Tensor:
+    """Mirror of `reference.physics.views_amplitude`."""
     amplitude = diffraction_amplitude(exit_waves(views, chosen_probe(probe, probe_index), config))
     if probe.ndim > 2:
         amplitude = summed_amplitude(amplitude)
-    return crop_centre(canvas, config.N), amplitude * torch.exp(log_scale)
+    return amplitude * torch.exp(log_scale)

@@ -14,7 +14,7 @@ from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.reference.correction import corrected
 from ptycho_backends.reference.network import Weights
-from ptycho_backends.reference.physics import chosen_probe
+from ptycho_backends.reference.physics import chosen_probe, crop_centre, pad_centre
 from ptycho_backends.reference.probe import circular_mask
 from ptycho_backends.reference.refinement import modulus_change, spread, views
 
@@ -80,7 +80,7 @@ def object_canvas(
     canvas = np.ones_like(groups.light, probe.dtype)
     for part in range(config.n_rounds):
         canvas = estimate(canvas, groups, config.n_steps if part == 0 else constants.LATER_STEPS)
-        canvas = corrected(canvas, groups.light, weights)
+        canvas = corrected_within(canvas, groups.light, weights, config.N)
     # the object that gives the patterns their energy
     return canvas * np.sqrt(energy / power)[:, None, None]
 
@@ -170,6 +170,13 @@ def slow_gain(probe: NDArray, S: int) -> NDArray:
     strength, limit = constants.GROUP_SLOW_STRENGTH, constants.GROUP_SLOW_GAIN_LIMIT
     gain = strength / (frequency * squared[:, None, None] / 2 + strength / limit)
     return np.where(frequency == 0, 0.0, gain)
+
+
+def corrected_within(canvas: NDArray, light: NDArray, weights: Weights, N: int) -> NDArray:
+    """(B, S, S) canvases, corrected in their central N x N pixels: there is little light around them."""
+    inner = crop_centre(canvas, N)
+    change = corrected(inner, crop_centre(light, N), weights) - inner
+    return canvas + pad_centre(change, canvas.shape[-1])
 
 
 def estimate(canvas: NDArray, groups: Groups, steps: int) -> NDArray:

@@ -11,7 +11,7 @@ from ptycho_backends.config import ModelConfig
 from ptycho_backends.reference.probe import circular_mask
 from ptycho_backends.tensorflow.correction import corrected
 from ptycho_backends.tensorflow.network import Weights
-from ptycho_backends.tensorflow.physics import chosen_probe
+from ptycho_backends.tensorflow.physics import chosen_probe, crop_centre, pad_centre
 from ptycho_backends.tensorflow.refinement import modulus_change, spread, views
 
 
@@ -45,7 +45,7 @@ def object_canvas(
     for part in range(config.n_rounds):
         steps = config.n_steps if part == 0 else constants.LATER_STEPS
         canvas = tf.stop_gradient(estimate(tf.stop_gradient(canvas), groups, steps))
-        canvas = corrected(canvas, groups.light, weights)
+        canvas = corrected_within(canvas, groups.light, weights, config.N)
     return canvas * tf.cast(tf.sqrt(energy / power), canvas.dtype)[:, None, None]
 
 
@@ -128,6 +128,13 @@ def slow_gain(probe: tf.Tensor, S: int) -> tf.Tensor:
     strength, limit = constants.GROUP_SLOW_STRENGTH, constants.GROUP_SLOW_GAIN_LIMIT
     gain = strength / (frequency * squared[:, None, None] / 2 + strength / limit)
     return tf.where(frequency == 0, tf.zeros_like(gain), gain)
+
+
+def corrected_within(canvas: tf.Tensor, light: tf.Tensor, weights: Weights, N: int) -> tf.Tensor:
+    """Mirror of `reference.unrolled.corrected_within`."""
+    inner = crop_centre(canvas, N)
+    change = corrected(inner, crop_centre(light, N), weights) - inner
+    return canvas + pad_centre(change, canvas.shape[-1])
 
 
 def estimate(canvas: tf.Tensor, groups: Groups, steps: int) -> tf.Tensor:

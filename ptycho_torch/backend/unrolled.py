@@ -12,7 +12,7 @@ from ptycho_backends.reference.probe import circular_mask
 from ptycho_torch.backend.arrays import constant
 from ptycho_torch.backend.correction import corrected
 from ptycho_torch.backend.network import Weights
-from ptycho_torch.backend.physics import chosen_probe
+from ptycho_torch.backend.physics import chosen_probe, crop_centre, pad_centre
 from ptycho_torch.backend.refinement import modulus_change, spread, views
 
 
@@ -47,7 +47,7 @@ def object_canvas(
         with torch.no_grad():
             steps = config.n_steps if part == 0 else constants.LATER_STEPS
             canvas = estimate(canvas.detach(), groups, steps)
-        canvas = corrected(canvas, groups.light, weights)
+        canvas = corrected_within(canvas, groups.light, weights, config.N)
     return canvas * torch.sqrt(energy / power)[:, None, None]
 
 
@@ -130,6 +130,13 @@ def slow_gain(probe: Tensor, S: int) -> Tensor:
     strength, limit = constants.GROUP_SLOW_STRENGTH, constants.GROUP_SLOW_GAIN_LIMIT
     gain = strength / (frequency * squared[:, None, None] / 2 + strength / limit)
     return torch.where(frequency == 0, 0.0, gain)
+
+
+def corrected_within(canvas: Tensor, light: Tensor, weights: Weights, N: int) -> Tensor:
+    """Mirror of `reference.unrolled.corrected_within`."""
+    inner = crop_centre(canvas, N)
+    change = corrected(inner, crop_centre(light, N), weights) - inner
+    return canvas + pad_centre(change, canvas.shape[-1])
 
 
 def estimate(canvas: Tensor, groups: Groups, steps: int) -> Tensor:

@@ -99,6 +99,26 @@ def test_fine_tuning_goes_on_elsewhere(pair):
             assert_within(f"{subject}: weights", error, "training, float64", where)
 
 
+def test_groups_of_every_epoch_go_on_elsewhere(pair):
+    """Other groups in each epoch: stopped within the second, then here or there, the same."""
+    scan = SCANS[0].scan()
+    config = dataclasses.replace(
+        SCANS[0].config, resample_groups=True, neighbor_count=8, n_groups=8, batch_size=2, nepochs=2
+    )
+    one = next(iter(pair.values()))
+    fixed = one.train(scan, dataclasses.replace(config, resample_groups=False), execution=DOUBLE)
+    whole = one.train(scan, config, execution=DOUBLE)
+    origin = plan_training(scan, config, one.name).start.weights
+    assert step_deviation(fixed.weights, whole.weights, origin)[0] > 1e-2
+    for first in pair.values():
+        start = stopped_after(6, first, scan, config, execution=DOUBLE)
+        assert start.training_state.batches_done == 2
+        for other in pair.values():
+            resumed = other.train(scan, config, execution=DOUBLE, resume_from=start)
+            error, where = step_deviation(resumed.weights, whole.weights, origin)
+            assert_within(f"{first.name}, then {other.name}: weights", error, "training, float64", where)
+
+
 @pytest.mark.parametrize(("scan", "accum_steps"), [(SCANS[0], 1), (SCANS[0], 2), (SCANS[1], 1)], ids=repr)
 def test_resuming_on_another_backend(pair, scan, accum_steps):
     """A first step here, the second here or there: the same, moments and weights, running values too."""

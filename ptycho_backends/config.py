@@ -273,6 +273,7 @@ class TrainingConfig(_CheckedConfig):
     validation_share: float = setting(
         0.05, fraction(zero=True), "fraction of the groups, at least one, held out; 0: none", later=True
     )
+    resample_groups: bool = setting(False, boolean(), "draw other training groups in every epoch", later=True)
 
 
 LATER_FIELDS = tuple(

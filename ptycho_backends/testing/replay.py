@@ -105,7 +105,7 @@ def replayed_training(
         epoch, rate = len(history) + 1, schedule.learning_rate
         rates = schedule.weight_rates(adam.moving)
         losses = []
-        batches = [plan.gather(indices) for indices in plan.epoch_batches(epoch)]
+        batches = [plan.gather(indices, epoch) for indices in plan.epoch_batches(epoch)]
         for start in range(0, len(batches), execution.accum_steps):
             window = batches[start : start + execution.accum_steps]
             losses += [

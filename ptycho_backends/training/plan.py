@@ -17,12 +17,17 @@ from numpy.typing import NDArray
 from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.builtin_backends import canonical_name
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingConfig, validate, with_side
-from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.errors import ConfigError, GroupingError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.reference.initial_weights import initial_weights, probe_shape
 from ptycho_backends.scans.extent import require_sane_canvas
-from ptycho_backends.scans.grouping import GroupedData, groups_for_inference, groups_for_training
+from ptycho_backends.scans.grouping import (
+    GroupedData,
+    Resampling,
+    groups_for_inference,
+    groups_for_training,
+)
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.values import Batch, TrainedModel
 
@@ -70,12 +75,27 @@ def completed_config(
         raise ConfigError(
             f"gridsize: got {completed.model.gridsize}, but the data are grouped with {data.gridsize}"
         )
+    if completed.resample_groups:
+        _require_resampling_possible(completed, data)
     if completed.model.model_type == "pinn" and not _has_loss(completed):
         raise ConfigError(
             "nll_weight, mae_weight, realspace_weight: all zero, so there is nothing to minimise; "
             "set one of them (realspace_weight together with tv_weight or realspace_mae_weight)"
         )
     return completed
+
+
+def _require_resampling_possible(config: TrainingConfig, data: Scan | GroupedData) -> None:
+    if isinstance(data, GroupedData):
+        raise ConfigError(
+            "resample_groups: got True, but the data are grouped already; give the Scan itself, or leave it False"
+        )
+    positions = min(len(data), config.n_subsample or len(data))
+    if config.model.gridsize > 1 and config.n_groups > positions:
+        raise ConfigError(
+            f"resample_groups: got True with {config.n_groups} groups for {positions} positions; every epoch has "
+            f"other groups, so want n_groups of at most {positions}"
+        )
 
 
 def _has_loss(config: TrainingConfig) -> bool:
@@ -106,6 +126,10 @@ class TrainingPlan:
         Numbers of the groups that train, and of those that are held out.
     start : TrainedModel
         Initial weights, or the model that is resumed with its history and state.
+    resample : callable, optional
+        From an epoch (counted from 1) to the groups of it, as many as `groups` have and like these, of the
+        same scan or another one; the same for the same epoch. Those of `train_indices` train; held out are
+        always those of `groups`. Processes that help need it picklable. None: `groups` in every epoch.
     """
 
     config: TrainingConfig
@@ -113,6 +137,8 @@ class TrainingPlan:
     train_indices: NDArray[np.integer]
     validation_indices: NDArray[np.integer]
     start: TrainedModel
+    resample: Callable[[int], GroupedData] | None = None
+    _latest: dict[int, GroupedData] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def epochs_done(self) -> int:
@@ -153,13 +179,45 @@ class TrainingPlan:
         """Group numbers of each batch of the groups that are held out."""
         return _chunks(self.validation_indices, self.config.batch_size)
 
-    def gather(self, indices: NDArray[np.integer]) -> Batch:
-        """The batch of these groups, with ground truth if the loss needs it."""
-        return self.groups.batch(
+    def epoch_groups(self, epoch: int) -> GroupedData:
+        """The groups that `epoch_batches(epoch)` count in; `groups` for epoch 0. The latest ones are kept.
+
+        Raises
+        ------
+        GroupingError
+            If those that `resample` gives are not like `groups`.
+        """
+        if self.resample is None or epoch == 0:
+            return self.groups
+        groups = self._latest.get(epoch)
+        if groups is None:
+            groups = self.resample(epoch).as_configured(self.config)
+            _require_alike(groups, self.groups, epoch)
+            self._latest.clear()
+            self._latest[epoch] = groups
+        return groups
+
+    def gather(self, indices: NDArray[np.integer], epoch: int = 0) -> Batch:
+        """The batch of these groups of `epoch`, with ground truth if the loss needs it; 0 for those held out."""
+        return self.epoch_groups(epoch).batch(
             indices,
             intensity_scale=self.start.intensity_scale,
             with_truth=needs_truth(self.config),
         )
+
+
+def _require_alike(groups: GroupedData, first: GroupedData, epoch: int) -> None:
+    for what, got, want in (
+        ("groups", len(groups), len(first)),
+        ("pixels along a side", groups.N, first.N),
+        ("positions in a group", groups.nn_indices.shape[1], first.nn_indices.shape[1]),
+        ("probes", groups.probe_count, first.probe_count),
+        ("masked patterns", groups.is_masked, first.is_masked),
+    ):
+        if got != want:
+            raise GroupingError(
+                f"resample: epoch {epoch} has {what}: {got}, want {want} as in the plan's groups"
+            )
 
 
 @dataclass(frozen=True)
@@ -252,7 +310,21 @@ def plan_training(
     train, validation = _split(len(groups), config.validation_share, config.seed)
     scans = groups.parts if groups.probe_count > 1 else (scan,)
     start = new_model(scans, config, backend, groups.probe_gain) if resumed is None else resumed
-    return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
+    start = dataclasses.replace(start, config=config)
+    return TrainingPlan(config, groups, train, validation, start, _resampling(config, groups, train))
+
+
+def _resampling(config: TrainingConfig, groups: GroupedData, train: NDArray[np.integer]) -> Resampling | None:
+    if not config.resample_groups:
+        return None
+    resampling = Resampling(config, groups, train)
+    if resampling.changes_groups:
+        return resampling
+    log.warning(
+        "resample_groups: there are no other groups to draw; want fewer groups than positions, not in sequence, "
+        "or groups of several positions and neighbor_count above gridsize**2"
+    )
+    return None
 
 
 def _require_plan_alone(

@@ -435,5 +435,13 @@ def test_mixed_precision_may_clip_gradients(backend, scan):
     assert np.isfinite(backend.train(scan, config(1), execution=execution).history[0].train_loss)
 
 
+def test_processes_that_gather_have_the_groups_of_the_epoch(backend, scan):
+    given = config(2, n_groups=18, resample_groups=True)
+    gathered = dataclasses.replace(QUIET, num_workers=1, persistent_workers=True)
+    assert same_weights(
+        backend.train(scan, given, execution=gathered), backend.train(scan, given, execution=QUIET)
+    )
+
+
 def test_no_validation_set_is_no_warning(backend, scan):
     assert backend.train(scan, config(1, validation_share=0.0), execution=QUIET).history[0].val_loss is None

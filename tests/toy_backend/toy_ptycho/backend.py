@@ -60,7 +60,8 @@ class ToyBackend(BackendBase):
         while not schedule.should_stop:
             started, epoch, rate = time.perf_counter(), model.epochs_done + 1, schedule.learning_rate
             losses = []
-            for batch in map(plan.gather, plan.epoch_batches(epoch)):
+            for indices in plan.epoch_batches(epoch):
+                batch = plan.gather(indices, epoch)
                 losses.append((reference.loss(config, adam.weights, batch)["total"], len(batch)))
                 adam.train_on(config, batch, rate)
             held_out = [

@@ -29,6 +29,7 @@ from ptycho_backends.scans.grouping import (
     groups_for_training,
 )
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.values import Batch, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ def complete_config(
     backend: str,
     execution: ExecutionConfig | None = None,
 ) -> TrainingConfig:
-    """A validated copy of `config` with `N`, `n_probes` and `backend` filled in; `params.cfg` is filled from it.
+    """A validated copy of `config` with all that the data decide filled in; `params.cfg` is filled from it.
+
+    That is `N`, `n_probes`, `backend`; where they are None, `nphotons` as measured and `n_groups` of one per position;
+    and `neighbor_count` of at least `gridsize**2` where it has its default.
 
     Raises
     ------
@@ -75,6 +79,7 @@ def completed_config(
         raise ConfigError(
             f"gridsize: got {completed.model.gridsize}, but the data are grouped with {data.gridsize}"
         )
+    _fill_in_from_data(completed, data)
     if completed.resample_groups:
         _require_resampling_possible(completed, data)
     if completed.model.model_type == "pinn" and not _has_loss(completed):
@@ -85,13 +90,41 @@ def completed_config(
     return completed
 
 
+def _fill_in_from_data(config: TrainingConfig, data: Scan | GroupedData) -> None:
+    if config.n_groups is None:
+        config.n_groups = len(data)
+        if isinstance(data, Scan) and config.n_subsample is not None:
+            config.n_groups = min(len(data), config.n_subsample)
+    if config.neighbor_count == TrainingConfig.neighbor_count:
+        config.neighbor_count = max(config.neighbor_count, config.model.group_size)
+    if config.nphotons is None:
+        config.nphotons = _measured_photons(data)
+
+
+def _measured_photons(data: Scan | GroupedData) -> float:
+    """Mean photons in the patterns of `data`, with a warning where these are no counts."""
+    scans = (data,) if isinstance(data, Scan) else data.parts or (data.scan,)
+    means = [mean_photons(scan) for scan in scans]
+    if len(scans) == 1:
+        photons = means[0]
+    else:
+        photons = float(np.average(means, weights=[len(scan) for scan in scans]))
+    if not all(map(holds_counts, scans)):
+        log.warning(
+            "nphotons: the patterns are no whole counts (nor roots of counts), so %.4g photons a pattern is a guess; "
+            "give nphotons, or measurement if amplitude and intensity were mistaken",
+            photons,
+        )
+    return photons
+
+
 def _require_resampling_possible(config: TrainingConfig, data: Scan | GroupedData) -> None:
     if isinstance(data, GroupedData):
         raise ConfigError(
             "resample_groups: got True, but the data are grouped already; give the Scan itself, or leave it False"
         )
     positions = min(len(data), config.n_subsample or len(data))
-    if config.model.gridsize > 1 and config.n_groups > positions:
+    if config.model.gridsize > 1 and config.n_groups is not None and config.n_groups > positions:
         raise ConfigError(
             f"resample_groups: got True with {config.n_groups} groups for {positions} positions; every epoch has "
             f"other groups, so want n_groups of at most {positions}"
@@ -358,6 +391,8 @@ def new_model(
     probe = first_probe(scans, config)
     if probe_gain != 1.0:
         probe = (probe * probe_gain).astype(np.complex64)
+    if config.nphotons is None:
+        raise ConfigError("nphotons: got None, want a number > 0, as in a complete configuration")
     scale = probes.intensity_scale(config.nphotons, config.model.N)
     weights = initial_weights(config.model, config.seed, probe=probe, intensity_scale=scale)
     return TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=backend)

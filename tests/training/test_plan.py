@@ -7,7 +7,9 @@ from ptycho_backends.config import InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, GroupingError
 from ptycho_backends.params import params
 from ptycho_backends.scans.grouping import group_scan
+from ptycho_backends.scans.merging import merge_groups
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.statistics import mean_photons
 from ptycho_backends.training import plan as preparation
 
 
@@ -53,6 +55,35 @@ def test_the_configuration_that_was_given_stays_as_it_was():
     assert (completed.model.N, completed.backend) == (64, "torch")
     assert params.cfg["N"] == 64
     assert params.cfg["batch_size"] == 8
+
+
+def test_defaults_come_from_the_data():
+    data = scan()
+    given = TrainingConfig(model=ModelConfig(N=0, gridsize=3))
+    completed = preparation.complete_config(given, data, "torch")
+    assert (given.nphotons, given.n_groups, given.neighbor_count) == (None, None, 4)
+    assert (completed.nphotons, completed.n_groups, completed.neighbor_count) == (mean_photons(data), 41, 9)
+    assert (params.cfg["nphotons"], params.cfg["n_groups"]) == (completed.nphotons, 41)
+    chosen = config(nphotons=7.0, n_groups=5, neighbor_count=6, model=ModelConfig(gridsize=2))
+    kept = preparation.complete_config(chosen, data, "torch")
+    assert (kept.nphotons, kept.n_groups, kept.neighbor_count) == (7.0, 5, 6)
+    assert preparation.complete_config(config(n_subsample=9), data, "torch").n_groups == 9
+    with pytest.raises(GroupingError, match="neighbor_count: got 5"):
+        preparation.plan_training(data, config(model=ModelConfig(gridsize=3), neighbor_count=5), "torch")
+
+
+def test_measured_photons_of_several_scans_and_of_what_are_no_counts(caplog):
+    bright = Scan(*np.random.default_rng(1).uniform(0, 50, (2, 10)), np.full((10, 64, 64), 4, np.uint16))
+    groups = merge_groups([group_scan(scan()), group_scan(bright)])
+    completed = preparation.complete_config(config(), groups, "torch")
+    assert completed.n_groups == 51
+    assert completed.nphotons == pytest.approx(mean_photons(groups.scan))
+    assert "no whole counts" not in caplog.text
+    fractions = dataclasses.replace(
+        bright, patterns=bright.patterns * np.float32(0.3), measurement="intensity"
+    )
+    preparation.complete_config(config(), fractions, "torch")
+    assert "no whole counts (nor roots of counts), so 4915 photons a pattern is a guess" in caplog.text
 
 
 def test_a_single_group_trains_and_none_validates():

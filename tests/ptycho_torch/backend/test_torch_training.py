@@ -327,7 +327,7 @@ def test_archive_round_trip_keeps_every_bit(backend, scan, uninterrupted, tmp_pa
     ("change", "error", "message"),
     [
         ({"nll_weight": 0.0}, ConfigError, "nothing to minimise"),
-        ({"model": {"gridsize": 2}}, GroupingError, "512 groups for 36 positions"),
+        ({"model": {"gridsize": 2}, "n_groups": 512}, GroupingError, "512 groups for 36 positions"),
         ({"model": {"gridsize": 7}, "n_groups": 36, "neighbor_count": 49}, GroupingError, "want at least 49"),
     ],
 )

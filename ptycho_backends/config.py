@@ -335,7 +335,15 @@ class RefinementConfig(_CheckedConfig):
     seed: int = setting(0, integer(0), "of the batches and of the pixels held out")
 
 
-SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage", "Cosine")
+SCHEDULERS = (
+    "Default",
+    "Exponential",
+    "WarmupCosine",
+    "ReduceLROnPlateau",
+    "MultiStage",
+    "Cosine",
+    "OneCycle",
+)
 
 ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD = "encoder_bottom", "encoder_top", "decoder", "phase_head"
 PARTS = (ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD)

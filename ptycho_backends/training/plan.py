@@ -203,6 +203,11 @@ class TrainingPlan:
             params.cfg[bridge.legacy_name(name)] = str(value) if isinstance(value, Path) else value
         return dataclasses.replace(self, config=config, start=dataclasses.replace(self.start, config=config))
 
+    @property
+    def batches_an_epoch(self) -> int:
+        """Number of `epoch_batches`."""
+        return -(-len(self.train_indices) // self.config.batch_size)
+
     def epoch_batches(self, epoch: int) -> list[NDArray[np.integer]]:
         """Group numbers of each batch of `epoch` (counted from 1), in order; the last may be short."""
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_indices)

@@ -93,7 +93,7 @@ def network_rates(device: str) -> dict[str, float]:
 def rates_of(side: int, gridsize: int, precision: str, device: str) -> dict[str, float]:
     backend = get_backend("torch")
     scan = simulate_star(side, 512 if device == "cuda" else 64, n_photons=1e6)
-    config = TrainingConfig(model=ModelConfig(N=side, gridsize=gridsize, n_filters_scale=2))
+    config = TrainingConfig(model=ModelConfig(N=side, gridsize=gridsize, n_filters_scale=2), nphotons=1e9)
     groups = group_scan(scan, gridsize=gridsize)
     model = new_model(scan, config, "torch")
     execution = ExecutionConfig(

@@ -170,7 +170,7 @@ def free_memory() -> int:
 
 @pytest.fixture
 def model():
-    return new_model(None, TrainingConfig(model=ModelConfig(N=64, n_filters_scale=1)), "torch")
+    return new_model(None, TrainingConfig(model=ModelConfig(N=64, n_filters_scale=1), nphotons=1e9), "torch")
 
 
 def test_save_archive(benchmark, model, tmp_path):

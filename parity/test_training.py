@@ -16,6 +16,7 @@ from ptycho_backends.testing.agreement import (
     step_deviation,
 )
 from ptycho_backends.testing.measurements import DOUBLE, require_agreement
+from ptycho_backends.testing.replay import replayed_training
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 from ptycho_backends.training.plan import plan_training
 
@@ -50,6 +51,26 @@ def test_learning_rates(backends, schedule):
     assert len(rates[0]) == 4
     for other in rates[1:]:
         assert other == rates[0]
+
+
+@pytest.mark.parametrize("accum_steps", [1, 2])
+def test_a_rate_for_every_step(pair, accum_steps):
+    """As replayed in NumPy; stopped within the second epoch, then here or there, the same."""
+    scan = SCANS[0].scan()
+    config = dataclasses.replace(SCANS[0].config, nepochs=2, n_groups=11, batch_size=2)
+    execution = dataclasses.replace(DOUBLE, scheduler="OneCycle", learning_rate=2e-3, accum_steps=accum_steps)
+    for first in pair.values():
+        plan = plan_training(scan, config, first.name)
+        want, _ = replayed_training(first, plan, execution)
+        whole = first.train(scan, config, execution=execution)
+        error, where = step_deviation(whole.weights, want, plan.start.weights)
+        assert_within(f"{first.name}: weights", error, "training, float64", where)
+        start = stopped_after(5 + 2, first, scan, config, execution=execution)
+        assert start.training_state.batches_done == 2
+        for other in pair.values():
+            resumed = other.train(scan, config, execution=execution, resume_from=start)
+            error, where = step_deviation(resumed.weights, want, plan.start.weights)
+            assert_within(f"{first.name}, then {other.name}: weights", error, "training, float64", where)
 
 
 def one_step(scan):
@@ -97,6 +118,24 @@ def test_fine_tuning_goes_on_elsewhere(pair):
             # the hand-over rounds the weights to float32
             error, where = step_deviation(resumed.weights, whole.weights, origin)
             assert_within(f"{subject}: weights", error, "training, float64", where)
+
+
+def test_groups_of_every_epoch_go_on_elsewhere(pair):
+    """Other groups in each epoch: stopped within the second, then here or there, the same."""
+    scan = SCANS[2].scan()
+    config = dataclasses.replace(SCANS[2].config, resample_groups=True, n_groups=6, batch_size=2, nepochs=2)
+    one = next(iter(pair.values()))
+    fixed = one.train(scan, dataclasses.replace(config, resample_groups=False), execution=DOUBLE)
+    whole = one.train(scan, config, execution=DOUBLE)
+    origin = plan_training(scan, config, one.name).start.weights
+    assert step_deviation(fixed.weights, whole.weights, origin)[0] > 1e-2
+    for first in pair.values():
+        start = stopped_after(3 + 1, first, scan, config, execution=DOUBLE)
+        assert start.training_state.batches_done == 1
+        for other in pair.values():
+            resumed = other.train(scan, config, execution=DOUBLE, resume_from=start)
+            error, where = step_deviation(resumed.weights, whole.weights, origin)
+            assert_within(f"{first.name}, then {other.name}: weights", error, "training, float64", where)
 
 
 @pytest.mark.parametrize(("scan", "accum_steps"), [(SCANS[0], 1), (SCANS[0], 2), (SCANS[1], 1)], ids=repr)

@@ -154,7 +154,7 @@ class BackendBase(abc.ABC):
         Default: an iterator of `Batch` for each epoch, `batches(plan, execution)(epoch)`.
         """
         count = execution.prefetch_factor or DEFAULT_PREFETCH
-        return lambda epoch: ahead(map(plan.gather, plan.epoch_batches(epoch)), count)
+        return lambda epoch: ahead((plan.gather(part, epoch) for part in plan.epoch_batches(epoch)), count)
 
     def object_patches(
         self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig

@@ -258,16 +258,22 @@ class TrainingConfig(_CheckedConfig):
     nll_weight: float = setting(1.0, number(0, 1), "weight of the Poisson negative log-likelihood")
     realspace_mae_weight: float = setting(0.0, number(0), "within the real-space loss: error of the object")
     realspace_weight: float = setting(0.0, number(0), "weight of the real-space loss")
-    nphotons: float = setting(
-        1e9, number(0, exclusive=True), "mean photons in a pattern; sets the intensity scale"
+    nphotons: float | None = setting(
+        None,
+        optional(number(0, exclusive=True)),
+        "mean photons in a pattern, which sets the intensity scale; None: measured on the scan",
     )
-    n_groups: int = setting(512, integer(1), "groups to form from the scan")
+    n_groups: int | None = setting(
+        None, optional(integer(1)), "groups to form from the scan; None: one per position"
+    )
     n_images: int | None = setting(None, optional(integer(1)), "deprecated name of n_groups")
     n_subsample: int | None = setting(None, optional(integer(1)), "positions to keep before grouping")
     subsample_seed: int | None = setting(
         None, optional(integer(0)), "seed of the subsample and the groups; None: seed"
     )
-    neighbor_count: int = setting(4, integer(1), "nearest neighbours from which a group is chosen")
+    neighbor_count: int = setting(
+        4, integer(1), "nearest neighbours from which a group is chosen; 4: at least gridsize**2"
+    )
     enable_oversampling: bool = setting(False, boolean(), "allow more groups than positions")
     neighbor_pool_size: int | None = setting(
         None, optional(integer(1)), "replaces neighbor_count when oversampling"
@@ -307,6 +313,7 @@ class TrainingConfig(_CheckedConfig):
     validation_share: float = setting(
         0.05, fraction(zero=True), "fraction of the groups, at least one, held out; 0: none", later=True
     )
+    resample_groups: bool = setting(False, boolean(), "draw other training groups in every epoch", later=True)
 
 
 LATER_FIELDS = tuple(
@@ -365,7 +372,15 @@ class RefinementConfig(_CheckedConfig):
     seed: int = setting(0, integer(0), "of the batches and of the pixels held out")
 
 
-SCHEDULERS = ("Default", "Exponential", "WarmupCosine", "ReduceLROnPlateau", "MultiStage", "Cosine")
+SCHEDULERS = (
+    "Default",
+    "Exponential",
+    "WarmupCosine",
+    "ReduceLROnPlateau",
+    "MultiStage",
+    "Cosine",
+    "OneCycle",
+)
 
 ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD = "encoder_bottom", "encoder_top", "decoder", "phase_head"
 PARTS = (ENCODER_BOTTOM, ENCODER_TOP, DECODER, PHASE_HEAD)

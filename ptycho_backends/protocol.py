@@ -56,7 +56,7 @@ class Backend(Protocol):
     def complete_config(
         self, config: TrainingConfig, data: "Scan | GroupedData", execution: ExecutionConfig | None = None
     ) -> TrainingConfig:
-        """A validated copy of `config` with `N` and `backend` filled in.
+        """A validated copy of `config` with `backend` and all that the data decide filled in.
 
         Raises `ConfigError` for settings that are invalid, or impossible on this framework. `params.cfg` is
         filled from the result (rule CONFIG-001).

@@ -53,7 +53,7 @@ from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.scans.simulate import focused_probe, siemens_star, simulate_star, simulate_target
 from ptycho_backends.scans.statistics import holds_counts as holds_counts
-from ptycho_backends.scans.statistics import mean_photons
+from ptycho_backends.scans.statistics import mean_photons as mean_photons
 from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
 from ptycho_backends.training import checkpoints
 from ptycho_backends.training.launch import is_first_process
@@ -532,8 +532,6 @@ def demo(
         model=ModelConfig(N=DEMO_N, gridsize=1, n_filters_scale=1),
         nepochs=epochs,
         batch_size=DEMO_BATCH,
-        nphotons=mean_photons(scan),
-        n_groups=positions,
         seed=seed,
         backend=chosen.name,
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from ptycho_backends import config as neutral
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.params.bridge import LEGACY_DEFAULTS
 from ptycho_backends.scans.neighbours import NeighbourChoice
 from ptycho_backends.values import TrainedModel
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
@@ -140,6 +141,7 @@ def to_training_config(
         "nll_weight": float(likelihood),
         "mae_weight": float(not likelihood),
         "nphotons": photons,
+        "n_groups": LEGACY_DEFAULTS["n_groups"],
         "neighbor_count": max(data.K, data.C),
         "intensity_scale_trainable": network.intensity_scale_trainable,
         "amplitude_variance_coeff": variance,

@@ -107,17 +107,17 @@ def find_learning_rate(
     before = {name: value.detach().clone() for name, value in module.state_dict().items()}
     with torch.no_grad():
         # the loss differs more between batches than between steps, so each batch is compared with itself
-        untrained = [float(_loss(module, data, indices)) for indices in batches]
+        untrained = [float(_loss(module, data, *batch)) for batch in batches]
     rates: list[float] = []
     changes: list[float] = []
     mean = 0.0
     try:
         optimizer = adam(module.model, smallest)
-        for step, indices in enumerate(batches):
+        for step, batch in enumerate(batches):
             rate = smallest * (largest / smallest) ** (step / (steps - 1))
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-            loss = _loss(module, data, indices)
+            loss = _loss(module, data, *batch)
             loss.backward()
             optimizer.step()
             mean = (1 - SMOOTHING) * mean + SMOOTHING * (float(loss.detach()) - untrained[step])
@@ -131,14 +131,14 @@ def find_learning_rate(
     return LearningRates(tuple(rates), tuple(changes), _steepest(rates, changes))
 
 
-def _training_batches(data: PtychoDataModule) -> Iterator[NDArray[np.integer]]:
-    """Group numbers of the training batches of one epoch after the other, without end."""
+def _training_batches(data: PtychoDataModule) -> Iterator[tuple[int, NDArray[np.integer]]]:
+    """Epoch and group numbers of the training batches of one epoch after the other, without end."""
     for epoch in itertools.count(1):
-        yield from data.plan.epoch_batches(epoch)
+        yield from ((epoch, batch) for batch in data.plan.epoch_batches(epoch))
 
 
-def _loss(module: PtychoModule, data: PtychoDataModule, indices: NDArray[np.integer]) -> Tensor:
-    batch = tensors_from_batch(data.plan.gather(indices))
+def _loss(module: PtychoModule, data: PtychoDataModule, epoch: int, indices: NDArray[np.integer]) -> Tensor:
+    batch = tensors_from_batch(data.plan.gather(indices, epoch))
     tensors = {name: tensor.to(module.device) for name, tensor in batch.items()}
     return module.model.loss_terms(module.config, tensors, module.intensity_scale)["total"]
 

@@ -53,7 +53,12 @@ def test_defaults_of_the_specification() -> None:
         True,
     )
     training = TrainingConfig()
-    assert (training.batch_size, training.nepochs, training.nphotons, training.n_groups) == (16, 50, 1e9, 512)
+    assert (training.batch_size, training.nepochs, training.nphotons, training.n_groups) == (
+        16,
+        50,
+        None,
+        None,
+    )
     assert training.output_dir == Path("training_outputs")
     assert (training.intensity_scale_trainable, training.probe_trainable) == (True, False)
     inference = InferenceConfig()

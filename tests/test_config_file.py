@@ -92,7 +92,10 @@ def test_a_saved_file_teaches_and_is_plain_yaml(tmp_path: Path) -> None:
     path = save_config(TrainingConfig(), tmp_path / "config.yaml")
     lines = path.read_text().splitlines()
     assert "  gridsize: 1  # a group holds gridsize**2 neighbouring positions" in lines
-    assert "nphotons: 1000000000.0  # mean photons in a pattern; sets the intensity scale" in lines
+    assert (
+        "nphotons: null  # mean photons in a pattern, which sets the intensity scale; None: measured on the scan"
+        in lines
+    )
     assert not [line for line in lines if line.startswith("n_images")]
     plain = yaml.safe_load(path.read_text())
     assert plain["model"]["N"] == 64

@@ -225,7 +225,7 @@ def test_a_checkpoint_goes_before_the_archive(tmp_path):
     [
         ({}, {"nll_weight": 0.0}, ConfigError),
         ({}, {"model": ModelConfig(N=128)}, ConfigError),
-        ({}, {"model": ModelConfig(gridsize=3)}, GroupingError),
+        ({}, {"model": ModelConfig(gridsize=3), "neighbor_count": 5}, GroupingError),
         ({}, {"model": ModelConfig(gridsize=2), "n_groups": 61}, GroupingError),
         (UNKNOWN, {"model": ModelConfig(model_type="supervised")}, ScanError),
         ({"patterns": np.zeros((60, 64, 64))}, {}, ScanError),

@@ -1,7 +1,6 @@
 """From the command line to configurations and plans: the YAML file first, then the options that were given."""
 
 import dataclasses
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,14 +28,11 @@ from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.merging import groups_of_scans
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_mask, load_scan
-from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.training.launch import launched
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
 from ptycho_backends.values import TrainedModel
 from ptycho_backends.workflows import resumable_file
-
-log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 AUTO = "auto"
@@ -111,43 +107,20 @@ def training_job(
         base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
         if resume is not None and resume.is_dir() and training.get("output_dir") is None:
             training = training | {"output_dir": resume}
-    config = _training_config(scans, base or TrainingConfig(), named, model, training, say)
+    config = _training_config(base or TrainingConfig(), named, model, training)
     config.train_data_file, config.backend = path, chosen.name
     return TrainingJob(scans, config, chosen, resumed)
 
 
-def _training_config(
-    scans: Sequence[Scan], base: TrainingConfig, named: set[str], model: Given, training: Given, say: Say
-) -> TrainingConfig:
-    """`base` with the options given; fields that neither names come from the scans."""
+def _training_config(base: TrainingConfig, named: set[str], model: Given, training: Given) -> TrainingConfig:
+    """`base` with the options given; the side of the patterns, where neither names it, comes from the scans."""
     model, training = _only_given(model), _only_given(training)
     if "N" not in named:
         model["N"] = 0
-    if "nphotons" not in named and "nphotons" not in training:
-        training["nphotons"] = _measured_photons(scans, say)
-    if "n_groups" not in named and "n_groups" not in training:
-        training["n_groups"] = sum(len(scan) for scan in scans)
     inner, inner_problems = from_values(ModelConfig, vars(base.model) | model)
     config, problems = from_values(TrainingConfig, vars(base) | training | {"model": inner})
     raise_if_any("settings", [*inner_problems, *(p for p in problems if not p.startswith("model."))])
-    # a group of more than the default four positions needs as many neighbours to choose from
-    if "neighbor_count" not in named:
-        config.neighbor_count = max(config.neighbor_count, config.model.group_size)
     return config
-
-
-def _measured_photons(scans: Sequence[Scan], say: Say) -> float:
-    counts = [len(scan) for scan in scans]
-    photons = float(np.average([mean_photons(scan) for scan in scans], weights=counts))
-    whose = "the scan's" if len(scans) == 1 else f"the {len(scans)} scans'"
-    say(f"nphotons: {photons:.4g}, the mean counts of {whose} patterns")
-    if not all(holds_counts(scan) for scan in scans):
-        log.warning(
-            "nphotons: the patterns are no whole counts (nor roots of counts), so %.4g photons a pattern "
-            "is a guess; give --nphotons, or --measurement if amplitude and intensity were mistaken",
-            photons,
-        )
-    return photons
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +177,9 @@ def training_plan(
             "one process, and give them that number"
         )
     plan = plan_for(job.backend, job.data, job.config, execution, job.resumed)
+    if job.config.nphotons is None:
+        whose = "the scan's" if len(job.scans) == 1 else f"the {len(job.scans)} scans'"
+        say(f"nphotons: {plan.config.nphotons:.4g}, the mean counts of {whose} patterns")
     if batch_size != AUTO:
         return plan
     size = training_batch_size(job.backend, plan, execution)

@@ -25,6 +25,7 @@ from ptycho_backends.legacy import model_manager
 from ptycho_backends.legacy.framework_choice import DEFAULTS, training_backend
 from ptycho_backends.legacy.raw_data import RawData
 from ptycho_backends.params import params
+from ptycho_backends.params.bridge import LEGACY_DEFAULTS
 from ptycho_backends.protocol import Backend
 from ptycho_backends.refinement.environment import refined_if_wanted
 from ptycho_backends.registry import get_backend
@@ -136,7 +137,7 @@ def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
 
     `n_groups`, `neighbor_count` and `n_probe_modes`, where they equal their defaults and so were not chosen, become
     as many groups as there are positions, enough neighbours to form a group, and the number of modes that `raw`
-    has. `N=0` is left to the plan.
+    has. `nphotons` is PtychoPINN's 1e9 where it is None. `N=0` is left to the plan.
 
     Raises
     ------
@@ -151,7 +152,9 @@ def filled_in(config: TrainingConfig, raw: RawData) -> TrainingConfig:
         raise ConfigError(
             "positions_provided: got False, want True; a scan always has positions, and they count"
         )
-    if completed.n_groups == DEFAULTS["n_groups"]:
+    if completed.nphotons is None:
+        completed.nphotons = LEGACY_DEFAULTS["nphotons"]
+    if completed.n_groups in (None, LEGACY_DEFAULTS["n_groups"]):
         positions = len(raw)
         kept = positions if completed.n_subsample is None else min(completed.n_subsample, positions)
         completed.n_groups = kept

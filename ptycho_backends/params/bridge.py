@@ -7,6 +7,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ LEGACY_NAMES = {
 }
 """Fields whose key in `params.cfg` is spelt differently; every other field is its own key."""
 
+LEGACY_DEFAULTS: Mapping[str, float | int] = MappingProxyType({"nphotons": 1e9, "n_groups": 512})
+"""PtychoPINN's defaults of training fields that are None here until the data are seen."""
+
 # The legacy package has known one architecture only for most of its life, so its dictionaries may lack it,
 # and the fields of another one.
 OPTIONAL_MODEL_FIELDS = frozenset({"architecture", *ATTENTION_FIELDS, *LATER_MODEL_FIELDS})
@@ -54,7 +58,8 @@ def dataclass_to_legacy_dict(config: ModelConfig | TrainingConfig | InferenceCon
     Parameters
     ----------
     config : ModelConfig, TrainingConfig or InferenceConfig
-        Unchanged. `N=0` (from the data) is passed on as it is; `n_images` becomes `n_groups`.
+        Unchanged. `N=0` (from the data) is passed on as it is; `n_images` becomes `n_groups`. Training fields that
+        are None have the `LEGACY_DEFAULTS`.
 
     Returns
     -------
@@ -80,6 +85,8 @@ def dataclass_to_legacy_dict(config: ModelConfig | TrainingConfig | InferenceCon
         value = getattr(checked, field.name)
         if isinstance(checked, ModelConfig) and field.name in LATER_MODEL_FIELDS and value == field.default:
             continue
+        if value is None and isinstance(checked, TrainingConfig):
+            value = LEGACY_DEFAULTS.get(field.name)
         if isinstance(value, ModelConfig):
             flat |= dataclass_to_legacy_dict(value)
         elif field.name == "backend":
@@ -121,7 +128,7 @@ def training_config_from_legacy_dict(cfg: Mapping[str, Any]) -> TrainingConfig:
     ----------
     cfg : mapping
         Unchanged. Keys that are no field of `TrainingConfig` or `ModelConfig` are ignored. A training
-        key that is absent takes the field's default; one that shapes the model must be there.
+        key that is absent takes PtychoPINN's default; one that shapes the model must be there.
 
     Raises
     ------
@@ -135,6 +142,9 @@ def training_config_from_legacy_dict(cfg: Mapping[str, Any]) -> TrainingConfig:
     elif training_values.get("n_images") is not None:
         # an old dictionary is nobody's deprecated call, so it is translated without a warning
         training_values["n_groups"] = training_values.pop("n_images")
+    training_values |= {
+        name: default for name, default in LEGACY_DEFAULTS.items() if training_values.get(name) is None
+    }
     model, model_problems = from_values(ModelConfig, model_values)
     training, training_problems = from_values(TrainingConfig, training_values)
     problems = [

@@ -7,7 +7,7 @@ A group is a row of indices; patterns are gathered from the scan when a batch as
 import itertools
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,9 @@ MAX_LISTED_SUBSETS = 10_000
 
 # Seeds whose neighbours are looked up at once: a few MB.
 CHUNK_SEEDS = 1 << 16
+
+# Stream of the random numbers that form the groups of an epoch; the order of its batches has another one.
+RESAMPLING_STREAM = 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -312,9 +315,7 @@ def group_scan(
     docs/model.md, section 2.
     """
     generator = np.random.default_rng(seed)
-    available = np.arange(len(scan))
-    if n_subsample is not None and n_subsample < len(scan):
-        available = np.sort(generator.choice(len(scan), n_subsample, replace=False))
+    available, order = _available_and_order(len(scan), n_subsample, sequential_sampling, generator)
     count, size = len(available), gridsize**2
     wanted = count if n_groups is None else n_groups
     oversampled = wanted > count and gridsize > 1
@@ -326,21 +327,44 @@ def group_scan(
         wanted = count
 
     if not oversampled:
-        order = np.arange(count) if sequential_sampling else generator.permutation(count)
-        seeds = order[:wanted]
-        if gridsize == 1:
-            return GroupedData(scan, available[seeds][:, None])
-        neighbours = nearest(scan.scan_positions_px[available], seeds, pool)
-        return GroupedData(scan, available[_choose(neighbours, size, generator)])
+        return GroupedData(scan, _groups_around(scan, available, order[:wanted], size, pool, generator))
 
     positions = scan.scan_positions_px[available]
     rounds = -(-wanted // count)
-    order = np.arange(count) if sequential_sampling else generator.permutation(count)
     neighbours = nearest(positions, order, pool)
     subsets = _different_subsets(count, neighbours.shape[1], size, rounds, generator)
     members = np.take_along_axis(neighbours[:, None, :], subsets, axis=2)  # (count, rounds, C)
     members = members.transpose(1, 0, 2).reshape(rounds * count, size)[:wanted]
     return GroupedData(scan, available[members])
+
+
+def _available_and_order(
+    count: int, n_subsample: int | None, sequential: bool, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The positions kept, of `count`; and their numbers among these, in the order in which they become seeds."""
+    available = np.arange(count)
+    if n_subsample is not None and n_subsample < count:
+        available = np.sort(generator.choice(count, n_subsample, replace=False))
+    return available, _order(len(available), sequential, generator)
+
+
+def _order(count: int, sequential: bool, generator: np.random.Generator) -> NDArray[np.int64]:
+    return np.arange(count) if sequential else generator.permutation(count)
+
+
+def _groups_around(
+    scan: Scan,
+    available: NDArray[np.int64],
+    seeds: NDArray[np.int64],
+    size: int,
+    pool: int,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """(len(seeds), size) positions of a group around each of `seeds`, which count in `available`."""
+    if size == 1:
+        return available[seeds][:, None]
+    neighbours = nearest(scan.scan_positions_px[available], seeds, pool)
+    return available[_choose(neighbours, size, generator)]
 
 
 def _check_groups_possible(
@@ -440,11 +464,62 @@ def groups_for_training(scan: Scan, config: TrainingConfig) -> GroupedData:
         n_groups=config.n_groups,
         neighbor_count=config.neighbor_count,
         sequential_sampling=config.sequential_sampling,
-        seed=config.seed if config.subsample_seed is None else config.subsample_seed,
+        seed=_sampling_seed(config),
         n_subsample=config.n_subsample,
         enable_oversampling=config.enable_oversampling,
         neighbor_pool_size=config.neighbor_pool_size,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Other training groups in every epoch, drawn as `groups_for_training` draws them; the rest stay.
+
+    The seed position of a group that is held out is that of no training group. Which positions `n_subsample` keeps
+    does not change.
+
+    Attributes
+    ----------
+    config : TrainingConfig
+        Complete; not more groups than positions.
+    groups : GroupedData
+        Of `groups_for_training`.
+    training : (T,) integer array
+        Numbers of the groups that train.
+    """
+
+    config: TrainingConfig
+    groups: GroupedData
+    training: NDArray[np.integer]
+
+    @property
+    def changes_groups(self) -> bool:
+        """False where every epoch would have the same groups."""
+        config, size = self.config, self.config.model.group_size
+        others_to_choose = size > 1 and config.neighbor_count > size
+        kept = min(len(self.groups.scan), config.n_subsample or len(self.groups.scan))
+        return others_to_choose or (len(self.groups) < kept and not config.sequential_sampling)
+
+    def __call__(self, epoch: int) -> GroupedData:
+        """The groups of `epoch`, the same for the same seed."""
+        config, scan = self.config, self.groups.scan
+        sequential, seed = config.sequential_sampling, _sampling_seed(config)
+        available, first = _available_and_order(
+            len(scan), config.n_subsample, sequential, np.random.default_rng(seed)
+        )
+        held_out = np.delete(first[: len(self.groups)], self.training)
+        generator = np.random.default_rng([seed, epoch, RESAMPLING_STREAM])
+        order = _order(len(available), sequential, generator)
+        seeds = order[~np.isin(order, held_out)][: len(self.training)]
+        members = self.groups.nn_indices.copy()
+        members[self.training] = _groups_around(
+            scan, available, seeds, config.model.group_size, config.neighbor_count, generator
+        )
+        return replace(self.groups, nn_indices=members)
+
+
+def _sampling_seed(config: TrainingConfig) -> int:
+    return config.seed if config.subsample_seed is None else config.subsample_seed
 
 
 def groups_for_inference(scan: Scan, config: InferenceConfig) -> GroupedData:

@@ -42,7 +42,9 @@ def groups_of_scans(scans: Sequence[Scan], config: TrainingConfig) -> GroupedDat
     if len({scan.measurement for scan in scans}) > 1:
         scans = [_with_amplitudes(scan) for scan in scans]
     counts = [len(scan) for scan in scans]
-    groups = _shares(config.n_groups, counts)
+    groups: Sequence[int | None] = [None] * len(scans)
+    if config.n_groups is not None:
+        groups = _shares(config.n_groups, counts)
     kept = None if config.n_subsample is None else _shares(config.n_subsample, counts)
     return merge_groups(
         [

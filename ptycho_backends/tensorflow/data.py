@@ -34,13 +34,13 @@ class PtychoData:
 
         The first `skipped` are left out: those that have trained before an interrupt.
         """
-        return self._dataset(self.plan.epoch_batches(epoch)[skipped:])
+        return self._dataset(self.plan.epoch_batches(epoch)[skipped:], epoch)
 
     def validation_batches(self) -> tf.data.Dataset:
         """The batches of the validation set; none where there are too few groups to hold any out."""
-        return self._dataset(self.plan.validation_batches())
+        return self._dataset(self.plan.validation_batches(), epoch=0)
 
-    def _dataset(self, batches: list[NDArray]) -> tf.data.Dataset:
+    def _dataset(self, batches: list[NDArray], epoch: int) -> tf.data.Dataset:
         # a batch for each device at a time
         steps = [
             np.concatenate(batches[first : first + self._devices])
@@ -54,7 +54,7 @@ class PtychoData:
                 own = self._processes.shard(len(indices))
                 first = min(own.start, len(indices) - 1)
                 arrays: dict[str, Any] = arrays_from_batch(
-                    self.plan.gather(indices[first : max(own.stop, first + 1)])
+                    self.plan.gather(indices[first : max(own.stop, first + 1)], epoch)
                 )
                 yield arrays | {SHARD_SIZES: (len(own), len(indices))} if several else arrays
 

@@ -54,13 +54,14 @@ class PtychoModule(EpochCounter):
             sharded=several_processes,
         )
         self._compiled_loss = self._compiled(self._loss, self._signature)
+        self.epoch_batches = plan.batches_an_epoch
         self._rates: dict[str, tf.Tensor] = {}
         self._moving: list[str] = []
         self._set_rates()
 
     def _set_rates(self) -> None:
-        """Set the epoch's learning rate of each part that moves in it, and compile the steps for these."""
-        rates = self.schedule.rates
+        """Set the next step's learning rate of each part that moves, and compile the steps for these."""
+        rates = self.rates
         self._rates = {part: tf.constant(rate, tf.float64) for part, rate in rates.items()}
         moving = [name for name in self._trainable if self._parts[name] in rates]
         if moving == self._moving:
@@ -87,6 +88,8 @@ class PtychoModule(EpochCounter):
 
     def training_step(self, batch: TensorBatch, *, last_of_epoch: bool) -> tf.Tensor:
         """Train on `batch`; the optimiser steps after every `accum_steps` batches and after the last one."""
+        if self.between_steps and self.schedule.changes_within_epoch:
+            self._set_rates()
         if self._accum_steps == 1:
             total = self._compiled_step(batch, self._rates)
         else:

@@ -103,11 +103,11 @@ def replayed_training(
     history: list[EpochRecord] = []
     while not schedule.should_stop:
         epoch, rate = len(history) + 1, schedule.learning_rate
-        rates = schedule.weight_rates(adam.moving)
         losses = []
-        batches = [plan.gather(indices) for indices in plan.epoch_batches(epoch)]
+        batches = [plan.gather(indices, epoch) for indices in plan.epoch_batches(epoch)]
         for start in range(0, len(batches), execution.accum_steps):
             window = batches[start : start + execution.accum_steps]
+            rates = schedule.weight_rates(adam.moving, start, len(batches))
             losses += [
                 (backend.loss(config, adam.weights, batch, execution=execution)["total"], len(batch))
                 for batch in window

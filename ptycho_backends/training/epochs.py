@@ -1,5 +1,6 @@
 """Counts and history of a training run, epoch by epoch, on any backend."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,12 @@ class EpochCounter:
     epochs_done : int
     batches_done : int
         Of the epoch that has begun.
+    epoch_batches : int
+        Of each epoch.
     """
+
+    # until it is known, rates are those of an epoch's first step
+    epoch_batches: float = math.inf
 
     def start_from(self, start: TrainedModel, execution: ExecutionConfig) -> None:
         """Take the counts of `start`; those of its resume state, if it has one."""
@@ -42,6 +48,11 @@ class EpochCounter:
         self._epoch_started = time.perf_counter()
         self._groups = self.batches_done * self.config.batch_size
         return self.batches_done == 0
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """`{part: rate}` of the parts that move in the step that comes next."""
+        return self.schedule.rates_at(self.batches_done, self.epoch_batches)
 
     def count_batches(self, batches: int, groups: int) -> None:
         """Count `batches` of the epoch, which have `groups` groups together."""

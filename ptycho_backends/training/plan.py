@@ -17,13 +17,19 @@ from numpy.typing import NDArray
 from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.builtin_backends import canonical_name
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, TrainingConfig, validate, with_side
-from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.errors import ConfigError, GroupingError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.reference.initial_weights import initial_weights, probe_shape
 from ptycho_backends.scans.extent import require_sane_canvas
-from ptycho_backends.scans.grouping import GroupedData, groups_for_inference, groups_for_training
+from ptycho_backends.scans.grouping import (
+    GroupedData,
+    Resampling,
+    groups_for_inference,
+    groups_for_training,
+)
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.values import Batch, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -42,7 +48,10 @@ def complete_config(
     backend: str,
     execution: ExecutionConfig | None = None,
 ) -> TrainingConfig:
-    """A validated copy of `config` with `N`, `n_probes` and `backend` filled in; `params.cfg` is filled from it.
+    """A validated copy of `config` with all that the data decide filled in; `params.cfg` is filled from it.
+
+    That is `N`, `n_probes`, `backend`; where they are None, `nphotons` as measured and `n_groups` of one per position;
+    and `neighbor_count` of at least `gridsize**2` where it has its default.
 
     Raises
     ------
@@ -70,12 +79,56 @@ def completed_config(
         raise ConfigError(
             f"gridsize: got {completed.model.gridsize}, but the data are grouped with {data.gridsize}"
         )
+    _fill_in_from_data(completed, data)
+    if completed.resample_groups:
+        _require_resampling_possible(completed, data)
     if completed.model.model_type == "pinn" and not _has_loss(completed):
         raise ConfigError(
             "nll_weight, mae_weight, realspace_weight: all zero, so there is nothing to minimise; "
             "set one of them (realspace_weight together with tv_weight or realspace_mae_weight)"
         )
     return completed
+
+
+def _fill_in_from_data(config: TrainingConfig, data: Scan | GroupedData) -> None:
+    if config.n_groups is None:
+        config.n_groups = len(data)
+        if isinstance(data, Scan) and config.n_subsample is not None:
+            config.n_groups = min(len(data), config.n_subsample)
+    if config.neighbor_count == TrainingConfig.neighbor_count:
+        config.neighbor_count = max(config.neighbor_count, config.model.group_size)
+    if config.nphotons is None:
+        config.nphotons = _measured_photons(data)
+
+
+def _measured_photons(data: Scan | GroupedData) -> float:
+    """Mean photons in the patterns of `data`, with a warning where these are no counts."""
+    scans = (data,) if isinstance(data, Scan) else data.parts or (data.scan,)
+    means = [mean_photons(scan) for scan in scans]
+    if len(scans) == 1:
+        photons = means[0]
+    else:
+        photons = float(np.average(means, weights=[len(scan) for scan in scans]))
+    if not all(map(holds_counts, scans)):
+        log.warning(
+            "nphotons: the patterns are no whole counts (nor roots of counts), so %.4g photons a pattern is a guess; "
+            "give nphotons, or measurement if amplitude and intensity were mistaken",
+            photons,
+        )
+    return photons
+
+
+def _require_resampling_possible(config: TrainingConfig, data: Scan | GroupedData) -> None:
+    if isinstance(data, GroupedData):
+        raise ConfigError(
+            "resample_groups: got True, but the data are grouped already; give the Scan itself, or leave it False"
+        )
+    positions = min(len(data), config.n_subsample or len(data))
+    if config.model.gridsize > 1 and config.n_groups is not None and config.n_groups > positions:
+        raise ConfigError(
+            f"resample_groups: got True with {config.n_groups} groups for {positions} positions; every epoch has "
+            f"other groups, so want n_groups of at most {positions}"
+        )
 
 
 def _has_loss(config: TrainingConfig) -> bool:
@@ -106,6 +159,10 @@ class TrainingPlan:
         Numbers of the groups that train, and of those that are held out.
     start : TrainedModel
         Initial weights, or the model that is resumed with its history and state.
+    resample : callable, optional
+        From an epoch (counted from 1) to the groups of it, as many as `groups` have and like these, of the
+        same scan or another one; the same for the same epoch. Those of `train_indices` train; held out are
+        always those of `groups`. Processes that help need it picklable. None: `groups` in every epoch.
     """
 
     config: TrainingConfig
@@ -113,6 +170,8 @@ class TrainingPlan:
     train_indices: NDArray[np.integer]
     validation_indices: NDArray[np.integer]
     start: TrainedModel
+    resample: Callable[[int], GroupedData] | None = None
+    _latest: dict[int, GroupedData] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def epochs_done(self) -> int:
@@ -144,6 +203,11 @@ class TrainingPlan:
             params.cfg[bridge.legacy_name(name)] = str(value) if isinstance(value, Path) else value
         return dataclasses.replace(self, config=config, start=dataclasses.replace(self.start, config=config))
 
+    @property
+    def batches_an_epoch(self) -> int:
+        """Number of `epoch_batches`."""
+        return -(-len(self.train_indices) // self.config.batch_size)
+
     def epoch_batches(self, epoch: int) -> list[NDArray[np.integer]]:
         """Group numbers of each batch of `epoch` (counted from 1), in order; the last may be short."""
         order = np.random.default_rng([self.config.seed, epoch]).permutation(self.train_indices)
@@ -153,13 +217,45 @@ class TrainingPlan:
         """Group numbers of each batch of the groups that are held out."""
         return _chunks(self.validation_indices, self.config.batch_size)
 
-    def gather(self, indices: NDArray[np.integer]) -> Batch:
-        """The batch of these groups, with ground truth if the loss needs it."""
-        return self.groups.batch(
+    def epoch_groups(self, epoch: int) -> GroupedData:
+        """The groups that `epoch_batches(epoch)` count in; `groups` for epoch 0. The latest ones are kept.
+
+        Raises
+        ------
+        GroupingError
+            If those that `resample` gives are not like `groups`.
+        """
+        if self.resample is None or epoch == 0:
+            return self.groups
+        groups = self._latest.get(epoch)
+        if groups is None:
+            groups = self.resample(epoch).as_configured(self.config)
+            _require_alike(groups, self.groups, epoch)
+            self._latest.clear()
+            self._latest[epoch] = groups
+        return groups
+
+    def gather(self, indices: NDArray[np.integer], epoch: int = 0) -> Batch:
+        """The batch of these groups of `epoch`, with ground truth if the loss needs it; 0 for those held out."""
+        return self.epoch_groups(epoch).batch(
             indices,
             intensity_scale=self.start.intensity_scale,
             with_truth=needs_truth(self.config),
         )
+
+
+def _require_alike(groups: GroupedData, first: GroupedData, epoch: int) -> None:
+    for what, got, want in (
+        ("groups", len(groups), len(first)),
+        ("pixels along a side", groups.N, first.N),
+        ("positions in a group", groups.nn_indices.shape[1], first.nn_indices.shape[1]),
+        ("probes", groups.probe_count, first.probe_count),
+        ("masked patterns", groups.is_masked, first.is_masked),
+    ):
+        if got != want:
+            raise GroupingError(
+                f"resample: epoch {epoch} has {what}: {got}, want {want} as in the plan's groups"
+            )
 
 
 @dataclass(frozen=True)
@@ -252,7 +348,21 @@ def plan_training(
     train, validation = _split(len(groups), config.validation_share, config.seed)
     scans = groups.parts if groups.probe_count > 1 else (scan,)
     start = new_model(scans, config, backend, groups.probe_gain) if resumed is None else resumed
-    return TrainingPlan(config, groups, train, validation, dataclasses.replace(start, config=config))
+    start = dataclasses.replace(start, config=config)
+    return TrainingPlan(config, groups, train, validation, start, _resampling(config, groups, train))
+
+
+def _resampling(config: TrainingConfig, groups: GroupedData, train: NDArray[np.integer]) -> Resampling | None:
+    if not config.resample_groups:
+        return None
+    resampling = Resampling(config, groups, train)
+    if resampling.changes_groups:
+        return resampling
+    log.warning(
+        "resample_groups: there are no other groups to draw; want fewer groups than positions, not in sequence, "
+        "or groups of several positions and neighbor_count above gridsize**2"
+    )
+    return None
 
 
 def _require_plan_alone(
@@ -286,6 +396,8 @@ def new_model(
     probe = first_probe(scans, config)
     if probe_gain != 1.0:
         probe = (probe * probe_gain).astype(np.complex64)
+    if config.nphotons is None:
+        raise ConfigError("nphotons: got None, want a number > 0, as in a complete configuration")
     scale = probes.intensity_scale(config.nphotons, config.model.N)
     weights = initial_weights(config.model, config.seed, probe=probe, intensity_scale=scale)
     return TrainedModel(config=config, weights=weights, intensity_scale=scale, backend=backend)

@@ -21,6 +21,9 @@ PLATEAU_PATIENCE = 2
 PLATEAU_SMALLEST_RATE = 1e-4
 EXPONENTIAL_FACTOR = 0.95
 WARMUP_FRACTION = 0.05
+# OneCycle: fraction of all steps in which the rate rises, and the factor on the rate from which it does
+ONE_CYCLE_RISE = 0.1
+ONE_CYCLE_START = 1 / 25
 # MultiStage: (fraction of the epochs, factor on the first rate from there on)
 STAGES = ((0.0, 1.0), (0.5, 0.5), (0.75, 0.25), (0.9, 0.1))
 
@@ -46,7 +49,7 @@ def parts_of_weights(names: Iterable[str]) -> dict[str, str]:
 
 
 class TrainingSchedule:
-    """The learning rate of each epoch, and when to stop early.
+    """The learning rate of each epoch, with 'OneCycle' of each step, and when to stop early.
 
     Parameters
     ----------
@@ -64,9 +67,10 @@ class TrainingSchedule:
     'Default' and 'ReduceLROnPlateau' halve the rate after 2 epochs in which the monitored loss did not
     fall, down to 1e-4 (docs/model.md, section 6). 'Exponential' multiplies it by 0.95 an epoch. 'Cosine'
     falls along half a cosine. 'WarmupCosine' does so after a rise over the first 5 % of the epochs.
-    'MultiStage' halves it at 1/2 and 3/4 of the epochs and falls to a tenth at 9/10. `min_lr_ratio` is
-    where 'Exponential' and both cosines end. `warmup_epochs` come before any of these, which then see
-    the epochs that remain.
+    'MultiStage' halves it at 1/2 and 3/4 of the epochs and falls to a tenth at 9/10. 'OneCycle' changes it
+    at every step: over the first 10 % of all steps it rises linearly from 1/25, then it falls along half
+    a cosine. `min_lr_ratio` is where 'Exponential' and the cosines end. `warmup_epochs` come before any of
+    these, which then see the epochs that remain; 'WarmupCosine' and 'OneCycle' have no other rise then.
     """
 
     def __init__(self, execution: ExecutionConfig, nepochs: int, epochs_done: int = 0) -> None:
@@ -91,24 +95,38 @@ class TrainingSchedule:
 
     @property
     def learning_rate(self) -> float:
-        """Rate of the part that moves fastest in the epoch that comes next."""
+        """Rate of the part that moves fastest in the epoch that comes next, at its first step."""
         return max(self.rates.values())
 
     @property
     def rates(self) -> dict[str, float]:
         """`{part: rate}` of the parts that move in the epoch that comes next; the others are frozen."""
+        return self.rates_at(0, 1)
+
+    @property
+    def changes_within_epoch(self) -> bool:
+        """True where the steps of the epoch that comes next have rates of their own (`rates_at`)."""
+        return self._execution.scheduler == "OneCycle" and self.stage == 0 and self._epoch >= self._warmup
+
+    def rates_at(self, batches_done: int, batches: float) -> dict[str, float]:
+        """`rates` of the step after `batches_done` of the `batches` of the epoch that comes next."""
         stage = min(self.stage, len(self._stages))
         if stage == 0:
-            return dict.fromkeys(PARTS, self._main_rate())
+            return dict.fromkeys(PARTS, self._main_rate(batches_done / batches))
         factors = self._stages[stage - 1].rates
         return {part: self._first_rate * factors[part] for part in PARTS if factors.get(part)}
 
-    def weight_rates(self, names: Iterable[str]) -> dict[str, float]:
-        """`{name: rate}` of the weights among `names`, which are all that may be trained, that move next."""
-        rates = self.rates
+    def weight_rates(
+        self, names: Iterable[str], batches_done: int = 0, batches: float = 1
+    ) -> dict[str, float]:
+        """`{name: rate}` of the weights among `names`, which are all that may be trained, that move next.
+
+        The numbers of batches are those of `rates_at`.
+        """
+        rates = self.rates_at(batches_done, batches)
         return {name: rates[part] for name, part in parts_of_weights(names).items() if part in rates}
 
-    def _main_rate(self) -> float:
+    def _main_rate(self, within_epoch: float) -> float:
         first, done, warmup = self._first_rate, self._epoch, self._warmup
         if done < warmup:
             return first * (done + 1) / warmup
@@ -117,8 +135,14 @@ class TrainingSchedule:
             return self._plateau_rate
         if scheduler == "Exponential":
             return first * max(floor, EXPONENTIAL_FACTOR ** (done - warmup))
-        progress = (done - warmup) / max(1, self._nepochs - warmup)
-        if scheduler in ("Cosine", "WarmupCosine"):
+        left = max(1, self._nepochs - warmup)
+        progress = (done - warmup) / left
+        if scheduler == "OneCycle":
+            progress, rise = (done - warmup + within_epoch) / left, 0.0 if warmup else ONE_CYCLE_RISE
+            if progress < rise:
+                return first * (ONE_CYCLE_START + (1 - ONE_CYCLE_START) * progress / rise)
+            progress = (progress - rise) / (1 - rise)
+        if scheduler in ("Cosine", "WarmupCosine", "OneCycle"):
             swing = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
             return first * (floor + (1 - floor) * swing)
         if scheduler == "MultiStage":

@@ -13,19 +13,23 @@ from ptycho_backends.training.plan import Shard, TrainingPlan, shard_batches
 from ptycho_torch.backend.arrays import SHARD_SIZES, TensorBatch, tensors_from_batch
 from ptycho_torch.backend.process_group import ProcessGroup
 
+EpochAndPart = tuple[int, NDArray | Shard]
+"""An epoch, 0 for validation, and the part of a batch that a process gathers."""
+
 
 class _GroupBatches(Dataset):
-    """Tensors of a batch by the array of its group numbers; a `Shard` gives its `shard_sizes` with them."""
+    """Tensors of a batch by its epoch and its group numbers; a `Shard` gives its `shard_sizes` with them."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self._plan = plan
 
-    def __getitem__(self, part: NDArray | Shard) -> TensorBatch:
+    def __getitem__(self, epoch_and_part: EpochAndPart) -> TensorBatch:
+        epoch, part = epoch_and_part
         if isinstance(part, Shard):
-            tensors = tensors_from_batch(self._plan.gather(part.indices))
+            tensors = tensors_from_batch(self._plan.gather(part.indices, epoch))
             # plain numbers, which stay on the host
             return {**tensors, SHARD_SIZES: (part.groups, part.batch_groups)}  # type: ignore[dict-item]
-        return tensors_from_batch(self._plan.gather(part))
+        return tensors_from_batch(self._plan.gather(part, epoch))
 
 
 class _EpochBatches(Sampler):
@@ -46,21 +50,23 @@ class _EpochBatches(Sampler):
         """Called by Lightning with the number of epochs this run has finished."""
         self._epoch = self._plan.epochs_done + 1 + epoch
 
-    def _batches(self) -> Sequence[NDArray | Shard]:
+    def _batches(self) -> Sequence[EpochAndPart]:
         batches = self._plan.epoch_batches(self._epoch)
         if self._epoch == self._plan.epochs_done + 1:
             batches = batches[self._skipped :]
-        return _shards(batches, self._processes)
+        return _shards(batches, self._processes, self._epoch)
 
     def __len__(self) -> int:
         return len(self._batches())
 
-    def __iter__(self) -> Iterator[NDArray | Shard]:
+    def __iter__(self) -> Iterator[EpochAndPart]:
         return iter(self._batches())
 
 
-def _shards(batches: list[NDArray], processes: ProcessGroup) -> Sequence[NDArray | Shard]:
-    return batches if processes.size == 1 else shard_batches(batches, processes.rank, processes.size)
+def _shards(batches: list[NDArray], processes: ProcessGroup, epoch: int) -> Sequence[EpochAndPart]:
+    if processes.size == 1:
+        return [(epoch, batch) for batch in batches]
+    return [(epoch, shard) for shard in shard_batches(batches, processes.rank, processes.size)]
 
 
 class _PrefetchingLoader(DataLoader):
@@ -109,4 +115,4 @@ class PtychoDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         batches = self.plan.validation_batches()
-        return self._loader(_shards(batches, self._processes)) if batches else []
+        return self._loader(_shards(batches, self._processes, epoch=0)) if batches else []

@@ -34,6 +34,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self._start = start
         self._on_epoch = on_epoch
         self._by_part = bool(execution.finetune_stages)
+        self._accum_steps = execution.accum_steps
         # where losses are scaled, Lightning cannot clip gradients that the optimiser itself scales back
         self._fused = execution.gradient_clip_val is None or not execution.precision.endswith("-mixed")
         self._frozen: list[torch.nn.Parameter] = []
@@ -43,6 +44,12 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
             self._loss_sum = start.training_state.loss_sum
 
     # --- steps
+
+    def on_train_batch_start(self, batch: TensorBatch, batch_idx: int) -> None:
+        if self.schedule.changes_within_epoch and batch_idx % self._accum_steps == 0:
+            rates = self.rates
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = rates[group["part"]] if self._by_part else max(rates.values())
 
     def training_step(self, batch: TensorBatch, batch_idx: int) -> Tensor:
         own, groups = shard_sizes(batch)

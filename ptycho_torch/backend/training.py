@@ -116,6 +116,7 @@ class TrainingRun:
         folder = None if output_dir is None else output_directory(output_dir)
         self._plan = plan
         self._module = module
+        module.epoch_batches = plan.batches_an_epoch
         self._execution = execution
         self._folder = folder
         self._processes = process_group_of(execution) if processes is None else processes

@@ -205,7 +205,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS)
 def test_what_is_exported_is_read_back(tmp_path, live_params, config):
     live_params["odd"] = {"not": "plain"}
-    model = trained(config, nphotons=123.5)
+    model = trained(config, nphotons=123.5, n_groups=7)
     got = load_archive(write_genuine_archive(model, tmp_path / "wts.h5.zip"))
     assert got.config == dataclasses.replace(model.config, backend="tensorflow")
     assert got.intensity_scale == model.intensity_scale

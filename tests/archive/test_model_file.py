@@ -235,7 +235,8 @@ PARAMS_MEMBER = """{
  "enable_oversampling": false,
  "sequential_sampling": false, "normalize": "Batch", "data_scaling": "Parseval", "phase_subtraction": false,
  "backend": "tensorflow", "amp_loss_coeff": 1.0, "phase_loss_coeff": 1.0, "amplitude_variance_coeff": 0.0,
- "validation_share": 0.05, "intensity_scale": 31.3
+ "validation_share": 0.05, "resample_groups": false,
+ "intensity_scale": 31.3
 }"""
 """Snapshot of `trained()`, as the first version of the library wrote it in a fresh process."""
 

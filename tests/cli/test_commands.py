@@ -289,7 +289,7 @@ def test_patterns_that_are_no_counts_are_told(tmp_path):
     ptycho("simulate", path, "--positions", 25, "--no-noise")
     result = ptycho("train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1)
     assert "warning: nphotons: the patterns are no whole counts" in result.stderr
-    assert "give --nphotons" in result.stderr
+    assert "give nphotons" in result.stderr
     result = ptycho("train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--nphotons", 1e5)
     assert result.stderr == ""
 

@@ -19,6 +19,7 @@ import ptycho.probe
 import ptycho.raw_data
 import ptycho.tf_helper
 import ptycho.workflows.components
+from ptycho_backends import config as neutral_config
 from ptycho_backends.archive.model_file import save_archive
 from ptycho_backends.errors import (
     ArchiveError,
@@ -357,7 +358,9 @@ def test_what_nobody_chose_is_filled_in():
     config = TrainingConfig(model=ModelConfig(N=0, gridsize=3))
     completed = components.completed_for(config, raw)
     assert (completed.model.N, completed.n_groups, completed.neighbor_count) == (N, M, 9)
-    assert (config.model.N, config.n_groups) == (0, 512)
+    assert (config.model.N, config.n_groups, config.nphotons) == (0, 512, 1e9)
+    neutral = components.completed_for(neutral_config.TrainingConfig(model=ModelConfig(N=0)), raw)
+    assert (neutral.n_groups, neutral.nphotons) == (M, 1e9)
     chosen = TrainingConfig(model=ModelConfig(N=0), n_groups=5, neighbor_count=7, n_subsample=6)
     completed = components.completed_for(chosen, raw)
     assert (completed.n_groups, completed.neighbor_count) == (5, 7)

@@ -40,6 +40,7 @@ trainings = st.builds(
     train_data_file=st.none() | st.sampled_from([Path("a/b.npz")]),
     batch_size=st.sampled_from([1, 8, 64]),
     nphotons=st.floats(1.0, 1e12),
+    n_groups=st.integers(1, 2000),
     probe_trainable=st.booleans(),
     intensity_scale_trainable=st.booleans(),
     positions_provided=st.booleans(),
@@ -47,6 +48,15 @@ trainings = st.builds(
     tv_weight=st.floats(0, 1),
     seed=st.integers(0, 2**31),
 )
+
+
+def test_numbers_that_come_from_the_data_are_those_of_ptychopinn() -> None:
+    flat = dataclass_to_legacy_dict(TrainingConfig())
+    assert (flat["nphotons"], flat["n_groups"]) == (1e9, 512)
+    for name in ("nphotons", "n_groups"):
+        del flat[name]
+    config = training_config_from_legacy_dict(flat)
+    assert (config.nphotons, config.n_groups) == (1e9, 512)
 
 
 def test_flattens_and_renames() -> None:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from ptycho_backends.config import InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_backends.errors import ConfigError
+from ptycho_backends.errors import ConfigError, GroupingError
 from ptycho_backends.params import params
 from ptycho_backends.scans.grouping import group_scan
+from ptycho_backends.scans.merging import merge_groups
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.scans.statistics import mean_photons
 from ptycho_backends.training import plan as preparation
 
 
@@ -53,6 +55,35 @@ def test_the_configuration_that_was_given_stays_as_it_was():
     assert (completed.model.N, completed.backend) == (64, "torch")
     assert params.cfg["N"] == 64
     assert params.cfg["batch_size"] == 8
+
+
+def test_defaults_come_from_the_data():
+    data = scan()
+    given = TrainingConfig(model=ModelConfig(N=0, gridsize=3))
+    completed = preparation.complete_config(given, data, "torch")
+    assert (given.nphotons, given.n_groups, given.neighbor_count) == (None, None, 4)
+    assert (completed.nphotons, completed.n_groups, completed.neighbor_count) == (mean_photons(data), 41, 9)
+    assert (params.cfg["nphotons"], params.cfg["n_groups"]) == (completed.nphotons, 41)
+    chosen = config(nphotons=7.0, n_groups=5, neighbor_count=6, model=ModelConfig(gridsize=2))
+    kept = preparation.complete_config(chosen, data, "torch")
+    assert (kept.nphotons, kept.n_groups, kept.neighbor_count) == (7.0, 5, 6)
+    assert preparation.complete_config(config(n_subsample=9), data, "torch").n_groups == 9
+    with pytest.raises(GroupingError, match="neighbor_count: got 5"):
+        preparation.plan_training(data, config(model=ModelConfig(gridsize=3), neighbor_count=5), "torch")
+
+
+def test_measured_photons_of_several_scans_and_of_what_are_no_counts(caplog):
+    bright = Scan(*np.random.default_rng(1).uniform(0, 50, (2, 10)), np.full((10, 64, 64), 4, np.uint16))
+    groups = merge_groups([group_scan(scan()), group_scan(bright)])
+    completed = preparation.complete_config(config(), groups, "torch")
+    assert completed.n_groups == 51
+    assert completed.nphotons == pytest.approx(mean_photons(groups.scan))
+    assert "no whole counts" not in caplog.text
+    fractions = dataclasses.replace(
+        bright, patterns=bright.patterns * np.float32(0.3), measurement="intensity"
+    )
+    preparation.complete_config(config(), fractions, "torch")
+    assert "no whole counts (nor roots of counts), so 4915 photons a pattern is a guess" in caplog.text
 
 
 def test_a_single_group_trains_and_none_validates():
@@ -108,6 +139,80 @@ def test_inference_uses_every_position_unless_told_otherwise():
         preparation.inference_groups(model, groups)
     with pytest.raises(ConfigError, match="128 x 128"):
         preparation.inference_groups(model, scan(41, 128))
+
+
+def test_groups_of_an_epoch_are_drawn_anew_around_positions_that_are_not_held_out():
+    settings = {"n_groups": 20, "batch_size": 4, "validation_share": 0.25, "resample_groups": True}
+    plan = preparation.plan_training(scan(), config(**settings), "torch")
+    held_out, seen = plan.groups.nn_indices[plan.validation_indices], []
+    for epoch in range(1, 9):
+        groups = plan.epoch_groups(epoch)
+        assert plan.epoch_groups(epoch) is groups
+        trained = groups.nn_indices[np.concatenate(plan.epoch_batches(epoch))]
+        assert len(np.unique(trained)) == 15
+        assert not np.isin(trained, held_out).any()
+        np.testing.assert_array_equal(groups.nn_indices[plan.validation_indices], held_out)
+        seen.append(trained)
+    assert len(np.unique(np.concatenate(seen))) == 41 - 5
+    again = preparation.plan_training(scan(), config(**settings), "tensorflow")
+    np.testing.assert_array_equal(again.epoch_groups(3).nn_indices, plan.epoch_groups(3).nn_indices)
+    other = preparation.plan_training(scan(), config(**settings, subsample_seed=1), "torch")
+    assert not np.array_equal(other.epoch_groups(3).nn_indices, plan.epoch_groups(3).nn_indices)
+
+
+def test_resampled_groups_have_the_scale_of_their_epoch():
+    given = config(model=ModelConfig(gridsize=2), neighbor_count=7, n_groups=12, resample_groups=True)
+    plan = preparation.plan_training(scan(), given, "torch")
+    numbers = plan.epoch_batches(2)[0]
+    first, batch = plan.gather(numbers), plan.gather(numbers, 2)
+    assert not np.array_equal(first.relative_offsets_px, batch.relative_offsets_px)
+    groups = plan.epoch_groups(2)
+    assert groups.normalisation != plan.groups.normalisation
+    np.testing.assert_array_equal(batch.diffraction_amplitude, groups.batch(numbers).diffraction_amplitude)
+
+
+def test_an_epoch_may_be_of_another_scan():
+    plan = preparation.plan_training(scan(), config(data_scaling="Max", n_groups=41), "torch")
+    others = [group_scan(scan(41), seed=epoch) for epoch in range(3)]
+    brighter = dataclasses.replace(others[1].scan, patterns=np.asarray(others[1].scan.patterns) * 3 + 1)
+    others[1] = dataclasses.replace(others[1], scan=brighter)
+    plan = dataclasses.replace(plan, resample=lambda epoch: others[epoch])
+    for epoch in (1, 2):
+        want = others[epoch].as_configured(plan.config)
+        got = plan.gather(plan.train_indices, epoch).diffraction_amplitude
+        np.testing.assert_array_equal(got, want.batch(plan.train_indices).diffraction_amplitude)
+    fewer = dataclasses.replace(plan, resample=lambda epoch: group_scan(scan(40)))
+    with pytest.raises(GroupingError, match="resample: epoch 1 has groups: 40, want 41"):
+        fewer.gather(plan.train_indices, 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"n_groups": 9, "sequential_sampling": True},
+        {"model": ModelConfig(gridsize=2)},
+        {"n_subsample": 9},
+    ],
+)
+def test_nothing_is_resampled_where_there_are_no_other_groups(settings, caplog):
+    given = config(**{"n_groups": 41, "resample_groups": True, **settings})
+    if "n_subsample" in settings:
+        given.n_groups = 9
+    plan = preparation.plan_training(scan(), given, "torch")
+    assert plan.resample is None
+    assert plan.epoch_groups(3) is plan.groups
+    assert "resample_groups: there are no other groups to draw" in caplog.text
+
+
+def test_impossible_resampling_is_refused():
+    groups = group_scan(scan(), gridsize=2, seed=3)
+    given = config(model=ModelConfig(gridsize=2), resample_groups=True, neighbor_count=6, n_groups=50)
+    with pytest.raises(ConfigError, match="resample_groups: got True, but the data are grouped already"):
+        preparation.plan_training(groups, given, "torch")
+    given.enable_oversampling = True
+    with pytest.raises(ConfigError, match=r"50 groups for 41 positions; .* at most 41"):
+        preparation.plan_training(scan(), given, "torch")
 
 
 def test_a_resumed_model_keeps_its_weights_and_history():

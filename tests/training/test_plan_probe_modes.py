@@ -26,7 +26,7 @@ OTHER = simulate_star(64, 12, seed=3).with_probe(np.roll(MODES, 5, axis=-1))
 
 def config(modes=1, **changes):
     model = ModelConfig(N=64, n_filters_scale=1, n_probe_modes=modes)
-    return TrainingConfig(model=model, batch_size=4, n_groups=12, **changes)
+    return TrainingConfig(model=model, batch_size=4, n_groups=12, nphotons=1e9, **changes)
 
 
 def plan(data, modes=1):

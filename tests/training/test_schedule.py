@@ -49,7 +49,7 @@ def test_warmup_comes_first_and_the_schedule_after_it(scheduler):
     settings = {"scheduler": scheduler, "min_lr_ratio": 0.3}
     got = rates([1.0] * 14, warmup_epochs=4, **settings)
     assert got[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
-    if scheduler == "WarmupCosine":
+    if scheduler in ("WarmupCosine", "OneCycle"):
         # it has no rise of its own then
         settings["scheduler"] = "Cosine"
     after = rates([1.0] * 10, **settings)
@@ -65,6 +65,33 @@ def test_warmup_cosine():
     assert got[5] == pytest.approx(1e-3)
     assert got[-1] == pytest.approx(1e-4)
     assert all(a >= b for a, b in itertools.pairwise(got[5:]))
+
+
+def test_one_cycle_changes_the_rate_at_every_step():
+    schedule = TrainingSchedule(
+        ExecutionConfig(scheduler="OneCycle", learning_rate=0.5, min_lr_ratio=0.2), nepochs=5
+    )
+    seen = []
+    for _ in range(5):
+        assert schedule.changes_within_epoch
+        assert schedule.learning_rate == schedule.rates_at(0, 8)["decoder"]
+        seen += [schedule.rates_at(step, 8)["decoder"] for step in range(8)]
+        schedule.finish_epoch(1.0)
+    assert seen[:5] == pytest.approx([0.02, 0.14, 0.26, 0.38, 0.5])  # 4 of 40 steps
+    assert seen[4 + 18] == pytest.approx(0.5 * 0.6)
+    assert 0.1 < seen[-1] < 0.11
+    assert all(a > b for a, b in itertools.pairwise(seen[4:]))
+
+
+def test_other_rates_are_those_of_the_epoch():
+    for scheduler in SCHEDULERS[:-1]:
+        schedule = TrainingSchedule(ExecutionConfig(scheduler=scheduler), nepochs=5)
+        assert not schedule.changes_within_epoch
+        assert schedule.rates_at(3, 8) == schedule.rates
+    staged = TrainingSchedule(ExecutionConfig(scheduler="OneCycle", finetune_stages=STAGES), nepochs=1)
+    staged.finish_epoch(1.0)
+    assert not staged.changes_within_epoch
+    assert staged.rates_at(3, 8) == staged.rates
 
 
 def test_multi_stage():

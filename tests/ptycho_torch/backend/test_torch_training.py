@@ -327,7 +327,7 @@ def test_archive_round_trip_keeps_every_bit(backend, scan, uninterrupted, tmp_pa
     ("change", "error", "message"),
     [
         ({"nll_weight": 0.0}, ConfigError, "nothing to minimise"),
-        ({"model": {"gridsize": 2}}, GroupingError, "512 groups for 36 positions"),
+        ({"model": {"gridsize": 2}, "n_groups": 512}, GroupingError, "512 groups for 36 positions"),
         ({"model": {"gridsize": 7}, "n_groups": 36, "neighbor_count": 49}, GroupingError, "want at least 49"),
     ],
 )
@@ -433,6 +433,14 @@ def test_tf32_is_for_convolutions_alone_and_put_back(monkeypatch):
 def test_mixed_precision_may_clip_gradients(backend, scan):
     execution = dataclasses.replace(QUIET, precision="bf16-mixed", gradient_clip_val=1.0)
     assert np.isfinite(backend.train(scan, config(1), execution=execution).history[0].train_loss)
+
+
+def test_processes_that_gather_have_the_groups_of_the_epoch(backend, scan):
+    given = config(2, n_groups=18, resample_groups=True)
+    gathered = dataclasses.replace(QUIET, num_workers=1, persistent_workers=True)
+    assert same_weights(
+        backend.train(scan, given, execution=gathered), backend.train(scan, given, execution=QUIET)
+    )
 
 
 def test_no_validation_set_is_no_warning(backend, scan):

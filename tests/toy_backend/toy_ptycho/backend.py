@@ -60,9 +60,11 @@ class ToyBackend(BackendBase):
         while not schedule.should_stop:
             started, epoch, rate = time.perf_counter(), model.epochs_done + 1, schedule.learning_rate
             losses = []
-            for batch in map(plan.gather, plan.epoch_batches(epoch)):
+            batches = plan.epoch_batches(epoch)
+            for done, indices in enumerate(batches):
+                batch = plan.gather(indices, epoch)
                 losses.append((reference.loss(config, adam.weights, batch)["total"], len(batch)))
-                adam.train_on(config, batch, rate)
+                adam.train_on(config, batch, max(schedule.rates_at(done, len(batches)).values()))
             held_out = [
                 (reference.loss(config, adam.weights, batch, training=False)["total"], len(batch))
                 for batch in map(plan.gather, plan.validation_batches())

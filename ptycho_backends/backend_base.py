@@ -22,6 +22,7 @@ from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
@@ -254,7 +255,8 @@ class BackendBase(abc.ABC):
         self, model: TrainedModel, data: GroupedData, *, execution: ExecutionConfig | None = None
     ) -> Prediction:
         """Predict the three outputs for every group of `data`."""
-        return self.predict_groups(model, inference_groups(model, data), self.checked(execution))
+        groups = inference_groups(model, data)
+        return self.predict_groups(with_room_for(model, groups), groups, self.checked(execution))
 
     def infer(
         self,
@@ -271,6 +273,7 @@ class BackendBase(abc.ABC):
         agree = wants_phase_agreement(network) if agree_on_phase is None else agree_on_phase
         # a backend may be older than the argument
         added = {"agree_on_phase": True} if agree else {}
+        model = with_room_for(model, groups)
         return self.infer_groups(model, groups, self.checked(execution), size, **added)
 
     def refine(

@@ -21,6 +21,7 @@ from ptycho_backends.tensorflow.arrays import (
 )
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind, network_dtype
 from ptycho_backends.tensorflow.model import Adam, PtychoModel
+from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
 from ptycho_backends.training.trainable import trained_weights
 from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
@@ -197,6 +198,7 @@ def stitch_together(
     stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> None:
     """Predict and stitch every group, a shard of them in each process that `execution` asks for."""
+    model = with_room_for(model, groups)
     processes = process_group.process_group_of(execution)
     patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
     agree = wants_phase_agreement(model.config.model)

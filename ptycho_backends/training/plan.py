@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.builtin_backends import canonical_name
@@ -30,6 +31,7 @@ from ptycho_backends.scans.grouping import (
 )
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.statistics import holds_counts, mean_photons
+from ptycho_backends.training.canvas import room_for
 from ptycho_backends.values import Batch, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -345,11 +347,26 @@ def plan_training(
         )
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
     groups = groups.as_configured(config)
+    if config.model.architecture == "unrolled":
+        _make_room(config, groups, resumed)
     train, validation = _split(len(groups), config.validation_share, config.seed)
     scans = groups.parts if groups.probe_count > 1 else (scan,)
     start = new_model(scans, config, backend, groups.probe_gain) if resumed is None else resumed
     start = dataclasses.replace(start, config=config)
     return TrainingPlan(config, groups, train, validation, start, _resampling(config, groups, train))
+
+
+def _make_room(config: TrainingConfig, groups: GroupedData, resumed: TrainedModel | None) -> None:
+    """Widen the canvas of `config` until all views of the groups, and of those of other epochs, lie on it."""
+    farthest = 0.0
+    if config.resample_groups:
+        # a member of a group is among the nearest neighbours of another one
+        positions = groups.scan.scan_positions_px
+        count = min(config.neighbor_count + 1, len(positions))
+        farthest = float(np.max(cKDTree(positions).query(positions, k=[count])[0]))
+    before = 0 if resumed is None else resumed.config.model.max_position_jitter
+    config.model.max_position_jitter = max(before, room_for(config.model, groups, farthest))
+    params.cfg[bridge.legacy_name("max_position_jitter")] = config.model.max_position_jitter
 
 
 def _resampling(config: TrainingConfig, groups: GroupedData, train: NDArray[np.integer]) -> Resampling | None:
@@ -451,6 +468,7 @@ def _check_same_model(trained: TrainingConfig, wanted: TrainingConfig) -> None:
         f"model.{field.name}: got {getattr(wanted.model, field.name)!r}, "
         f"want {getattr(trained.model, field.name)!r} as in the model that is resumed"
         for field in dataclasses.fields(wanted.model)
+        if not (wanted.model.architecture == "unrolled" and field.name == "max_position_jitter")
         if getattr(wanted.model, field.name) != getattr(trained.model, field.name)
     ]
     if differing:

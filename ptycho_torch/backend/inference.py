@@ -10,6 +10,7 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.images import stitching
 from ptycho_backends.images.reconstruct import reconstruct, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
+from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
 from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_torch.backend import network, process_group
@@ -180,6 +181,7 @@ def stitch_together(
     stitcher: stitching.Stitcher, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig
 ) -> None:
     """Predict and stitch every group, a shard of them in each process that `execution` asks for."""
+    model = with_room_for(model, groups)
     processes = process_group.process_group_of(execution)
     with process_group.working_together(processes, _stitch_shard, stitcher, model, groups, execution):
         _stitch_shard(processes, stitcher, model, groups, execution)

@@ -22,7 +22,7 @@ from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.training.canvas import with_room_for
+from ptycho_backends.training.canvas import with_room_for, works_on_scans
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
@@ -267,7 +267,14 @@ class BackendBase(abc.ABC):
         stitching_size: int | None = None,
         agree_on_phase: bool | None = None,
     ) -> Reconstruction:
-        """Reconstruct the image of a scan, from a group around every position; see `protocol.Backend.infer`."""
+        """Reconstruct the image of a scan; see `protocol.Backend.infer`."""
+        if (
+            isinstance(data, Scan)
+            and works_on_scans(model)
+            and stitching_size is None
+            and agree_on_phase is None
+        ):
+            return self.refine(None, data, execution=execution, model=model)
         groups, network = inference_groups(model, data), model.config.model
         size = default_stitching_size(network) if stitching_size is None else stitching_size
         agree = wants_phase_agreement(network) if agree_on_phase is None else agree_on_phase
@@ -286,10 +293,11 @@ class BackendBase(abc.ABC):
         output_dir: AnyPath | None = None,
         resume_from: AnyPath | RefinementState | None = None,
         on_pass: PassCallback | None = None,
+        model: TrainedModel | None = None,
     ) -> Reconstruction:
         """Plan once, then `refine_plan`; parameters as `protocol.Backend.refine`."""
         execution = self.checked(execution)
-        plan = plan_refinement(starting_image(start), scan, config)
+        plan = plan_refinement(starting_image(start), scan, config, model)
         if resume_from is not None:
             state = resume_from if isinstance(resume_from, RefinementState) else load_state(resume_from)
             plan = resumed_plan(plan, state)

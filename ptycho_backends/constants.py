@@ -124,5 +124,10 @@ LEAST_SHARE = 0.01
 # The brighter the light, the finer it is told apart: the network sees log(1 + 10 x) of its fraction x of the brightest.
 LIGHT_CONTRAST = 10.0
 
+# Side of the tiles in which a whole scan's canvas is corrected, and pixels around each that its result depends on; both
+# multiples of 4.
+TILE_PX = 512
+TILE_MARGIN_PX = 24
+
 # Filters of the correction's levels for n_filters_scale = 1.
 UNET_FILTERS = (8, 16, 32)

@@ -147,6 +147,7 @@ class Backend(Protocol):
         output_dir: str | os.PathLike[str] | None = None,
         resume_from: Any = None,
         on_pass: PassCallback | None = None,
+        model: TrainedModel | None = None,
     ) -> Reconstruction:
         """Refine the image of a whole scan through the diffraction model; needs no network (docs/refinement.md).
 
@@ -162,6 +163,9 @@ class Backend(Protocol):
         resume_from : path, optional
         on_pass : callable, optional
             Called with each `RefinementRecord`.
+        model : TrainedModel, optional
+            Of the architecture `unrolled`: its learned correction follows the last pass, unless held-out pixels are
+            then predicted worse.
 
         Returns
         -------

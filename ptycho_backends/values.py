@@ -191,6 +191,8 @@ class Reconstruction:
         Of a refined image: the image it was refined from.
     interrupted : bool
         Ctrl-C ended the refinement before its last pass.
+    corrected : bool
+        Of a refined image: the learned correction of a model is in it.
     """
 
     object: NDArray[np.complex64]
@@ -207,6 +209,7 @@ class Reconstruction:
     passes: Sequence["RefinementRecord"] = ()
     start: "Reconstruction | None" = None
     interrupted: bool = False
+    corrected: bool = False
 
     def __repr__(self) -> str:
         height, width = self.object.shape

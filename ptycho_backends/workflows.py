@@ -56,6 +56,7 @@ from ptycho_backends.scans.statistics import holds_counts as holds_counts
 from ptycho_backends.scans.statistics import mean_photons as mean_photons
 from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
 from ptycho_backends.training import checkpoints
+from ptycho_backends.training.canvas import works_on_scans
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
 from ptycho_backends.values import EpochCallback, PassCallback, Reconstruction, TrainedModel
@@ -338,15 +339,24 @@ def infer(
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
     # a backend may be older than the argument
     added = {} if config.agree_on_phase is None else {"agree_on_phase": config.agree_on_phase}
+    # a whole scan has a canvas of its own, unless that is refined afterwards, or some groups are asked for
+    settings = (config.n_groups, config.n_subsample, config.agree_on_phase, stitching_size, refine)
+    on_canvas = works_on_scans(trained) and all(value is None for value in settings)
     reconstruction = chosen.infer(
-        trained, groups, execution=execution, stitching_size=stitching_size, **added
+        trained, scan if on_canvas else groups, execution=execution, stitching_size=stitching_size, **added
     )
     if refine is not None:
         if writes:
             saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])
             files["network_image"] = saved
         reconstruction = chosen.refine(
-            reconstruction, scan, refine, execution=execution, output_dir=folder, on_pass=on_pass
+            reconstruction,
+            scan,
+            refine,
+            execution=execution,
+            output_dir=folder,
+            on_pass=on_pass,
+            **_with_model(trained if works_on_scans(trained) else None),
         )
     if not writes:
         return RunResult(chosen.name, folder, files, trained, reconstruction)
@@ -440,6 +450,7 @@ def refine(
     on_pass: PassCallback | None = None,
     product: AnyPath | None = None,
     frc: bool = False,
+    model: TrainedModel | AnyPath | None = None,
 ) -> RunResult:
     """Refine the image of a scan through the diffraction model and write it; needs no model and no training.
 
@@ -461,11 +472,13 @@ def refine(
         As in `infer`.
     frc : bool
         Refine two halves of the scan as well, and estimate the resolution by their Fourier ring correlation.
+    model : TrainedModel or path, optional
+        Of the architecture `unrolled`: its learned correction follows the last pass.
 
     Returns
     -------
     RunResult
-        Without a model; `interrupted` if Ctrl-C ended the refinement.
+        With that model; `interrupted` if Ctrl-C ended the refinement.
 
     Raises
     ------
@@ -478,20 +491,33 @@ def refine(
     require_sane_canvas(scan.scan_positions_px, scan.N, scan.name)
     _require_product(product, scan)
     image = starting_image(start)
+    trained = model if model is None or isinstance(model, TrainedModel) else chosen.load(model)
     folder = output_directory(output_dir)
     execution = ExecutionConfig() if execution is None else execution
     reconstruction = chosen.refine(
-        image, scan, config, execution=execution, output_dir=folder, resume_from=resume_from, on_pass=on_pass
+        image,
+        scan,
+        config,
+        execution=execution,
+        output_dir=folder,
+        resume_from=resume_from,
+        on_pass=on_pass,
+        **_with_model(trained),
     )
     files: dict[str, Path] = {}
     if not is_first_process(execution, chosen.name):
-        return RunResult(chosen.name, folder, files, None, reconstruction)
+        return RunResult(chosen.name, folder, files, trained, reconstruction)
     files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
     resolution = _resolution(chosen, scan, config, execution) if frc else None
     metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution)
     if product is not None:
         files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
-    return RunResult(chosen.name, folder, files, None, reconstruction, metrics, report)
+    return RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report)
+
+
+def _with_model(model: TrainedModel | None) -> dict[str, TrainedModel]:
+    """The argument `model` of `Backend.refine`, where there is one: a backend may be older than it."""
+    return {} if model is None else {"model": model}
 
 
 def demo(

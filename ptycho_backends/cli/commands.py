@@ -440,6 +440,13 @@ def refine(
             help="Image to start from: a reconstruction.npz, or the folder of a run. Default: flat.",
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        option(
+            "--model",
+            help="Model of the architecture unrolled, whose learned correction follows the passes: for few photons.",
+        ),
+    ] = None,
     backend: BackendName = None,
     execution: ExecutionFile = None,
     measurement: Measurement = "auto",
@@ -487,6 +494,7 @@ def refine(
             on_pass=pass_lines(say),
             product=product,
             frc=frc,
+            model=model,
         )
         report(result, say, again=f"ptycho-backends refine {scan} -o {output} --resume {output}")
 

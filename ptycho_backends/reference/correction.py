@@ -3,6 +3,8 @@
 Fully convolutional, so that it works on the canvas of a group and on that of a whole scan. B canvases of H x W pixels.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,8 @@ from ptycho_backends.reference.initial_weights import UNET_LEVELS
 from ptycho_backends.reference.network import Weights, conv, max_pool, unet_block, upsample
 
 HEAD = "decoder/head"
+
+Box = tuple[slice, slice]
 
 
 def corrected(canvas: NDArray, light: NDArray, weights: Weights) -> NDArray:
@@ -31,12 +35,50 @@ def corrected(canvas: NDArray, light: NDArray, weights: Weights) -> NDArray:
     (B, H, W) complex array, [y, x]
     """
     factor = unit_factor(canvas, light)
-    seen = features(canvas * factor, light)
-    height, width = canvas.shape[1:]
+    return canvas + _change(features(canvas * factor, light), weights) / factor
+
+
+def _change(seen: NDArray, weights: Weights) -> NDArray:
+    """The correction (B, H, W) complex that the network finds in its features (B, H, W, 3)."""
+    height, width = seen.shape[1:3]
     multiple = 2 ** (UNET_LEVELS - 1)
     padded = np.pad(seen, [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)])
     change = unet(padded, weights)[:, :height, :width]
-    return canvas + (change[..., 0] + 1j * change[..., 1]) / factor
+    return change[..., 0] + 1j * change[..., 1]
+
+
+def corrected_scan(canvas: NDArray, light: NDArray, weights: Weights) -> NDArray:
+    """As `corrected`, for one canvas (H, W) of any size: tile by tile, with the same result.
+
+    Parameters
+    ----------
+    canvas : (H, W) complex array, [y, x]
+    light : (H, W) real array, [y, x]
+    weights : mapping
+
+    Returns
+    -------
+    (H, W) complex array, [y, x]
+    """
+    factor = unit_factor(canvas[None], light[None])[0]
+    seen = features((canvas * factor)[None], light[None])
+    change = np.zeros_like(canvas)
+    for inner, outer, within in tiles(*canvas.shape):
+        found = _change(seen[:, outer[0], outer[1]], weights)[0]
+        change[inner] = found[within]
+    return canvas + change / factor
+
+
+def tiles(height: int, width: int) -> Iterator[tuple[Box, Box, Box]]:
+    """Boxes `[y, x]`: a tile of the canvas, the tile with its margin, and the tile within that."""
+    size, margin = constants.TILE_PX, constants.TILE_MARGIN_PX
+    for y in range(0, height, size):
+        for x in range(0, width, size):
+            top, left = max(0, y - margin), max(0, x - margin)
+            end_y, end_x = min(height, y + size), min(width, x + size)
+            inner = slice(y, end_y), slice(x, end_x)
+            outer = slice(top, min(height, end_y + margin)), slice(left, min(width, end_x + margin))
+            yield inner, outer, (slice(y - top, end_y - top), slice(x - left, end_x - left))
 
 
 def unit_factor(canvas: NDArray, light: NDArray) -> NDArray:

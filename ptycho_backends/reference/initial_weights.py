@@ -6,7 +6,7 @@ which optimisers and archives list weights.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,6 +191,11 @@ def probe_shape(config: ModelConfig) -> tuple[int, ...]:
     if config.n_probes > 1:
         return config.n_probes, config.n_probe_modes, config.N, config.N
     return (*((config.n_probe_modes,) if config.n_probe_modes > 1 else ()), config.N, config.N)
+
+
+def correction_weights(weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Those of a model's weights that are its network's, without the probe and the scale."""
+    return {name: value for name, value in weights.items() if name not in (PROBE, LOG_SCALE)}
 
 
 def main_mode(probe: NDArray) -> NDArray:

@@ -4,12 +4,13 @@ Shapes: n positions of a chunk, K probe modes, N pixels on the side of a pattern
 Images are `[y, x]`, corners and fractions `[x, y]`. Patterns have their zero frequency in the corner `[0, 0]`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import constants
+from ptycho_backends.reference.correction import corrected_scan
 from ptycho_backends.values import ChunkSums, PassSettings, RefinementProblem
 
 # --- views of the canvas and their adjoint
@@ -377,6 +378,15 @@ class Refiner:
     def light(self) -> NDArray:
         """(H, W) real, the illumination of the whole scan."""
         return illumination(self._corners, self._fractions, self._probe, self._problem.shape)
+
+    def correct(self, weights: Mapping[str, NDArray]) -> None:
+        """Add the learned correction of the network `unrolled` to the object, and stop its momentum."""
+        self._canvas = corrected_scan(
+            self._canvas,
+            self.light(),
+            {name: np.asarray(value, np.float64) for name, value in weights.items()},
+        )
+        self._velocity = np.zeros_like(self._canvas)
 
     def sweep(
         self,

@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 from ptycho_backends.config import RefinementConfig, validate
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.reference import refinement as reference
+from ptycho_backends.reference.initial_weights import PROBE, correction_weights
 from ptycho_backends.reference.probe import probe_with_modes
 from ptycho_backends.refinement.probe_start import guessed_probe
 from ptycho_backends.refinement.schedule import along_a_snake, batches_of_passes, phases
 from ptycho_backends.scans.extent import require_sane_canvas
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.values import Reconstruction, RefinementProblem, RefinementRecord
+from ptycho_backends.values import (
+    Reconstruction,
+    RefinementProblem,
+    RefinementRecord,
+    TrainedModel,
+    Weights,
+)
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +98,8 @@ class RefinementPlan:
     state : RefinementState
     start : Reconstruction, optional
         The image that is refined; None for a flat object.
+    correction : mapping of arrays, optional
+        Weights of the network `unrolled` whose correction follows the last pass; None for no correction.
     """
 
     config: RefinementConfig
@@ -105,6 +114,7 @@ class RefinementPlan:
     snake: NDArray[np.int64]
     state: RefinementState
     start: Reconstruction | None = None
+    correction: Weights | None = None
 
     def geometry(self, state: RefinementState) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Corners (M, 2) and fractions (M, 2) of the views, `[x, y]`."""
@@ -120,7 +130,10 @@ class RefinementPlan:
 
 
 def plan_refinement(
-    start: Reconstruction | None, scan: Scan, config: RefinementConfig | None = None
+    start: Reconstruction | None,
+    scan: Scan,
+    config: RefinementConfig | None = None,
+    model: TrainedModel | None = None,
 ) -> RefinementPlan:
     """Decide everything about a refinement of `scan`.
 
@@ -131,6 +144,8 @@ def plan_refinement(
     scan : Scan
         Without a probe, one is guessed from the mean pattern and refined.
     config : RefinementConfig, optional
+    model : TrainedModel, optional
+        Of the architecture `unrolled`: its correction follows the passes, and its probe lights a scan that has none.
 
     Raises
     ------
@@ -139,12 +154,18 @@ def plan_refinement(
     """
     config = RefinementConfig() if config is None else dataclasses.replace(config)
     validate(config)
+    if model is not None and model.config.model.architecture != "unrolled":
+        raise ConfigError(
+            f"model: got the architecture {model.config.model.architecture!r}, want 'unrolled', whose correction works "
+            "on any canvas; start from the image of this model instead"
+        )
     if scan.N % 2 or scan.N < 16:
         raise ScanError(f"{scan.name}: got patterns of {scan.N} pixels, want an even number from 16 up")
     require_sane_canvas(scan.scan_positions_px, scan.N, scan.name)
     used = _used_frames(scan)
-    guessed = scan.probe_modes is None
-    modes = guessed_probe(scan, used)[None] if scan.probe_modes is None else scan.probe_modes
+    known = _known_modes(scan, model)
+    guessed = known is None
+    modes = guessed_probe(scan, used)[None] if known is None else known
     count = config.n_probe_modes or len(modes)
     if config.refine_probe is None:
         config.refine_probe = guessed or count > len(modes)
@@ -165,10 +186,20 @@ def plan_refinement(
     plan = RefinementPlan(
         config, scan, used, problem, origin, margin, energy, centre_of_mass_px(probe),
         batches_of_passes(phases(config.passes)), along_a_snake(positions), state, start,
+        None if model is None else correction_weights(model.weights),
     )  # fmt: skip
     if start is not None:
         state.canvas = _scaled(plan, on_canvas(start, origin, problem.shape))
     return plan
+
+
+def _known_modes(scan: Scan, model: TrainedModel | None) -> NDArray[np.complexfloating] | None:
+    """Probe modes (K, N, N) of the scan, else those of the model; None where neither has any of that side."""
+    if scan.probe_modes is not None or model is None:
+        return scan.probe_modes
+    probe = np.asarray(model.weights[PROBE])
+    probe = probe[0] if probe.ndim == 4 else probe
+    return probe.reshape(-1, *probe.shape[-2:]) if probe.shape[-1] == scan.N else None
 
 
 def centre_of_mass_px(probe: NDArray[np.complex128]) -> NDArray[np.float64]:

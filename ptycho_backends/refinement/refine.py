@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +61,7 @@ class Steps(Protocol):
         after_batch: Callable[[], None] | None = None,
     ) -> tuple[NDArray, NDArray | None]: ...
     def evaluate(self) -> NDArray: ...
+    def correct(self, weights: Mapping[str, NDArray]) -> None: ...
 
 
 class ByItself(ProcessRank):
@@ -93,6 +94,7 @@ class Refinement:
         self._state = plan.state
         self._best = self._least_held_out = np.inf
         self._rises = 0
+        self._corrected = False
         steps.set_velocities(plan.state.velocity, plan.state.probe_velocity)
         steps.place(*plan.geometry(plan.state))
         light = steps.light()
@@ -122,6 +124,7 @@ class Refinement:
                     if checkpoint is not None and time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS:
                         save_state(self.state(), checkpoint)
                         written = time.monotonic()
+                self._correct()
             except TrainingInterrupted:
                 interrupted = True
                 if checkpoint is not None:
@@ -202,11 +205,31 @@ class Refinement:
             batches=len(parts),
             error=error,
             r_factor=float(residuals[4] / max(residuals[5], constants.REFINEMENT_FLOOR)),
-            held_out_error=float(residuals[6] / residuals[7]) if residuals[7] > 0 else None,
+            held_out_error=_held_out_error(residuals),
             seconds=time.perf_counter() - started,
         )
         state.passes.append(record)
         return record
+
+    def _correct(self) -> None:
+        """Add the learned correction, unless the held-out pixels are then predicted worse."""
+        if self._plan.correction is None:
+            return
+        started = time.perf_counter()
+        self._steps.keep()
+        before = _held_out_error(self._steps.evaluate())
+        self._steps.correct(self._plan.correction)
+        after = _held_out_error(self._steps.evaluate())
+        self._corrected = after is None or before is None or after <= before
+        if not self._corrected:
+            self._steps.go_back()
+        log.info(
+            "refinement: the learned correction %s (held-out error %s, before %s, %.2f s)",
+            "is taken" if self._corrected else "is left out, because it predicts held-out pixels worse",
+            "unknown" if after is None else f"{after:.5g}",
+            "unknown" if before is None else f"{before:.5g}",
+            time.perf_counter() - started,
+        )
 
     def _is_overfitting(self, record: RefinementRecord) -> bool:
         held_out = record.held_out_error
@@ -273,6 +296,7 @@ class Refinement:
             passes=tuple(state.passes),
             start=plan.start,
             interrupted=interrupted,
+            corrected=self._corrected,
         )
 
 
@@ -287,6 +311,11 @@ def _patches_over(
         for sign_x, x in ((1.0, middle[:, 0] - half), (-1.0, middle[:, 0] + half)):
             np.add.at(edges, (y, x), sign_x * sign_y)
     return edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+
+
+def _held_out_error(residuals: NDArray[np.float64]) -> float | None:
+    """Squared residuals of the held-out pixels over their energy; None where none are held out."""
+    return float(residuals[6] / residuals[7]) if residuals[7] > 0 else None
 
 
 def _fit(residuals: NDArray[np.float64]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from ptycho_backends import constants
-from ptycho_backends.reference.correction import HEAD
+from ptycho_backends.reference.correction import HEAD, tiles
 from ptycho_backends.reference.initial_weights import UNET_INPUTS, UNET_LEVELS
 from ptycho_backends.tensorflow.network import Weights, conv, max_pool, unet_block, upsample
 
@@ -13,12 +13,27 @@ from ptycho_backends.tensorflow.network import Weights, conv, max_pool, unet_blo
 def corrected(canvas: tf.Tensor, light: tf.Tensor, weights: Weights) -> tf.Tensor:
     """Mirror of `reference.correction.corrected`."""
     factor = unit_factor(canvas, light)
-    seen = features(canvas * factor, light)
-    height, width = tf.unstack(tf.shape(canvas)[1:])
+    return canvas + _change(features(canvas * factor, light), weights) / factor
+
+
+def _change(seen: tf.Tensor, weights: Weights) -> tf.Tensor:
+    height, width = tf.unstack(tf.shape(seen)[1:3])
     multiple = 2 ** (UNET_LEVELS - 1)
     padded = tf.pad(seen, [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)])
-    change = tf.cast(unet(padded, weights), light.dtype)[:, :height, :width]
-    return canvas + tf.complex(change[..., 0], change[..., 1]) / factor
+    change = tf.cast(unet(padded, weights), seen.dtype)[:, :height, :width]
+    return tf.complex(change[..., 0], change[..., 1])
+
+
+def corrected_scan(canvas: tf.Tensor, light: tf.Tensor, weights: Weights) -> tf.Tensor:
+    """Mirror of `reference.correction.corrected_scan`."""
+    factor = unit_factor(canvas[None], light[None])[0]
+    seen = features((canvas * factor)[None], light[None])
+    rows: dict[int, list[tf.Tensor]] = {}
+    for inner, outer, within in tiles(*canvas.shape):
+        found = _change(seen[:, outer[0], outer[1]], weights)[0]
+        rows.setdefault(inner[0].start, []).append(found[within])
+    change = tf.concat([tf.concat(row, axis=1) for row in rows.values()], axis=0)
+    return canvas + change / factor
 
 
 def unit_factor(canvas: tf.Tensor, light: tf.Tensor) -> tf.Tensor:

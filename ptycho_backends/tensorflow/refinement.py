@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,8 @@ from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.refinement.plan import RefinementPlan
 from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.tensorflow import process_group
-from ptycho_backends.tensorflow.arrays import complex_dtype
+from ptycho_backends.tensorflow.arrays import complex_dtype, tensors_from_weights
+from ptycho_backends.tensorflow.correction import corrected_scan
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.values import (
@@ -543,6 +544,14 @@ class Refiner:
         if position_sums is not None:
             for part, sums in of_positions:
                 position_sums[part] = sums.numpy()
+
+    def correct(self, weights: Mapping[str, NDArray]) -> None:
+        """As the mirrored method."""
+        with computing(self._execution):
+            there = tensors_from_weights(weights, self._dtype)
+            light = illumination(self._corners, self._fractions, self._probe, self._problem.shape)
+            self._canvas = corrected_scan(self._canvas, light, there)
+            self._velocity = tf.zeros_like(self._canvas)
 
     def evaluate(self) -> NDArray:
         """As the mirrored method."""

@@ -28,6 +28,11 @@ def room_for(model: ModelConfig, groups: GroupedData, spread_px: float = 0.0) ->
     return max(model.max_position_jitter, room - (model.gridsize - 1) * model.offset)
 
 
+def works_on_scans(model: TrainedModel) -> bool:
+    """True for the architecture `unrolled`, which reconstructs a whole scan on one canvas."""
+    return model.config.model.architecture == "unrolled"
+
+
 def with_room_for(model: TrainedModel, groups: GroupedData) -> TrainedModel:
     """`model`, of the architecture `unrolled` with room for all views of `groups`; others as they are."""
     config = model.config

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptycho_backends import constants
-from ptycho_backends.reference.correction import HEAD
+from ptycho_backends.reference.correction import HEAD, tiles
 from ptycho_backends.reference.initial_weights import UNET_LEVELS
 from ptycho_torch.backend.network import Weights, conv, max_pool, unet_block, upsample
 
@@ -15,13 +15,25 @@ from ptycho_torch.backend.network import Weights, conv, max_pool, unet_block, up
 def corrected(canvas: Tensor, light: Tensor, weights: Weights) -> Tensor:
     """Mirror of `reference.correction.corrected`."""
     factor = unit_factor(canvas, light)
-    kernel = weights[f"{HEAD}/kernel"]
-    seen = features(canvas * factor, light).to(kernel.dtype)
-    height, width = canvas.shape[1:]
+    return canvas + _change(features(canvas * factor, light), weights) / factor
+
+
+def _change(seen: Tensor, weights: Weights) -> Tensor:
+    height, width = seen.shape[-2:]
     multiple = 2 ** (UNET_LEVELS - 1)
     change = unet(F.pad(seen, (0, -width % multiple, 0, -height % multiple)), weights)
-    change = change[..., :height, :width].to(light.dtype)
-    return canvas + torch.complex(change[:, 0], change[:, 1]) / factor
+    change = change[..., :height, :width].to(seen.dtype)
+    return torch.complex(change[:, 0], change[:, 1])
+
+
+def corrected_scan(canvas: Tensor, light: Tensor, weights: Weights) -> Tensor:
+    """Mirror of `reference.correction.corrected_scan`."""
+    factor = unit_factor(canvas[None], light[None])[0]
+    seen = features((canvas * factor)[None], light[None])
+    change = torch.zeros_like(canvas)
+    for inner, outer, within in tiles(*canvas.shape):
+        change[inner] = _change(seen[:, :, outer[0], outer[1]], weights)[0][within]
+    return canvas + change / factor
 
 
 def unit_factor(canvas: Tensor, light: Tensor) -> Tensor:

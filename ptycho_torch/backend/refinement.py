@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from ptycho_backends.values import (
     RefinementProblem,
 )
 from ptycho_torch.backend import process_group
+from ptycho_torch.backend.arrays import tensors_from_weights
+from ptycho_torch.backend.correction import corrected_scan
 from ptycho_torch.backend.device import compute_dtype, computing, device
 
 # Positions that are computed at once on a GPU, for N = 64: its cores are many, its launches slow.
@@ -421,6 +423,16 @@ class Refiner:
             equations = position_sums.double().cpu().numpy()
             self._processes.add_up(equations)
         return residuals.cpu().numpy(), equations
+
+    @torch.no_grad()
+    def correct(self, weights: Mapping[str, NDArray]) -> None:
+        """As the mirrored method."""
+        found = tensors_from_weights(weights, self._dtype)
+        there = {name: tensor.to(self._device) for name, tensor in found.items()}
+        light = illumination(self._corners, self._fractions, self._probe, self._problem.shape)
+        with computing(self._execution):
+            self._canvas = corrected_scan(self._canvas, light, there)
+        self._velocity = torch.zeros_like(self._canvas)
 
     @torch.no_grad()
     def evaluate(self) -> NDArray:

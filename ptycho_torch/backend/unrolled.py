@@ -117,15 +117,16 @@ def tall_views(relative_offsets_px: Tensor, S: int, N: int) -> tuple[Tensor, Ten
 def slow_gain(probe: Tensor, S: int) -> Tensor:
     """Mirror of `reference.unrolled.slow_gain`."""
     intensity = _power(probe).sum(dim=1)
-    like = {"dtype": intensity.dtype, "device": intensity.device}
+    dtype, device = intensity.dtype, intensity.device
     # from the middle, because the variance is a difference of squares
-    axis = torch.arange(probe.shape[-1], **like) - probe.shape[-1] // 2
+    axis = torch.arange(probe.shape[-1], dtype=dtype, device=device) - probe.shape[-1] // 2
     total = intensity.sum(dim=(1, 2))
     squared = torch.zeros_like(total)
     for along in (intensity.sum(dim=1), intensity.sum(dim=2)):
         mean = along @ axis / total
         squared = squared + along @ axis.square() / total - mean.square()
-    rows, columns = torch.fft.fftfreq(S, **like), torch.fft.rfftfreq(S, **like)
+    rows = torch.fft.fftfreq(S, dtype=dtype, device=device)
+    columns = torch.fft.rfftfreq(S, dtype=dtype, device=device)
     frequency = (2 * math.pi) ** 2 * (rows.square()[:, None] + columns.square())
     strength, limit = constants.GROUP_SLOW_STRENGTH, constants.GROUP_SLOW_GAIN_LIMIT
     gain = strength / (frequency * squared[:, None, None] / 2 + strength / limit)

@@ -161,7 +161,7 @@ def slow_gain(probe: NDArray, S: int) -> NDArray:
     # from the middle, because the variance is a difference of squares
     axis = np.arange(probe.shape[-1], dtype=np.float64) - probe.shape[-1] // 2
     total = np.sum(intensity, axis=(1, 2))
-    squared = 0.0
+    squared = np.zeros_like(total)
     for along in (np.sum(intensity, axis=1), np.sum(intensity, axis=2)):
         mean = along @ axis / total
         squared = squared + along @ axis**2 / total - mean**2

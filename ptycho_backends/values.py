@@ -40,6 +40,11 @@ class Batch:
         Pixels that the losses compare; None where all are. Measured amplitudes are 0 at the others.
     probe_index : (B,) int32, optional
         Number of the probe that lit each group, where a model has several (`ModelConfig.n_probes`).
+    canvas : (B, N, N) complex64, [y, x], optional
+        Parts of refined canvases that 'unrolled' is trained to correct, with the known objects as `object_patches`.
+        There are no patterns then: `diffraction_amplitude` is zero.
+    light : (B, N, N) float32, [y, x], optional
+        Relative illumination of `canvas`.
     """
 
     diffraction_amplitude: NDArray[np.float32]
@@ -49,6 +54,8 @@ class Batch:
     object_at_centre: NDArray[np.complex64] | None = None
     valid_pixels: NDArray[np.bool_] | None = None
     probe_index: NDArray[np.int32] | None = None
+    canvas: NDArray[np.complex64] | None = None
+    light: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.diffraction_amplitude)

@@ -7,6 +7,7 @@ not at all. `FILES` lists the files of a run. A training is planned once, and th
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -54,11 +55,13 @@ from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.scans.simulate import focused_probe, siemens_star, simulate_star, simulate_target
 from ptycho_backends.scans.statistics import holds_counts as holds_counts
 from ptycho_backends.scans.statistics import mean_photons as mean_photons
+from ptycho_backends.scans.synthetic import Range, SyntheticScans
 from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
 from ptycho_backends.training import checkpoints
 from ptycho_backends.training.canvas import works_on_scans
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
+from ptycho_backends.training.synthetic_canvases import CanvasGroups, SyntheticCanvases
 from ptycho_backends.values import EpochCallback, PassCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,10 @@ DEMO_EPOCHS = 20
 # small batches: with so few patterns, it is the number of steps that counts
 DEMO_BATCH = 4
 DEMO_PHOTONS = 1e5
+
+
+# Of each synthetic scan: enough for a canvas of several times the side of a pattern.
+SYNTHETIC_PATTERNS = 220
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +267,87 @@ def train(
     if model.history:
         files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
     return RunResult(chosen.name, folder, files, model)
+
+
+def train_synthetic(
+    probe_from: Scan | AnyPath,
+    parts: int,
+    config: TrainingConfig | None = None,
+    output_dir: AnyPath | None = None,
+    *,
+    backend: str | Backend | None = None,
+    execution: ExecutionConfig | None = None,
+    patterns: int = SYNTHETIC_PATTERNS,
+    photons: Range | None = None,
+    step_px: Range | None = None,
+    resume_from: AnyPath | TrainedModel | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> RunResult:
+    """Train a model of 'unrolled' before the beam time: on refined images of synthetic scans with known objects.
+
+    Every epoch has scans of its own, simulated with the probe, the dose and the step of a measured one, and refined
+    as a measured one will be. Afterwards `refine(scan, model=...)` and `infer` correct refined images.
+
+    Parameters
+    ----------
+    probe_from : Scan or path
+        Gives the probe, the mean photons of a pattern and the mean step; its object and positions are not used.
+    parts : int
+        Parts of refined images, as large as a pattern, to train on in all epochs together.
+    config : TrainingConfig, optional
+        Default: `synthetic_config()`. `model.architecture` has to be 'unrolled', `model.model_type` 'supervised'.
+    output_dir : path, optional
+    backend : str or Backend, optional
+    execution : ExecutionConfig, optional
+    patterns : int
+        Of each synthetic scan.
+    photons, step_px : float or (float, float), optional
+        Mean photons of a pattern, and mean distance of neighbours; of two numbers, each scan draws one between.
+        Default: around those of `probe_from`.
+    resume_from, on_epoch
+        As in `train`.
+
+    Raises
+    ------
+    PtychoBackendsError
+        For bad input, before anything is written.
+    """
+    scan = _loaded_scan(probe_from)
+    config = synthetic_config() if config is None else config
+    chosen = _chosen_backend(backend, config)
+    execution = ExecutionConfig() if execution is None else execution
+    if config.model.architecture != "unrolled" or config.model.model_type != "supervised":
+        raise ConfigError(
+            f"architecture, model_type: got {config.model.architecture!r}, {config.model.model_type!r}, want "
+            "'unrolled', 'supervised' for training on synthetic scans"
+        )
+    if parts < config.nepochs:
+        raise ConfigError(f"parts: got {parts}, want at least one for each of {config.nepochs} epochs")
+    source = SyntheticScans.like(scan, patterns=patterns, seed=config.seed, photons=photons, step_px=step_px)
+    draw = SyntheticCanvases(
+        source,
+        -(-parts // config.nepochs),
+        config.model.gridsize,
+        functools.partial(_refined_as_measured, chosen, execution),
+    )
+    plan = plan_for(chosen, draw(0), config, execution, _resumed_model(resume_from, chosen))
+    return train(
+        dataclasses.replace(plan, resample=draw),
+        output_dir=output_dir,
+        backend=chosen,
+        execution=execution,
+        on_epoch=on_epoch,
+    )
+
+
+def _refined_as_measured(backend: Backend, execution: ExecutionConfig, scan: Scan) -> Reconstruction:
+    return backend.refine(None, scan, RefinementConfig(refine_probe=False), execution=execution)
+
+
+def synthetic_config() -> TrainingConfig:
+    """Settings with which `train_synthetic` trains by default."""
+    model = ModelConfig(N=0, gridsize=2, architecture="unrolled", model_type="supervised")
+    return TrainingConfig(model=model, nepochs=20, batch_size=8)
 
 
 def infer(
@@ -604,6 +692,8 @@ def _chosen_backend(
 
 def _require_light(groups: GroupedData) -> None:
     """Raise `ScanError` if every pattern is empty: now, not when the first batch is asked for."""
+    if isinstance(groups, CanvasGroups):
+        return
     _ = groups.normalisation
 
 

@@ -35,7 +35,12 @@ def corrected(canvas: NDArray, light: NDArray, weights: Weights) -> NDArray:
     (B, H, W) complex array, [y, x]
     """
     factor = unit_factor(canvas, light)
-    return canvas + _change(features(canvas * factor, light), weights) / factor
+    return canvas + _change(features(canvas * factor, relative_light(light)), weights) / factor
+
+
+def corrected_parts(canvas: NDArray, light: NDArray, weights: Weights) -> NDArray:
+    """As `corrected`, for parts (B, H, W) of canvases that are normalised as a whole, with their relative light."""
+    return canvas + _change(features(canvas, light), weights)
 
 
 def _change(seen: NDArray, weights: Weights) -> NDArray:
@@ -61,7 +66,7 @@ def corrected_scan(canvas: NDArray, light: NDArray, weights: Weights) -> NDArray
     (H, W) complex array, [y, x]
     """
     factor = unit_factor(canvas[None], light[None])[0]
-    seen = features((canvas * factor)[None], light[None])
+    seen = features((canvas * factor)[None], relative_light(light[None]))
     change = np.zeros_like(canvas)
     for inner, outer, within in tiles(*canvas.shape):
         found = _change(seen[:, outer[0], outer[1]], weights)[0]
@@ -99,11 +104,15 @@ def _mean(values: NDArray, light: NDArray) -> NDArray:
     return np.sum(values * light, axis=(1, 2), keepdims=True) / np.where(total > 0, total, 1.0)
 
 
-def features(canvas: NDArray, light: NDArray) -> NDArray:
-    """(B, H, W, 3): real part minus 1, imaginary part, and the logarithm of the light over the brightest pixel's."""
+def relative_light(light: NDArray) -> NDArray:
+    """(B, H, W), the light over that of the brightest pixel."""
     brightest = np.max(light, axis=(1, 2), keepdims=True)
-    relative = light / np.where(brightest > 0, brightest, 1.0)
-    seen = np.log1p(constants.LIGHT_CONTRAST * relative) / np.log1p(constants.LIGHT_CONTRAST)
+    return light / np.where(brightest > 0, brightest, 1.0)
+
+
+def features(canvas: NDArray, light: NDArray) -> NDArray:
+    """(B, H, W, 3): real part minus 1, imaginary part, and the logarithm of the relative light."""
+    seen = np.log1p(constants.LIGHT_CONTRAST * light) / np.log1p(constants.LIGHT_CONTRAST)
     return np.stack([canvas.real - 1.0, canvas.imag, seen], axis=-1)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.reference import losses, network, physics, unrolled
+from ptycho_backends.reference import correction, losses, network, physics, unrolled
 from ptycho_backends.values import Batch, Prediction, Weights
 
 
@@ -36,6 +36,10 @@ def _outputs(
     weights = in_double(weights)
     fed = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
     offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
+    if batch.canvas is not None:
+        image = correction.corrected_parts(batch.canvas.astype(np.complex128), batch.light, weights)
+        patches = np.repeat(image[:, None], config.group_size, axis=1)
+        return patches, image, channels_first(fed)
     if config.architecture == "unrolled":
         canvas = unrolled.object_canvas(
             channels_first(fed), offsets, weights, config, batch.valid_pixels, batch.probe_index

@@ -66,16 +66,23 @@ def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
         arrays["valid_pixels"] = batch.valid_pixels
     if batch.probe_index is not None:
         arrays["probe_index"] = batch.probe_index
+    if batch.canvas is not None and batch.light is not None:
+        arrays |= {"canvas": batch.canvas, "light": batch.light}
     return arrays
 
 
 def batch_signature(
-    config: ModelConfig, *, with_truth: bool, masked: bool = False, sharded: bool = False
+    config: ModelConfig,
+    *,
+    with_truth: bool,
+    masked: bool = False,
+    sharded: bool = False,
+    parts: bool = False,
 ) -> dict[str, tf.TensorSpec]:
     """Types of the arrays of a batch, for any number of groups: a short last batch compiles nothing anew.
 
     `masked` is for groups of which not all pixels are valid, `sharded` for a batch that is a process's shard of a
-    larger one.
+    larger one, `parts` for parts of canvases in the place of patterns.
     """
     N, C = config.N, config.group_size
     signature = {
@@ -89,6 +96,9 @@ def batch_signature(
         signature["valid_pixels"] = tf.TensorSpec((None, N, N), tf.bool)
     if config.n_probes > 1:
         signature["probe_index"] = tf.TensorSpec((None,), tf.int32)
+    if parts:
+        signature["canvas"] = tf.TensorSpec((None, N, N), tf.complex64)
+        signature["light"] = tf.TensorSpec((None, N, N), tf.float32)
     if sharded:
         signature[SHARD_SIZES] = tf.TensorSpec((2,), tf.int32)
     return signature

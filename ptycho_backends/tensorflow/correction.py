@@ -13,7 +13,12 @@ from ptycho_backends.tensorflow.network import Weights, conv, max_pool, unet_blo
 def corrected(canvas: tf.Tensor, light: tf.Tensor, weights: Weights) -> tf.Tensor:
     """Mirror of `reference.correction.corrected`."""
     factor = unit_factor(canvas, light)
-    return canvas + _change(features(canvas * factor, light), weights) / factor
+    return canvas + _change(features(canvas * factor, relative_light(light)), weights) / factor
+
+
+def corrected_parts(canvas: tf.Tensor, light: tf.Tensor, weights: Weights) -> tf.Tensor:
+    """Mirror of `reference.correction.corrected_parts`."""
+    return canvas + _change(features(canvas, light), weights)
 
 
 def _change(seen: tf.Tensor, weights: Weights) -> tf.Tensor:
@@ -27,7 +32,7 @@ def _change(seen: tf.Tensor, weights: Weights) -> tf.Tensor:
 def corrected_scan(canvas: tf.Tensor, light: tf.Tensor, weights: Weights) -> tf.Tensor:
     """Mirror of `reference.correction.corrected_scan`."""
     factor = unit_factor(canvas[None], light[None])[0]
-    seen = features((canvas * factor)[None], light[None])
+    seen = features((canvas * factor)[None], relative_light(light[None]))
     rows: dict[int, list[tf.Tensor]] = {}
     for inner, outer, within in tiles(*canvas.shape):
         found = _change(seen[:, outer[0], outer[1]], weights)[0]
@@ -54,11 +59,15 @@ def _mean(values: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
     return summed / tf.where(total > 0, total, tf.ones_like(total))
 
 
+def relative_light(light: tf.Tensor) -> tf.Tensor:
+    """Mirror of `reference.correction.relative_light`."""
+    brightest = tf.reduce_max(light, axis=(1, 2), keepdims=True)
+    return light / tf.where(brightest > 0, brightest, tf.ones_like(brightest))
+
+
 def features(canvas: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.correction.features`."""
-    brightest = tf.reduce_max(light, axis=(1, 2), keepdims=True)
-    relative = light / tf.where(brightest > 0, brightest, tf.ones_like(brightest))
-    seen = tf.math.log1p(constants.LIGHT_CONTRAST * relative) / math.log1p(constants.LIGHT_CONTRAST)
+    seen = tf.math.log1p(constants.LIGHT_CONTRAST * light) / math.log1p(constants.LIGHT_CONTRAST)
     return tf.stack([tf.math.real(canvas) - 1.0, tf.math.imag(canvas), seen], axis=-1)
 
 

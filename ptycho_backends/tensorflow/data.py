@@ -12,6 +12,7 @@ from ptycho_backends.tensorflow.arrays import SHARD_SIZES, arrays_from_batch, ba
 from ptycho_backends.tensorflow.process_group import process_group_of
 from ptycho_backends.training.plan import TrainingPlan, needs_truth
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH
+from ptycho_backends.training.synthetic_canvases import CanvasGroups
 
 
 class PtychoData:
@@ -63,6 +64,7 @@ class PtychoData:
             with_truth=needs_truth(self.plan.config),
             masked=self.plan.groups.is_masked,
             sharded=several,
+            parts=isinstance(self.plan.groups, CanvasGroups),
         )
         dataset = tf.data.Dataset.from_generator(gathered, output_signature=signature)
         return dataset.apply(tf.data.experimental.assert_cardinality(len(steps))).prefetch(self._ahead)

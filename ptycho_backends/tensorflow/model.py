@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_channels
-from ptycho_backends.tensorflow import losses, network, physics, process_group, unrolled
+from ptycho_backends.tensorflow import correction, losses, network, physics, process_group, unrolled
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     channels_first,
@@ -131,6 +131,11 @@ class PtychoModel(tf.Module):
         canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
         return physics.crop_centre(canvas, self.config.N)
 
+    def _of_parts(self, canvas: tf.Tensor, light: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Patches and object of parts of refined canvases, which are corrected and nothing else."""
+        image = correction.corrected_parts(canvas, light, self._weights())
+        return tf.repeat(image[:, None], self.config.group_size, axis=1), image
+
     def _canvas(
         self,
         diffraction_fed: tf.Tensor,
@@ -168,9 +173,13 @@ class PtychoModel(tf.Module):
         """
         batch = in_precision(batch, self.dtype)
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(
-            measured, batch["offsets"], statistics, batch.get("probe_index"), batch.get("valid_pixels")
-        )
+        if "canvas" in batch:
+            patches, image = self._of_parts(batch["canvas"], batch["light"])
+            amplitude = channels_first(measured)
+        else:
+            patches, image, amplitude = self(
+                measured, batch["offsets"], statistics, batch.get("probe_index"), batch.get("valid_pixels")
+            )
         return losses.loss_terms(
             config,
             patches,

@@ -12,6 +12,7 @@ from ptycho_backends.tensorflow.model import CLIPPING_FLOOR, Adam, PtychoModel, 
 from ptycho_backends.training.epochs import EpochCounter
 from ptycho_backends.training.plan import TrainingPlan, needs_truth
 from ptycho_backends.training.schedule import parts_of_weights
+from ptycho_backends.training.synthetic_canvases import CanvasGroups
 from ptycho_backends.training.trainable import trained_weights
 from ptycho_backends.values import EpochRecord, TrainedModel
 
@@ -52,6 +53,7 @@ class PtychoModule(EpochCounter):
             with_truth=needs_truth(config),
             masked=plan.groups.is_masked,
             sharded=several_processes,
+            parts=isinstance(plan.groups, CanvasGroups),
         )
         self._compiled_loss = self._compiled(self._loss, self._signature)
         self.epoch_batches = plan.batches_an_epoch

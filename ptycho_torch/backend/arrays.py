@@ -82,6 +82,8 @@ def arrays_from_batch(batch: Batch) -> dict[str, NDArray]:
         arrays["valid_pixels"] = batch.valid_pixels
     if batch.probe_index is not None:
         arrays["probe_index"] = batch.probe_index
+    if batch.canvas is not None and batch.light is not None:
+        arrays |= {"canvas": batch.canvas, "light": batch.light}
     return arrays
 
 

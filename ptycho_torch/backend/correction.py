@@ -15,7 +15,12 @@ from ptycho_torch.backend.network import Weights, conv, max_pool, unet_block, up
 def corrected(canvas: Tensor, light: Tensor, weights: Weights) -> Tensor:
     """Mirror of `reference.correction.corrected`."""
     factor = unit_factor(canvas, light)
-    return canvas + _change(features(canvas * factor, light), weights) / factor
+    return canvas + _change(features(canvas * factor, relative_light(light)), weights) / factor
+
+
+def corrected_parts(canvas: Tensor, light: Tensor, weights: Weights) -> Tensor:
+    """Mirror of `reference.correction.corrected_parts`."""
+    return canvas + _change(features(canvas, light), weights)
 
 
 def _change(seen: Tensor, weights: Weights) -> Tensor:
@@ -29,7 +34,7 @@ def _change(seen: Tensor, weights: Weights) -> Tensor:
 def corrected_scan(canvas: Tensor, light: Tensor, weights: Weights) -> Tensor:
     """Mirror of `reference.correction.corrected_scan`."""
     factor = unit_factor(canvas[None], light[None])[0]
-    seen = features((canvas * factor)[None], light[None])
+    seen = features((canvas * factor)[None], relative_light(light[None]))
     change = torch.zeros_like(canvas)
     for inner, outer, within in tiles(*canvas.shape):
         change[inner] = _change(seen[:, :, outer[0], outer[1]], weights)[0][within]
@@ -51,11 +56,15 @@ def _mean(values: Tensor, light: Tensor) -> Tensor:
     return (values * light).sum(dim=(1, 2), keepdim=True) / torch.where(total > 0, total, 1.0)
 
 
+def relative_light(light: Tensor) -> Tensor:
+    """Mirror of `reference.correction.relative_light`."""
+    brightest = light.amax(dim=(1, 2), keepdim=True)
+    return light / torch.where(brightest > 0, brightest, 1.0)
+
+
 def features(canvas: Tensor, light: Tensor) -> Tensor:
     """Mirror of `reference.correction.features`."""
-    brightest = light.amax(dim=(1, 2), keepdim=True)
-    relative = light / torch.where(brightest > 0, brightest, 1.0)
-    seen = torch.log1p(constants.LIGHT_CONTRAST * relative) / math.log1p(constants.LIGHT_CONTRAST)
+    seen = torch.log1p(constants.LIGHT_CONTRAST * light) / math.log1p(constants.LIGHT_CONTRAST)
     return torch.stack([canvas.real - 1.0, canvas.imag, seen], dim=1)
 
 

@@ -15,7 +15,7 @@ from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.training.schedule import parts_of_weights
 from ptycho_backends.training.trainable import trained_weights
-from ptycho_torch.backend import losses, network, physics, unrolled
+from ptycho_torch.backend import correction, losses, network, physics, unrolled
 from ptycho_torch.backend.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend.layers import attach_layers
 
@@ -120,6 +120,12 @@ class PtychoModel(torch.nn.Module):
             canvas = physics.merge_patches(patches, offsets, self.config.canvas_size)
             return physics.crop_centre(canvas, self.config.N)
 
+    def _of_parts(self, canvas: Tensor, light: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches and object of parts of refined canvases, which are corrected and nothing else."""
+        canvas = canvas.to(torch.complex128 if light.dtype == torch.float64 else torch.complex64)
+        image = correction.corrected_parts(canvas, light, self.tensors)
+        return image[:, None].expand(-1, self.config.group_size, -1, -1), image
+
     def _canvas(
         self,
         diffraction_fed: Tensor,
@@ -149,9 +155,13 @@ class PtychoModel(torch.nn.Module):
         In training `statistics` receives those of the batch, for `update_running_statistics`.
         """
         measured = intensity_scale * batch["diffraction"]
-        patches, image, amplitude = self(
-            measured, batch["offsets"], statistics, batch.get("probe_index"), batch.get("valid_pixels")
-        )
+        if "canvas" in batch:
+            patches, image = self._of_parts(batch["canvas"], batch["light"])
+            amplitude = measured
+        else:
+            patches, image, amplitude = self(
+                measured, batch["offsets"], statistics, batch.get("probe_index"), batch.get("valid_pixels")
+            )
         # in '64-true' Lightning widens the real tensors of a batch, and leaves complex ones as they are
         truth = {
             name: batch[name].to(patches.dtype) for name in ("patches_truth", "object_truth") if name in batch

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from ptycho_backends.archive import model_file as archive
 from ptycho_backends.archive.genuine_export import write_genuine_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, validate
-from ptycho_backends.images.reconstruct import default_stitching_size, reconstruct, wants_phase_agreement
+from ptycho_backends.images.reconstruct import (
+    default_stitching_size,
+    reconstruct,
+    trust_in_patches,
+    wants_phase_agreement,
+)
 from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import refinement as reference
 from ptycho_backends.refinement.checkpoint import load_state
@@ -186,7 +191,13 @@ class BackendBase(abc.ABC):
         """Stitch the image from `object_patches`; `agree_on_phase` is passed only where it is True."""
         patches = self.object_patches(model, groups, execution)
         return reconstruct(
-            patches, groups, model.config.model.N, stitching_size, self.name, agree_on_phase=agree_on_phase
+            patches,
+            groups,
+            model.config.model.N,
+            stitching_size,
+            self.name,
+            agree_on_phase=agree_on_phase,
+            patch_weights=trust_in_patches(model, stitching_size),
         )
 
     def refine_plan(

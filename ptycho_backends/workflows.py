@@ -23,7 +23,6 @@ from ptycho_backends.backend_base import plan_for
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
-    ModelConfig,
     RefinementConfig,
     TrainingConfig,
 )
@@ -44,6 +43,7 @@ from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
 from ptycho_backends.images.reconstruct import default_stitching_size
 from ptycho_backends.images.report import metrics_report, report_line
 from ptycho_backends.protocol import Backend
+from ptycho_backends.recipes import execution_recipe, synthetic_recipe, training_recipe
 from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.extent import require_sane_canvas
@@ -99,7 +99,7 @@ OBJECT_KINDS = ("star", *STRUCTURES)
 # The demonstration: long enough to see every spoke, short enough to wait for.
 DEMO_N = 64
 DEMO_POSITIONS = 200
-DEMO_EPOCHS = 20
+DEMO_EPOCHS = 12
 # small batches: with so few patterns, it is the number of steps that counts
 DEMO_BATCH = 4
 DEMO_PHOTONS = 1e5
@@ -221,13 +221,14 @@ def train(
     ----------
     scan : Scan, path or TrainingPlan
         A plan is trained as it is, with its own configuration and start.
-    config : TrainingConfig
-        `N=0` takes the side from the patterns. Left out with a plan.
+    config : TrainingConfig, optional
+        `N=0` takes the side from the patterns. Default: `recipes.training_recipe()`. Left out with a plan.
     output_dir : path, optional
         Default: `config.output_dir`.
     backend : str or Backend, optional
         Default: as `get_backend` chooses for `config`.
     execution : ExecutionConfig, optional
+        Default: `recipes.execution_recipe` of the architecture.
     resume_from : path or TrainedModel, optional
         An archive, a checkpoint, or the folder of an earlier run.
     on_epoch : callable, optional
@@ -244,8 +245,13 @@ def train(
         For bad input and for a folder that cannot be written to: before anything is written.
     """
     data = scan if isinstance(scan, TrainingPlan) else _loaded_scan(scan)
+    if config is None and not isinstance(data, TrainingPlan):
+        config = training_recipe()
     chosen = _chosen_backend(backend, data.config if isinstance(data, TrainingPlan) else config)
-    execution = ExecutionConfig() if execution is None else execution
+    if execution is None:
+        settings = data.config if isinstance(data, TrainingPlan) else config
+        assert settings is not None
+        execution = execution_recipe(settings.model.architecture)
     if config is not None and not isinstance(data, TrainingPlan):
         config = _with_folder(config, output_dir)
     plan = plan_for(chosen, data, config, execution, _resumed_model(resume_from, chosen))
@@ -295,7 +301,8 @@ def train_synthetic(
     parts : int
         Parts of refined images, as large as a pattern, to train on in all epochs together.
     config : TrainingConfig, optional
-        Default: `synthetic_config()`. `model.architecture` has to be 'unrolled', `model.model_type` 'supervised'.
+        Default: `recipes.synthetic_recipe()`. Its `model.architecture` has to be 'unrolled', its `model.model_type`
+        'supervised'.
     output_dir : path, optional
     backend : str or Backend, optional
     execution : ExecutionConfig, optional
@@ -313,9 +320,9 @@ def train_synthetic(
         For bad input, before anything is written.
     """
     scan = _loaded_scan(probe_from)
-    config = synthetic_config() if config is None else config
+    config = synthetic_recipe() if config is None else config
     chosen = _chosen_backend(backend, config)
-    execution = ExecutionConfig() if execution is None else execution
+    execution = execution_recipe() if execution is None else execution
     if config.model.architecture != "unrolled" or config.model.model_type != "supervised":
         raise ConfigError(
             f"architecture, model_type: got {config.model.architecture!r}, {config.model.model_type!r}, want "
@@ -342,12 +349,6 @@ def train_synthetic(
 
 def _refined_as_measured(backend: Backend, execution: ExecutionConfig, scan: Scan) -> Reconstruction:
     return backend.refine(None, scan, RefinementConfig(refine_probe=False), execution=execution)
-
-
-def synthetic_config() -> TrainingConfig:
-    """Settings with which `train_synthetic` trains by default."""
-    model = ModelConfig(N=0, gridsize=2, architecture="unrolled", model_type="supervised")
-    return TrainingConfig(model=model, nepochs=20, batch_size=8)
 
 
 def infer(
@@ -412,6 +413,9 @@ def infer(
         config.model_path = Path(model)
     groups = inference_groups(trained, scan, config)
     _require_light(groups)
+    # a whole scan has a canvas of its own, unless some groups are asked for, or a refinement follows
+    settings = (config.n_groups, config.n_subsample, config.agree_on_phase, stitching_size, refine)
+    on_canvas = works_on_scans(trained) and all(value is None for value in settings)
     if stitching_size is None:
         stitching_size = default_stitching_size(trained.config.model)
     if not 0 < stitching_size <= scan.N or stitching_size % 2:
@@ -427,12 +431,12 @@ def infer(
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
     # a backend may be older than the argument
     added = {} if config.agree_on_phase is None else {"agree_on_phase": config.agree_on_phase}
-    # a whole scan has a canvas of its own, unless that is refined afterwards, or some groups are asked for
-    settings = (config.n_groups, config.n_subsample, config.agree_on_phase, stitching_size, refine)
-    on_canvas = works_on_scans(trained) and all(value is None for value in settings)
-    reconstruction = chosen.infer(
-        trained, scan if on_canvas else groups, execution=execution, stitching_size=stitching_size, **added
-    )
+    if on_canvas:
+        reconstruction = chosen.infer(trained, scan, execution=execution)
+    else:
+        reconstruction = chosen.infer(
+            trained, groups, execution=execution, stitching_size=stitching_size, **added
+        )
     if refine is not None:
         if writes:
             saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])
@@ -490,7 +494,8 @@ def run(
     if isinstance(data, TrainingPlan):
         trained_on, settings = data.scan, data.config
     else:
-        trained_on, settings = data, _required(config)
+        config = training_recipe() if config is None else config
+        trained_on, settings = data, config
     test = test_scan if test_scan is not None else settings.test_data_file
     # loaded before training, so that a mistake in its name costs no hours
     shown = trained_on if test is None else _loaded_scan(test)
@@ -642,13 +647,8 @@ def demo(
     """
     chosen = _chosen_backend(backend, None)
     scan = simulate_star(DEMO_N, positions, n_photons=DEMO_PHOTONS, seed=seed)
-    config = TrainingConfig(
-        model=ModelConfig(N=DEMO_N, gridsize=1, n_filters_scale=1),
-        nepochs=epochs,
-        batch_size=DEMO_BATCH,
-        seed=seed,
-        backend=chosen.name,
-    )
+    config = training_recipe()
+    config.nepochs, config.batch_size, config.seed, config.backend = epochs, DEMO_BATCH, seed, chosen.name
     folder = output_directory(output_dir)
     path = save_scan(scan, folder / FILES["scan"])
     config.train_data_file = path
@@ -667,12 +667,6 @@ def demo(
 
 def _loaded_scan(scan: Scan | AnyPath) -> Scan:
     return scan if isinstance(scan, Scan) else load_scan(scan)
-
-
-def _required(config: TrainingConfig | None) -> TrainingConfig:
-    if config is None:
-        raise ConfigError("config: got None, want a TrainingConfig; only a TrainingPlan carries its own")
-    return config
 
 
 def _with_folder(config: TrainingConfig, output_dir: AnyPath | None) -> TrainingConfig:

@@ -19,6 +19,7 @@ from ptycho_backends.config import (
     ATTENTION_FIELDS,
     LATER_FIELDS,
     LATER_MODEL_FIELDS,
+    PATCH_FIELDS,
     ModelConfig,
     TrainingConfig,
     validate,
@@ -83,7 +84,10 @@ class ConfigMember:
             CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)}, LATER_FIELDS
         )
         shape = {field.name for field in dataclasses.fields(ModelConfig)}
-        _require_keys(CONFIG, training["model"], shape, optional=ATTENTION_FIELDS + LATER_MODEL_FIELDS)
+        optional = ATTENTION_FIELDS + LATER_MODEL_FIELDS
+        if isinstance(training["model"], dict) and training["model"].get("architecture") == "unrolled":
+            optional += PATCH_FIELDS
+        _require_keys(CONFIG, training["model"], shape, optional)
         if training["n_images"] is not None:
             raise ArchiveError(f"{CONFIG}: n_images: got a value, want None; its successor is n_groups")
         try:

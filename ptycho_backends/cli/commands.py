@@ -14,6 +14,7 @@ from ptycho_backends.cli.options import (
     RUNNING_PANEL,
     Accelerator,
     AgreeOnPhase,
+    Architecture,
     BackendName,
     BatchSize,
     ConfigFile,
@@ -28,10 +29,12 @@ from ptycho_backends.cli.options import (
     Mapped,
     Mask,
     Measurement,
+    OptionalScanFiles,
     Output,
     Passes,
     Photons,
     Precision,
+    ProbeFrom,
     ProbeModes,
     ProbeTrainable,
     ProductFile,
@@ -44,10 +47,12 @@ from ptycho_backends.cli.options import (
     ScanFiles,
     Seed,
     StitchingSize,
+    Synthetic,
     Verbose,
     option,
 )
 from ptycho_backends.cli.reporting import EXIT_ERROR, described, epoch_lines, pass_lines, report, session
+from ptycho_backends.errors import ConfigError
 
 if TYPE_CHECKING:
     pass
@@ -103,13 +108,14 @@ def demo(
     with session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
         from ptycho_backends.cli.settings import execution_config, refinement_config
+        from ptycho_backends.recipes import DEFAULT_ARCHITECTURE
         from ptycho_backends.registry import get_backend
 
         refinement = refinement_config(refine, "auto")
         chosen = get_backend(backend)
         positions = workflows.DEMO_POSITIONS if positions is None else positions
         epochs = workflows.DEMO_EPOCHS if epochs is None else epochs
-        execution = execution_config(None, quiet, accelerator=accelerator)
+        execution = execution_config(None, quiet, DEFAULT_ARCHITECTURE, accelerator=accelerator)
         say(
             f"simulating {positions} positions on a Siemens star, {workflows.DEMO_PHOTONS:g} photons each;"
             f" training {epochs} epochs on {chosen.name}",
@@ -185,7 +191,7 @@ def simulate(
 
 @app.command()
 def train(
-    scans: ScanFiles,
+    scans: OptionalScanFiles = None,
     output: Output = None,
     backend: BackendName = None,
     config: ConfigFile = None,
@@ -193,6 +199,7 @@ def train(
     measurement: Measurement = "auto",
     mapped: Mapped = False,
     mask: Mask = None,
+    architecture: Architecture = None,
     gridsize: Gridsize = None,
     filters: Filters = None,
     epochs: Epochs = None,
@@ -202,6 +209,8 @@ def train(
     seed: Seed = None,
     probe_trainable: ProbeTrainable = None,
     learning_rate: LearningRate = None,
+    synthetic: Synthetic = None,
+    probe_from: ProbeFrom = None,
     resume: Resume = None,
     accelerator: Accelerator = None,
     precision: Precision = None,
@@ -220,22 +229,59 @@ def train(
         from ptycho_backends.cli.settings import (
             execution_config,
             given_size,
+            scan_of,
             scans_of,
+            synthetic_settings,
+            synthetic_source,
             training_job,
             training_plan,
         )
 
+        if synthetic is not None or probe_from is not None:
+            source = synthetic_source(scans, synthetic, probe_from, config)
+            settings = synthetic_settings(
+                backend,
+                model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},
+                training={
+                    "nepochs": epochs, "batch_size": given_size(batch_size), "seed": seed, "output_dir": output,
+                },
+            )  # fmt: skip
+            how = execution_config(
+                execution, quiet, settings.model.architecture, accelerator=accelerator, precision=precision,
+                learning_rate=learning_rate,
+            )  # fmt: skip
+            result = workflows.train_synthetic(
+                scan_of(source, measurement, mapped, mask),
+                synthetic or 0,
+                settings,
+                output,
+                backend=backend,
+                execution=how,
+                photons=nphotons,
+                resume_from=resume,
+                on_epoch=epoch_lines(how, settings.nepochs + how.finetune_epochs, say),
+            )
+            again = f"ptycho-backends train --synthetic {synthetic} --probe-from {source} --resume {result.output_dir}"
+            report(result, say, again=again)
+            return
+        if not scans:
+            raise ConfigError("SCAN: got none, want a scan to train on, or --synthetic and --probe-from")
         loaded = scans_of(scans, measurement, mapped, mask)
         job = training_job(
             loaded, scans[0], config, backend, resume, say,
-            model={"gridsize": gridsize, "n_filters_scale": filters},
+            model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
                 "seed": seed, "probe_trainable": probe_trainable, "output_dir": output,
             },
         )  # fmt: skip
         how = execution_config(
-            execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
+            execution,
+            quiet,
+            job.config.model.architecture,
+            accelerator=accelerator,
+            precision=precision,
+            learning_rate=learning_rate,
         )
         result = workflows.train(
             training_plan(job, batch_size, how, say),
@@ -270,6 +316,7 @@ def run(
     refine_probe: RefineProbe = None,
     refine_positions: RefinePositions = False,
     probe_modes: ProbeModes = None,
+    architecture: Architecture = None,
     gridsize: Gridsize = None,
     filters: Filters = None,
     epochs: Epochs = None,
@@ -314,7 +361,7 @@ def run(
         loaded = scans_of(scans, measurement, mapped, mask)
         job = training_job(
             loaded, scans[0], config, backend, resume, say,
-            model={"gridsize": gridsize, "n_filters_scale": filters},
+            model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},
             training={
                 "nepochs": epochs, "batch_size": given_size(batch_size), "nphotons": nphotons, "n_groups": n_groups,
                 "seed": seed, "probe_trainable": probe_trainable, "output_dir": output,
@@ -322,7 +369,12 @@ def run(
             },
         )  # fmt: skip
         how = execution_config(
-            execution, quiet, accelerator=accelerator, precision=precision, learning_rate=learning_rate
+            execution,
+            quiet,
+            job.config.model.architecture,
+            accelerator=accelerator,
+            precision=precision,
+            learning_rate=learning_rate,
         )
         test = job.config.test_data_file
         shown = loaded[0] if test is None else scan_of(test, measurement, mapped, mask)

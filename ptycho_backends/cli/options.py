@@ -25,6 +25,15 @@ ScanFiles = Annotated[
         metavar="SCAN...",
     ),
 ]
+OptionalScanFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="One scan or several, each with a probe of its own: NPZ files, or Ptychodus's training-data HDF5. None "
+        "with --synthetic.",
+        metavar="SCAN...",
+        show_default=False,
+    ),
+]
 Output = Annotated[Path | None, option("--output", "-o", help="Folder for the results.", metavar="DIR")]
 BackendName = Annotated[
     str | None,
@@ -68,14 +77,27 @@ Mask = Annotated[
 ]
 Gridsize = Annotated[
     int | None,
-    option("--gridsize", "-g", panel=MODEL_PANEL, help="A group holds gridsize x gridsize positions. (1)"),
+    option(
+        "--gridsize", "-g", panel=MODEL_PANEL, help="A group holds gridsize x gridsize positions. (2; cnn 1)"
+    ),
+]
+Architecture = Annotated[
+    str | None,
+    option(
+        "--architecture",
+        "-a",
+        panel=MODEL_PANEL,
+        help="unrolled starts from the physics; cnn and attention learn from patterns alone. (unrolled)",
+    ),
 ]
 Filters = Annotated[
     int | None,
-    option("--filters", panel=MODEL_PANEL, help="Multiplies the network's filters (n_filters_scale). (2)"),
+    option(
+        "--filters", panel=MODEL_PANEL, help="Multiplies the network's filters (n_filters_scale). (1; cnn 2)"
+    ),
 ]
 Epochs = Annotated[
-    int | None, option("--epochs", "-e", panel=TRAINING_PANEL, help="Passes over the scan. (50)")
+    int | None, option("--epochs", "-e", panel=TRAINING_PANEL, help="Passes over the scan. (12; cnn 50)")
 ]
 BatchSize = Annotated[
     str | None,
@@ -104,7 +126,8 @@ ProbeTrainable = Annotated[
     option("--probe-trainable/--probe-fixed", panel=TRAINING_PANEL, help="Refine the probe. (fixed)"),
 ]
 LearningRate = Annotated[
-    float | None, option("--learning-rate", panel=TRAINING_PANEL, help="Of the first epoch. (0.001)")
+    float | None,
+    option("--learning-rate", panel=TRAINING_PANEL, help="Of the first epoch. (0.002; cnn 0.001)"),
 ]
 Resume = Annotated[
     Path | None,
@@ -150,6 +173,27 @@ Verbose = Annotated[
 ]
 Quiet = Annotated[bool, option("--quiet", "-q", panel=MESSAGES_PANEL, help="Print nothing but errors.")]
 Debug = Annotated[bool, option("--debug", panel=MESSAGES_PANEL, help="Show where an error arose.")]
+
+Synthetic = Annotated[
+    int | None,
+    option(
+        "--synthetic",
+        panel=TRAINING_PANEL,
+        min=1,
+        help="Train on so many parts of refined images of synthetic scans, with the probe of --probe-from and no SCAN: "
+        "before the beam time, for few photons.",
+        metavar="PARTS",
+    ),
+]
+ProbeFrom = Annotated[
+    Path | None,
+    option(
+        "--probe-from",
+        panel=TRAINING_PANEL,
+        help="Scan that gives synthetic scans their probe, photons and step.",
+        metavar="SCAN",
+    ),
+]
 
 Refine = Annotated[
     str | None,

@@ -23,6 +23,12 @@ from ptycho_backends.config import (
 from ptycho_backends.config_file import load_config
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.protocol import Backend
+from ptycho_backends.recipes import (
+    DEFAULT_ARCHITECTURE,
+    execution_recipe,
+    synthetic_recipe,
+    training_recipe,
+)
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.merging import groups_of_scans
@@ -99,6 +105,7 @@ def training_job(
     Options win over the YAML file, the file over the configuration of the model that is resumed.
     """
     base = None if config_file is None else load_config(config_file)
+    architecture = model.get("architecture")
     named = set() if config_file is None else _named_fields(config_file)
     # the file's backend only if the file names one: a default is no choice
     chosen = get_backend(backend, config=base if "backend" in named else None)
@@ -107,7 +114,9 @@ def training_job(
         base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
         if resume is not None and resume.is_dir() and training.get("output_dir") is None:
             training = training | {"output_dir": resume}
-    config = _training_config(base or TrainingConfig(), named, model, training)
+    config = _training_config(
+        base or training_recipe(architecture or DEFAULT_ARCHITECTURE), named, model, training
+    )
     config.train_data_file, config.backend = path, chosen.name
     return TrainingJob(scans, config, chosen, resumed)
 
@@ -120,6 +129,42 @@ def _training_config(base: TrainingConfig, named: set[str], model: Given, traini
     inner, inner_problems = from_values(ModelConfig, vars(base.model) | model)
     config, problems = from_values(TrainingConfig, vars(base) | training | {"model": inner})
     raise_if_any("settings", [*inner_problems, *(p for p in problems if not p.startswith("model."))])
+    return config
+
+
+def synthetic_source(
+    scans: Sequence[Path] | None, synthetic: int | None, probe_from: Path | None, config: Path | None
+) -> Path:
+    """The file that gives synthetic scans their probe.
+
+    Raises
+    ------
+    ConfigError
+        If the options contradict one another.
+    """
+    if scans:
+        raise ConfigError(
+            f"SCAN: got {scans[0]} beside --synthetic, which trains on no measured scan; leave it out"
+        )
+    if config is not None:
+        raise ConfigError(
+            "config: got a file beside --synthetic, which has settings of its own; leave it out"
+        )
+    if probe_from is None:
+        raise ConfigError(
+            "probe_from: got none; --synthetic needs the probe and the dose of a scan: --probe-from SCAN"
+        )
+    if synthetic is None:
+        raise ConfigError(
+            "synthetic: got none; --probe-from is for --synthetic PARTS, as in --synthetic 10000"
+        )
+    return probe_from
+
+
+def synthetic_settings(backend: str | None, *, model: Given, training: Given) -> TrainingConfig:
+    """The recipe for synthetic scans with the options given."""
+    config = _training_config(synthetic_recipe(), set(), model, training)
+    config.backend = get_backend(backend).name
     return config
 
 
@@ -199,9 +244,16 @@ def settled_execution(
     return dataclasses.replace(execution, inference_batch_size=size)
 
 
-def execution_config(path: Path | None, quiet: bool, **given: Any) -> ExecutionConfig:
-    """From the file and the options; a progress bar only where someone sees it."""
-    base = ExecutionConfig() if path is None else load_config(path, ExecutionConfig)
+def execution_config(
+    path: Path | None, quiet: bool, architecture: str | None = None, **given: Any
+) -> ExecutionConfig:
+    """From the file and the options; a progress bar only where someone sees it.
+
+    Without a file, as the recipe of the `architecture` that is trained.
+    """
+    base = ExecutionConfig() if architecture is None else execution_recipe(architecture)
+    if path is not None:
+        base = load_config(path, ExecutionConfig)
     # a bar that redraws itself fills a log file with rubbish
     bar = base.enable_progress_bar and not quiet and sys.stderr.isatty()
     values = vars(base) | _only_given(given) | {"enable_progress_bar": bar}

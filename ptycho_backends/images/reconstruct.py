@@ -10,11 +10,17 @@ from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.images import stitching
 from ptycho_backends.images.phase_agreement import WaitingPatches
+from ptycho_backends.reference.initial_weights import PROBE
+from ptycho_backends.reference.physics import crop_centre
 from ptycho_backends.scans.grouping import GroupedData
-from ptycho_backends.values import Reconstruction
+from ptycho_backends.values import Reconstruction, TrainedModel
 
 KEPT_PATCHES_BYTES = 2 << 30
 """`Reconstruction.object_patches` is None for patches that take more: a scan may be larger than memory."""
+
+
+LEAST_TRUST = 1e-3
+"""Weight of pixels without light (`trust_in_patches`)."""
 
 
 def wants_phase_agreement(model: ModelConfig) -> bool:
@@ -25,6 +31,22 @@ def wants_phase_agreement(model: ModelConfig) -> bool:
 def default_stitching_size(model: ModelConfig) -> int:
     """Side of the central square of each patch that is stitched by default, pixels."""
     return model.N // 2 if model.architecture == "unrolled" else constants.DEFAULT_STITCHING_SIZE
+
+
+def trust_in_patches(model: TrainedModel, size: int) -> NDArray[np.float64] | None:
+    """(M, M), weight of each pixel of the patches of `model`; None where all count alike.
+
+    Patches of 'unrolled' are trusted where their own probe lit them: what is around comes from the neighbours, or from
+    nowhere.
+    """
+    if model.config.model.architecture != "unrolled":
+        return None
+    modes = np.asarray(model.weights[PROBE]).astype(np.complex128)
+    intensity = np.sum(np.abs(modes.reshape(-1, *modes.shape[-2:])) ** 2, axis=0)
+    central = crop_centre(intensity, size)
+    brightest = float(central.max())
+    # a dark place in a ring of light is seen by no patch but these
+    return np.maximum(central / brightest, LEAST_TRUST) if brightest > 0 else None
 
 
 def reconstruct(

@@ -37,6 +37,7 @@ def _outputs(
     fed = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
     offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
     if batch.canvas is not None:
+        assert batch.light is not None
         image = correction.corrected_parts(batch.canvas.astype(np.complex128), batch.light, weights)
         patches = np.repeat(image[:, None], config.group_size, axis=1)
         return patches, image, channels_first(fed)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.images import stitching
-from ptycho_backends.images.reconstruct import reconstruct, wants_phase_agreement
+from ptycho_backends.images.reconstruct import reconstruct, trust_in_patches, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.tensorflow import network, process_group
 from ptycho_backends.tensorflow.arrays import (
@@ -191,6 +191,7 @@ def infer(
         "tensorflow",
         add_up,
         agree_on_phase=agree_on_phase,
+        patch_weights=trust_in_patches(model, stitching_size),
     )
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.images import stitching
-from ptycho_backends.images.reconstruct import reconstruct, wants_phase_agreement
+from ptycho_backends.images.reconstruct import reconstruct, trust_in_patches, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
@@ -173,7 +173,14 @@ def _infer_shard(
     patches = _object_patches(model, groups, execution, processes.shard(len(groups)))
     add_up = processes.add_up if processes.size > 1 else None
     return reconstruct(
-        patches, groups, model.config.model.N, stitching_size, "torch", add_up, agree_on_phase=agree_on_phase
+        patches,
+        groups,
+        model.config.model.N,
+        stitching_size,
+        "torch",
+        add_up,
+        agree_on_phase=agree_on_phase,
+        patch_weights=trust_in_patches(model, stitching_size),
     )
 
 

@@ -68,7 +68,7 @@ def write_genuine_archive(model: TrainedModel, path: str | os.PathLike[str]) -> 
             f"architecture: got {architecture!r}, but an archive of PtychoPINN holds 'cnn' alone; save the model "
             "as an archive of this library, or train one with architecture='cnn'"
         )
-    for name in LATER_MODEL_FIELDS:
+    for name in ("n_probe_modes", "n_probes"):
         if (count := getattr(config.training.model, name)) != 1:
             raise ConfigError(
                 f"{name}: got {count}, but an archive of PtychoPINN holds one mode of one probe; save the model as an "

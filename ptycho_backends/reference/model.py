@@ -30,7 +30,11 @@ def offsets_by_channel(relative_offsets_px: NDArray) -> NDArray:
 
 
 def _outputs(
-    config: ModelConfig, weights: Weights, batch: Batch, statistics: network.Statistics | None = None
+    config: ModelConfig,
+    weights: Weights,
+    batch: Batch,
+    statistics: network.Statistics | None = None,
+    steps_with: Weights | None = None,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """(patches (B, c, N, N), object (B, N, N), amplitude (B, C, N, N)), all in float64."""
     weights = in_double(weights)
@@ -42,12 +46,14 @@ def _outputs(
         patches = np.repeat(image[:, None], config.group_size, axis=1)
         return patches, image, channels_first(fed)
     if config.architecture == "unrolled":
-        canvas = unrolled.object_canvas(
-            channels_first(fed), offsets, weights, config, batch.valid_pixels, batch.probe_index
+        held = weights if steps_with is None else in_double(steps_with)
+        steps = unrolled.before_last_correction(
+            channels_first(fed), offsets, held, config, batch.valid_pixels, batch.probe_index
         )
+        canvas = unrolled.after_last_correction(steps, weights, config, batch.probe_index)
         views = physics.canvas_views(canvas, offsets, config.N)
         amplitude = physics.views_amplitude(
-            views, weights["probe"], weights["log_scale"], config, batch.probe_index
+            views, weights["probe"], held["log_scale"], config, batch.probe_index
         )
         return views, physics.crop_centre(canvas, config.N), amplitude
     patches = channels_first(network.object_patches(fed, weights, config, statistics))
@@ -79,7 +85,12 @@ def predict(config: ModelConfig, weights: Weights, batch: Batch) -> Prediction:
 
 
 def loss(
-    config: TrainingConfig, weights: Weights, batch: Batch, *, training: bool = True
+    config: TrainingConfig,
+    weights: Weights,
+    batch: Batch,
+    *,
+    training: bool = True,
+    steps_with: Weights | None = None,
 ) -> dict[str, float]:
     """Every term of the loss and the `total`, computed wholly in float64.
 
@@ -91,8 +102,11 @@ def loss(
     training : bool
         Batch normalisation uses the batch's own mean and variance; else, as for validation, the running
         ones.
+    steps_with : mapping, optional
+        Weights for all of the network `unrolled` that no gradient goes through: its steps, and `log_scale`. The
+        slopes of the loss are the gradient where these are held and `weights` move. Default: `weights`.
     """
-    patches, image, amplitude = _outputs(config.model, weights, batch, {} if training else None)
+    patches, image, amplitude = _outputs(config.model, weights, batch, {} if training else None, steps_with)
     measured = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
     truth, centre = batch.object_patches, batch.object_at_centre
     terms = losses.loss_terms(

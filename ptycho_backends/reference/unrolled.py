@@ -73,16 +73,54 @@ def object_canvas(
     -------
     (B, S, S) complex array, [y, x]
     """
+    steps = before_last_correction(measured, relative_offsets_px, weights, config, valid_pixels, probe_index)
+    return after_last_correction(steps, weights, config, probe_index)
+
+
+class Steps(NamedTuple):
+    """What the last correction starts from; no gradient goes through it.
+
+    Attributes
+    ----------
+    canvas : (B, S, S) complex, [y, x]
+        After the last steps, with all scales normalised.
+    light : (B, S, S) real, [y, x]
+        Illumination.
+    energy : (B,) real
+        Mean energy of a group's whole patterns, in the unit of the probe.
+    """
+
+    canvas: NDArray
+    light: NDArray
+    energy: NDArray
+
+
+def before_last_correction(
+    measured: NDArray,
+    relative_offsets_px: NDArray,
+    weights: Weights,
+    config: ModelConfig,
+    valid_pixels: NDArray | None = None,
+    probe_index: NDArray | None = None,
+) -> Steps:
+    """All rounds but the last correction; parameters as `object_canvas`."""
     probe = modes_of_groups(weights, config, probe_index)
     energy = mean_energy(measured, probe, valid_pixels) / np.exp(2 * weights["log_scale"])
-    power = np.sum(np.abs(probe) ** 2, axis=(1, 2, 3))
     groups = normalised_groups(measured, relative_offsets_px, probe, config, valid_pixels)
-    canvas = np.ones_like(groups.light, probe.dtype)
-    for part in range(config.n_rounds):
-        canvas = estimate(canvas, groups, config.n_steps if part == 0 else constants.LATER_STEPS)
+    canvas = estimate(np.ones_like(groups.light, probe.dtype), groups, config.n_steps)
+    for _ in range(config.n_rounds - 1):
         canvas = corrected_within(canvas, groups.light, weights, config.N)
-    # the object that gives the patterns their energy
-    return canvas * np.sqrt(energy / power)[:, None, None]
+        canvas = estimate(canvas, groups, constants.LATER_STEPS)
+    return Steps(canvas, groups.light, energy)
+
+
+def after_last_correction(
+    steps: Steps, weights: Weights, config: ModelConfig, probe_index: NDArray | None = None
+) -> NDArray:
+    """The corrected object (B, S, S) complex, `[y, x]`, that gives the patterns their energy."""
+    canvas = corrected_within(steps.canvas, steps.light, weights, config.N)
+    power = np.sum(np.abs(modes_of_groups(weights, config, probe_index)) ** 2, axis=(1, 2, 3))
+    return canvas * np.sqrt(steps.energy / power)[:, None, None]
 
 
 def modes_of_groups(weights: Weights, config: ModelConfig, probe_index: NDArray | None) -> NDArray:

@@ -36,17 +36,44 @@ def object_canvas(
     probe_index: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Mirror of `reference.unrolled.object_canvas`."""
-    probe = modes_of_groups(weights, config, probe_index)
-    power = tf.reduce_sum(_power(probe), axis=(1, 2, 3))
-    still = tf.stop_gradient(probe)
-    energy = mean_energy(measured, still, valid_pixels) / tf.exp(2 * tf.stop_gradient(weights["log_scale"]))
-    groups = normalised_groups(measured, relative_offsets_px, still, config, valid_pixels)
-    canvas = tf.cast(tf.ones_like(groups.light), probe.dtype)
-    for part in range(config.n_rounds):
-        steps = config.n_steps if part == 0 else constants.LATER_STEPS
-        canvas = tf.stop_gradient(estimate(tf.stop_gradient(canvas), groups, steps))
-        canvas = corrected_within(canvas, groups.light, weights, config.N)
-    return canvas * tf.cast(tf.sqrt(energy / power), canvas.dtype)[:, None, None]
+    steps = before_last_correction(measured, relative_offsets_px, weights, config, valid_pixels, probe_index)
+    return after_last_correction(steps, weights, config, probe_index)
+
+
+class Steps(NamedTuple):
+    """As the mirrored class."""
+
+    canvas: tf.Tensor
+    light: tf.Tensor
+    energy: tf.Tensor
+
+
+def before_last_correction(
+    measured: tf.Tensor,
+    relative_offsets_px: tf.Tensor,
+    weights: Weights,
+    config: ModelConfig,
+    valid_pixels: tf.Tensor | None = None,
+    probe_index: tf.Tensor | None = None,
+) -> Steps:
+    """Mirror of `reference.unrolled.before_last_correction`."""
+    probe = tf.stop_gradient(modes_of_groups(weights, config, probe_index))
+    energy = mean_energy(measured, probe, valid_pixels) / tf.exp(2 * tf.stop_gradient(weights["log_scale"]))
+    groups = normalised_groups(measured, relative_offsets_px, probe, config, valid_pixels)
+    canvas = estimate(tf.cast(tf.ones_like(groups.light), probe.dtype), groups, config.n_steps)
+    for _ in range(config.n_rounds - 1):
+        canvas = tf.stop_gradient(corrected_within(canvas, groups.light, weights, config.N))
+        canvas = estimate(canvas, groups, constants.LATER_STEPS)
+    return Steps(canvas, groups.light, energy)
+
+
+def after_last_correction(
+    steps: Steps, weights: Weights, config: ModelConfig, probe_index: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Mirror of `reference.unrolled.after_last_correction`."""
+    canvas = corrected_within(steps.canvas, steps.light, weights, config.N)
+    power = tf.reduce_sum(_power(modes_of_groups(weights, config, probe_index)), axis=(1, 2, 3))
+    return canvas * tf.cast(tf.sqrt(steps.energy / power), canvas.dtype)[:, None, None]
 
 
 def modes_of_groups(weights: Weights, config: ModelConfig, probe_index: tf.Tensor | None) -> tf.Tensor:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig, TrainingConfig
+from ptycho_backends.config import ATTENTION_FIELDS, OF_PATCHES, ModelConfig, TrainingConfig
 from ptycho_backends.reference import probe as probes
+from ptycho_backends.reference.correction import HEAD
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, initial_weights
 from ptycho_backends.scans.grouping import GroupedData, group_scan
 from ptycho_backends.scans.scan import Scan
@@ -75,7 +76,7 @@ FIELD_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
         "dark": (False, False, False, True),
         "probe_trainable": (True, False),
         "intensity_scale_trainable": (True, False),
-        "architecture": ("cnn", "cnn", "attention"),
+        "architecture": ("cnn", "cnn", "attention", "unrolled"),
         "n_probe_modes": (1, 1, 1, 2, 3),
         "n_probes": (1, 1, 1, 1, 2),
         "masked": (False, False, True),
@@ -100,6 +101,24 @@ ATTENTION_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
 )
 """The same for the fields that only the architecture 'attention' has."""
 
+UNROLLED_VALUES: Mapping[str, Sequence[Any]] = MappingProxyType(
+    {
+        "N": (32, 16, 16, 22, 48),
+        "n_steps": (2, 1, 3, 4),
+        "n_rounds": (1, 1, 2),
+    }
+)
+"""The same for the fields that only the architecture 'unrolled' has, and for the sides of its patterns."""
+
+OWN_VALUES: Mapping[str, Mapping[str, Sequence[Any]]] = MappingProxyType(
+    {"cnn": MappingProxyType({}), "attention": ATTENTION_VALUES, "unrolled": UNROLLED_VALUES}
+)
+"""Values of the fields of each architecture; they come in place of those in `FIELD_VALUES`."""
+
+
+OF_PATCHES_FIELDS = tuple(
+    field.name for field in dataclasses.fields(ModelConfig) if field.metadata["only"] == OF_PATCHES
+)
 
 # Pixels that a case with a mask leaves out.
 MASKED_FRACTION = 0.2
@@ -114,7 +133,7 @@ class Case:
     N, gridsize, amp_activation, object_big, probe_big, probe_mask, pad_object, gaussian_smoothing_sigma,
     n_filters_scale, max_position_jitter, probe_trainable, intensity_scale_trainable, nphotons, architecture,
     n_probe_modes, n_probes, cbam_encoder, cbam_bottleneck, cbam_decoder, eca_encoder, eca_decoder, spatial_decoder,
-    decoder_spatial_kernel, use_shared_decoder, edge_pad, decoder_last_c_outer_fraction, batch_norm
+    decoder_spatial_kernel, use_shared_decoder, edge_pad, decoder_last_c_outer_fraction, batch_norm, n_steps, n_rounds
         As in the configuration.
     loss : str
         A name in `LOSSES`.
@@ -160,6 +179,8 @@ class Case:
     edge_pad: int = 0
     decoder_last_c_outer_fraction: float = 0.125
     batch_norm: bool = False
+    n_steps: int = 8
+    n_rounds: int = 1
     n_probe_modes: int = 1
     n_probes: int = 1
     masked: bool = False
@@ -191,6 +212,8 @@ class Case:
             architecture=self.architecture,
             n_probe_modes=self.n_probe_modes,
             n_probes=self.n_probes,
+            n_steps=self.n_steps,
+            n_rounds=self.n_rounds,
             **{name: getattr(self, name) for name in ATTENTION_FIELDS},
         )
         return TrainingConfig(
@@ -224,6 +247,10 @@ class Case:
             self.config.model, self.seed, probe=probe, intensity_scale=self.intensity_scale
         )
         generator = np.random.default_rng([self.seed, 1])
+        if self.architecture == "unrolled":
+            # the correction is zero at first, and its gradient with it
+            kernel = weights[f"{HEAD}/kernel"]
+            weights[f"{HEAD}/kernel"] = generator.normal(0, 0.05, kernel.shape).astype(np.float32)
         for name, value in weights.items():
             if name.endswith("/bias"):
                 # a relu head must not be dead everywhere, or there is nothing to compare
@@ -301,10 +328,12 @@ def within_reason(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
     Twice the filters at the larger sizes take seconds and test nothing more. Batch normalisation divides by
     the spread of a batch. With one or two groups, or an empty pattern, that spread is almost zero, and the
-    division magnifies rounding without bound.
+    division magnifies rounding without bound. Fields that an architecture lacks are left out.
     """
     fields = dict(drawn)
-    if fields["N"] != 64:
+    if fields["architecture"] == "unrolled":
+        fields = {name: value for name, value in fields.items() if name not in OF_PATCHES_FIELDS}
+    if fields["N"] > 64:
         fields["n_filters_scale"] = 1
     if fields.get("batch_norm"):
         fields |= {"groups": 3, "dark": False}
@@ -315,10 +344,9 @@ def draw_case(seed: int, **fixed: Any) -> Case:
     """The case of the integer `seed`; `fixed` fields are taken as given."""
     generator = np.random.default_rng(seed)
     drawn = {name: values[int(generator.integers(len(values)))] for name, values in FIELD_VALUES.items()}
-    if {**drawn, **fixed}["architecture"] == "attention":
-        more = ATTENTION_VALUES.items()
-        drawn |= {name: values[int(generator.integers(len(values)))] for name, values in more}
-    return Case(**{**within_reason(drawn), "seed": seed, **fixed})
+    more = OWN_VALUES[{**drawn, **fixed}["architecture"]].items()
+    drawn |= {name: values[int(generator.integers(len(values)))] for name, values in more}
+    return Case(**{**within_reason({**drawn, **fixed}), "seed": seed, **fixed})
 
 
 def draw_cases(count: int, seed: int = 0, **fixed: Any) -> Iterator[Case]:

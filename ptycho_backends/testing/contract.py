@@ -61,6 +61,11 @@ CASES = (
          seed=9),
     Case(loss="mae+object", n_probe_modes=2, n_probes=2, groups=3, masked=True, seed=10),
     Case(gridsize=2, loss="nll", n_probes=2, nphotons=1e4, seed=11),
+    Case(architecture="unrolled", N=32, gridsize=2, n_steps=3, n_rounds=2, probe_mask=True, loss="all",
+         offsets="uncentred", seed=12),
+    Case(architecture="unrolled", N=22, n_steps=4, n_probe_modes=2, n_probes=2, groups=3, masked=True, loss="nll+mae",
+         seed=13),
+    Case(architecture="unrolled", N=16, gridsize=2, n_steps=2, loss="supervised", dark=True, offsets="far", seed=14),
 )  # fmt: skip
 """Every switch of the model at least once each way."""
 

@@ -50,13 +50,14 @@ def slope(config: TrainingConfig, weights: Weights, batch: Batch, direction: Map
 
     Central differences. The first step is the shortest at which rounding is `ROUNDING_FRACTION` of the quotient:
     the loss has a bend wherever a ReLU switches, so steps must be short. Other steps are tried until the
-    quotients of three neighbouring steps agree, without the sign of a close bend between their two halves.
+    quotients of three neighbouring steps agree, without the sign of a close bend between their two halves. What no
+    gradient goes through is held.
     """
     origin = reference.in_double(weights)
 
     def loss_at(step: float) -> float:
         moved = {name: origin[name] + step * direction[name] for name in direction}
-        return reference.loss(config, {**origin, **moved}, batch)["total"]
+        return reference.loss(config, {**origin, **moved}, batch, steps_with=origin)["total"]
 
     here = loss_at(0.0)
 

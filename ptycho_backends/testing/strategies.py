@@ -4,6 +4,7 @@ Bounded on purpose: draws stay within the range of a beamline, and failures shri
 Whole models are drawn as `Case`s, whose `repr` makes them again.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,23 @@ from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.scans.grouping import GroupedData, group_scan
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.testing.cases import ATTENTION_VALUES, FIELD_VALUES, Case, within_reason
+from ptycho_backends.testing.cases import FIELD_VALUES, OWN_VALUES, Case, within_reason
 from ptycho_backends.values import Batch
 
 # Multiples of 1/16 up to 4: short when printed, and exact in float32.
 SIXTEENTHS = st.integers(-64, 64).map(lambda k: k / 16)
 
 
-def _field(name: str, fixed: dict[str, Any]) -> st.SearchStrategy[Any]:
-    values = {**FIELD_VALUES, **ATTENTION_VALUES}[name]
+def _field(name: str, values: Sequence[Any], fixed: dict[str, Any]) -> st.SearchStrategy[Any]:
     return st.just(fixed[name]) if name in fixed else st.sampled_from(values)
 
 
 @st.composite
 def cases(draw: st.DrawFn, **fixed: Any) -> Case:
     """Whole cases; `fixed` fields are taken as given."""
-    fields = {name: draw(_field(name, fixed), label=name) for name in FIELD_VALUES}
-    if fields["architecture"] == "attention":
-        fields |= {name: draw(_field(name, fixed), label=name) for name in ATTENTION_VALUES}
+    fields = {name: draw(_field(name, values, fixed), label=name) for name, values in FIELD_VALUES.items()}
+    own = OWN_VALUES[fields["architecture"]]
+    fields |= {name: draw(_field(name, values, fixed), label=name) for name, values in own.items()}
     fields = {**within_reason(fields), **fixed}
     seed = fixed["seed"] if "seed" in fixed else draw(st.integers(0, 9999), label="seed")
     return Case(**{**fields, "seed": seed})

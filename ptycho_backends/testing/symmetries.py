@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 
 from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
+from ptycho_backends.reference.correction import HEAD
 from ptycho_backends.reference.initial_weights import (
     BOTTLENECK,
     DECODERS,
     PROBE,
+    UNET_INPUTS,
+    UNET_LEVELS,
+    UNET_OUTPUTS,
     attention_stages,
     border_channels,
     layer_channels,
@@ -126,6 +130,9 @@ class _Orders:
         self._channels = layer_channels(config)
         self._shapes = weight_shapes(config)
         self._generator = generator
+        if config.architecture == "unrolled":
+            self._unet()
+            return
         encoded = positions
         for i in range(len(constants.ENCODER_FILTERS[config.N])):
             encoded = self._block(f"encoder/block{i}", encoded)
@@ -141,6 +148,16 @@ class _Orders:
                 self._layer(f"{decoder}/inner_head", inner, heads)
             if border is not None:
                 self._layer(f"{decoder}/border_head", border, heads)
+
+    def _unet(self) -> None:
+        kept, wire = [], np.arange(UNET_INPUTS)
+        for level in range(UNET_LEVELS):
+            wire = self._block(f"encoder/block{level}", wire)
+            kept.append(wire)
+        for level in reversed(range(UNET_LEVELS - 1)):
+            joined = np.concatenate([wire, len(wire) + kept[level]])
+            wire = self._block(f"decoder/block{level}", joined)
+        self._layer(HEAD, wire, np.arange(UNET_OUTPUTS))
 
     def _trunk(self, name: str, wire: Order) -> tuple[Order, Order | None]:
         """Orders of the inputs of the inner and of the border head."""

@@ -37,18 +37,47 @@ def object_canvas(
     probe_index: Tensor | None = None,
 ) -> Tensor:
     """Mirror of `reference.unrolled.object_canvas`."""
-    probe = modes_of_groups(weights, config, probe_index)
-    power = _power(probe).sum(dim=(1, 2, 3))
+    steps = before_last_correction(measured, relative_offsets_px, weights, config, valid_pixels, probe_index)
+    return after_last_correction(steps, weights, config, probe_index)
+
+
+class Steps(NamedTuple):
+    """As the mirrored class."""
+
+    canvas: Tensor
+    light: Tensor
+    energy: Tensor
+
+
+def before_last_correction(
+    measured: Tensor,
+    relative_offsets_px: Tensor,
+    weights: Weights,
+    config: ModelConfig,
+    valid_pixels: Tensor | None = None,
+    probe_index: Tensor | None = None,
+) -> Steps:
+    """Mirror of `reference.unrolled.before_last_correction`."""
     with torch.no_grad():
+        probe = modes_of_groups(weights, config, probe_index)
         energy = mean_energy(measured, probe, valid_pixels) / torch.exp(2 * weights["log_scale"])
         groups = normalised_groups(measured, relative_offsets_px, probe, config, valid_pixels)
-        canvas = torch.ones_like(groups.light, dtype=probe.dtype)
-    for part in range(config.n_rounds):
+        canvas = estimate(torch.ones_like(groups.light, dtype=probe.dtype), groups, config.n_steps)
+    for _ in range(config.n_rounds - 1):
+        # with gradients: mixed precision would keep kernels that it has cast without them
+        canvas = corrected_within(canvas, groups.light, weights, config.N).detach()
         with torch.no_grad():
-            steps = config.n_steps if part == 0 else constants.LATER_STEPS
-            canvas = estimate(canvas.detach(), groups, steps)
-        canvas = corrected_within(canvas, groups.light, weights, config.N)
-    return canvas * torch.sqrt(energy / power)[:, None, None]
+            canvas = estimate(canvas, groups, constants.LATER_STEPS)
+    return Steps(canvas, groups.light, energy)
+
+
+def after_last_correction(
+    steps: Steps, weights: Weights, config: ModelConfig, probe_index: Tensor | None = None
+) -> Tensor:
+    """Mirror of `reference.unrolled.after_last_correction`."""
+    canvas = corrected_within(steps.canvas, steps.light, weights, config.N)
+    power = _power(modes_of_groups(weights, config, probe_index)).sum(dim=(1, 2, 3))
+    return canvas * torch.sqrt(steps.energy / power)[:, None, None]
 
 
 def modes_of_groups(weights: Weights, config: ModelConfig, probe_index: Tensor | None) -> Tensor:

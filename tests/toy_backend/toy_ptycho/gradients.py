@@ -18,6 +18,7 @@ from ptycho_backends.reference.initial_weights import (
 from ptycho_backends.reference.model import channels_first, in_double, offsets_by_channel
 from ptycho_backends.reference.probe import circular_mask
 from toy_ptycho import attention
+from toy_ptycho.unrolled import UnrolledPass, blocks
 
 
 def activation_slope(name, x):
@@ -142,10 +143,10 @@ class NetworkPass:
         if pools:
             # of equal maxima none is the first: they share, and a symmetric input treats them alike
             chosen = self._undo[block]
-            share = _blocks(chosen.astype(float)).sum(axis=(2, 4))
+            share = blocks(chosen.astype(float)).sum(axis=(2, 4))
             by_image = chosen * network.upsample(by_image / share)
         else:
-            by_image = _blocks(by_image).sum(axis=(2, 4))
+            by_image = blocks(by_image).sum(axis=(2, 4))
         by_image = self._undo[f"{block} attention"](by_image)
         return self._conv_back(f"{block}/conv0", self._conv_back(f"{block}/conv1", by_image))
 
@@ -171,11 +172,6 @@ class NetworkPass:
         for i in reversed(range(len(constants.DECODER_FILTERS[config.N]))):
             by_features = self._block_back(f"{name}/block{i}", by_features, pools=False)
         return by_features
-
-
-def _blocks(image):
-    batch, height, width, channels = image.shape
-    return image.reshape(batch, height // 2, 2, width // 2, 2, channels)
 
 
 def smoothing_matrix(N, sigma_px):
@@ -212,8 +208,12 @@ def diffraction_back(config, weights, offsets, canvas, by_amplitude, probe_index
     else:
         np.add.at(by_probe, np.zeros(len(views), int) if probe_index is None else probe_index, by_modes)
     lit = np.conj(probe[:, None] if probe.ndim == 4 else probe) * by_wave
-    by_views = physics.pad_centre(lit.sum(axis=2), config.canvas_size)
-    return physics.translate(by_views, -offsets).sum(axis=1), by_probe, by_log_scale
+    return views_back(config, offsets, lit.sum(axis=2)), by_probe, by_log_scale
+
+
+def views_back(config, offsets, by_views):
+    """Gradient by the canvas from the one by the views."""
+    return physics.translate(physics.pad_centre(by_views, config.canvas_size), -offsets).sum(axis=1)
 
 
 def merge_back(config, offsets, by_canvas):
@@ -329,9 +329,11 @@ def gradients(config, weights, batch):
     model, weights = config.model, in_double(weights)
     measured = batch.intensity_scale * batch.diffraction_amplitude.astype(np.float64)
     offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
-    there = NetworkPass(model, weights, measured)
     truth, centre = batch.object_patches, batch.object_at_centre
     centre = None if centre is None else centre[..., 0].astype(np.complex128)
+    if model.architecture == "unrolled":
+        return gradients_of_unrolled(config, weights, batch, measured, offsets, truth, centre)
+    there = NetworkPass(model, weights, measured)
     if model.model_type == "supervised":
         wanted = losses.required(truth if model.object_big else centre)
         wanted = channels_first(wanted.astype(np.complex128)) if model.object_big else wanted[:, None]
@@ -356,4 +358,25 @@ def gradients(config, weights, batch):
     there.gradients[PROBE] = by_probe
     there.gradients[LOG_SCALE] = np.asarray(by_log_scale)
     there.back(merge_back(model, offsets, by_canvas))
+    return there.gradients
+
+
+def gradients_of_unrolled(config, weights, batch, measured, offsets, truth, centre):
+    """`gradients` of the architecture 'unrolled', whose patches are views of the canvas."""
+    model, measured = config.model, channels_first(measured)
+    there = UnrolledPass(model, weights, measured, offsets, batch)
+    views = physics.canvas_views(there.canvas, offsets, model.N)
+    image = physics.crop_centre(there.canvas, model.N)
+    by_canvas = physics.pad_centre(image_slope(config, image, centre), model.canvas_size)
+    if model.model_type == "supervised":
+        wanted = channels_first(losses.required(truth).astype(np.complex128))
+        there.back(by_canvas + views_back(model, offsets, object_mae_slope(views, wanted)))
+        return there.gradients
+    amplitude = physics.views_amplitude(views, weights[PROBE], weights[LOG_SCALE], model, batch.probe_index)
+    by_amplitude = amplitude_slope(config, amplitude, measured, batch.valid_pixels)
+    by_views, by_probe, _ = diffraction_back(
+        model, weights, offsets, there.canvas, by_amplitude, batch.probe_index
+    )
+    there.back(by_canvas + by_views)
+    there.gradients[PROBE] += by_probe
     return there.gradients

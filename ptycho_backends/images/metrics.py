@@ -56,6 +56,9 @@ class Metrics:
         As `phase_correlation` and `phase_error_rad`, without a ramp.
     amplitude_ssim_ramp_removed, phase_ssim_ramp_removed : float
         As `amplitude_ssim` and `phase_ssim`, without a ramp.
+    phase_contrast : float
+        Slope of the reconstruction's phase against the known one, by least squares, without a ramp: 1 is perfect, less
+        is too flat. NaN where the known phase is flat.
     blank_phase_correlation : float
         0: a constant phase correlates with nothing.
     blank_phase_error_rad, blank_amplitude_ssim, blank_phase_ssim : float
@@ -90,6 +93,7 @@ class Metrics:
     blank_amplitude_ssim: float
     phase_ssim_ramp_removed: float
     blank_phase_ssim: float
+    phase_contrast: float
     ramp_rad_per_px: tuple[float, float]
     phase_correlation: float
     phase_error_rad: float
@@ -139,6 +143,7 @@ class Metrics:
                 "phase SSIM, ramp removed",
                 f"{self.phase_ssim_ramp_removed:.3f}  (blank image {self.blank_phase_ssim:.3f})",
             ),
+            ("phase contrast, ramp removed", f"{self.phase_contrast:.4f}"),
             ("ramp (x, y)", f"{px:+.2g}, {py:+.2g} rad/px"),
             ("phase correlation", f"{self.phase_correlation:.4f}"),
             ("mean absolute phase error", f"{self.phase_error_rad:.4f} rad"),
@@ -269,6 +274,7 @@ def measure(alignment: Alignment, trim_px: int = DEFAULT_TRIM_PX) -> Metrics:
         blank_amplitude_ssim=blank.amplitude_ssim,
         phase_ssim_ramp_removed=without.phase_ssim,
         blank_phase_ssim=blank.phase_ssim,
+        phase_contrast=without.phase_contrast,
         ramp_rad_per_px=alignment.ramp_rad_per_px,
         phase_correlation=as_it_is.phase_correlation,
         phase_error_rad=as_it_is.phase_error_rad,
@@ -286,6 +292,7 @@ def measure(alignment: Alignment, trim_px: int = DEFAULT_TRIM_PX) -> Metrics:
 
 class _Agreement(NamedTuple):
     phase_correlation: float
+    phase_contrast: float
     phase_error_rad: float
     amplitude_psnr_db: float
     amplitude_ssim: float
@@ -298,6 +305,7 @@ def _agreement(alignment: Alignment) -> _Agreement:
     ours, truth = alignment.reconstruction[region], alignment.truth[region]
     return _Agreement(
         _pearson(np.angle(ours), np.angle(truth)),
+        _slope(np.angle(ours), np.angle(truth)),
         float(np.mean(np.abs(np.angle(ours * truth.conj())))),
         *_similarity(np.abs(alignment.reconstruction), np.abs(alignment.truth), region),
         *_similarity(np.angle(alignment.reconstruction), np.angle(alignment.truth), region),
@@ -430,6 +438,13 @@ def _pearson(a: NDArray, b: NDArray) -> float:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     # rounding alone gives a flat image some variance
     return float(np.dot(a, b)) / norms if norms > 1e-12 * a.size else math.nan
+
+
+def _slope(a: NDArray, b: NDArray) -> float:
+    """Of `a` against `b`, by least squares."""
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(np.dot(b, b))
+    return float(np.dot(a, b)) / spread if spread > 1e-12 * b.size else math.nan
 
 
 def _similarity(ours: NDArray, truth: NDArray, region: NDArray[np.bool_]) -> tuple[float, float]:

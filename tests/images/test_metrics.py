@@ -245,6 +245,21 @@ def test_a_ramp_of_the_reference_does_not_count_as_agreement(truth):
     assert tilted.blank_phase_error_rad == pytest.approx(level.blank_phase_error_rad, abs=1e-3)
 
 
+@pytest.mark.parametrize("contrast", [0.5, 1.0, 1.2])
+def test_the_contrast_is_the_slope_of_the_phase_without_its_ramp(truth, contrast):
+    flatter = np.abs(truth) * np.exp(1j * contrast * np.angle(truth))
+    got = compare(reconstruction_of(ramped(seen(flatter).object, (0.05, -0.02))), scan_of(truth))
+    assert got.phase_contrast == pytest.approx(contrast, rel=0.01)
+    assert got.phase_correlation_ramp_removed > 0.99
+
+
+def test_noise_lowers_the_correlation_but_not_the_contrast(truth):
+    noise = np.random.default_rng(3).normal(0, 0.2, truth.shape)
+    got = compare(seen_noisy(truth, np.exp(1j * noise)), scan_of(truth))
+    assert got.phase_correlation_ramp_removed < 0.95
+    assert got.phase_contrast == pytest.approx(1, abs=0.03)
+
+
 def test_a_blank_image_has_the_figures_of_a_blank_image(truth):
     got = compare(seen_noisy(np.ones_like(truth), 1.0), scan_of(truth))
     assert got.blank_phase_correlation == 0.0

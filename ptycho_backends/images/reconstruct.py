@@ -10,6 +10,7 @@ from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig
 from ptycho_backends.images import stitching
 from ptycho_backends.images.phase_agreement import WaitingPatches
+from ptycho_backends.images.stitching import squares_over
 from ptycho_backends.reference.initial_weights import PROBE
 from ptycho_backends.reference.physics import crop_centre
 from ptycho_backends.scans.grouping import GroupedData
@@ -116,6 +117,13 @@ def reconstruct(
         for sums in stitcher.sums:
             add_up(sums)
     image, coverage = stitcher.result()
+    if patch_weights is not None:
+        # whole patches, as everywhere: what a pixel is worth does not say whether it was scanned
+        middles = np.rint(centres[:, 0, :, 0] - canvas.origin_px).astype(np.int64)
+        size = min(constants.DEFAULT_STITCHING_SIZE, stitching_size)
+        scanned = squares_over(middles, coverage.shape, size)
+        coverage = np.where(coverage > 0, scanned, 0.0).astype(np.float32)
+        image = np.where(coverage > 0, image, 0).astype(np.complex64)
     stitch += time.perf_counter() - started
     return Reconstruction(
         object=image,

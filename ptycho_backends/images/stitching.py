@@ -8,6 +8,7 @@ patches times their area; memory is that of three float64 images, which become t
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 
 from ptycho_backends import constants
 from ptycho_backends.reference.physics import crop_centre
@@ -23,7 +24,7 @@ from ptycho_backends.reference.stitching import (
 
 __all__ = [
     "Canvas", "Stitcher", "canvas_around", "probe_weights", "reassemble_position",
-    "reconstruct_image_barycentric", "require_size", "square_around", "stitch",
+    "reconstruct_image_barycentric", "require_size", "square_around", "squares_over", "stitch",
 ]  # fmt: skip
 
 # Pixels of patches that are shifted at once; their working arrays fit in a processor's cache.
@@ -66,6 +67,26 @@ def reconstruct_image_barycentric(
     """As `reference.stitching.reconstruct_image_barycentric`."""
     weights = chosen_weights(probe, size, weighting)
     return stitch(object_patches, group_centres_px, size, weights, canvas)
+
+
+def squares_over(middles_px: NDArray[np.int64], shape: tuple[int, int], size: int) -> NDArray[np.float64]:
+    """Number of squares that lie over each pixel; at least 1 in holes between them.
+
+    Parameters
+    ----------
+    middles_px : (n, 2) int64, [x, y]
+        Pixels of the canvas. Parts of squares outside it are dropped.
+    shape : (H, W)
+    size : int
+        Side of a square, even.
+    """
+    edges = np.zeros((shape[0] + 1, shape[1] + 1))
+    near, far = middles_px - size // 2, middles_px + size // 2
+    for sign_y, y in ((1.0, near[:, 1]), (-1.0, far[:, 1])):
+        for sign_x, x in ((1.0, near[:, 0]), (-1.0, far[:, 0])):
+            np.add.at(edges, (np.clip(y, 0, shape[0]), np.clip(x, 0, shape[1])), sign_x * sign_y)
+    covered = edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+    return np.maximum(covered, binary_fill_holes(covered > 0))
 
 
 class Stitcher:

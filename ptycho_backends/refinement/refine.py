@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from ptycho_backends import constants
+from ptycho_backends.images.stitching import squares_over
 from ptycho_backends.reference.probe import orthogonal_modes
 from ptycho_backends.reference.refinement import slow_gain
 from ptycho_backends.refinement.checkpoint import NAME, save_state
@@ -276,9 +276,9 @@ class Refinement:
         plan, state, scan = self._plan, self._state, self._plan.scan
         light = np.asarray(self._steps.light(), np.float64)
         lit = light > LEAST_LIGHT * self._dose
-        covered = _patches_over(*plan.geometry(state), plan.problem.shape, scan.N)
-        # patches that lie far apart leave holes, which their light reaches
-        covered = np.maximum(covered, binary_fill_holes(covered > 0))
+        corners, fractions = plan.geometry(state)
+        middles = np.rint(corners + fractions).astype(np.int64) + scan.N // 2
+        covered = squares_over(middles, plan.problem.shape, min(constants.DEFAULT_STITCHING_SIZE, scan.N))
         coverage = np.where(lit, covered, 0.0).astype(np.float32)
         canvas = np.where(coverage > 0, self._steps.canvas(), 0).astype(np.complex64)
         modes = orthogonal_modes(self._steps.probe().astype(np.complex128)).astype(np.complex64)
@@ -298,19 +298,6 @@ class Refinement:
             interrupted=interrupted,
             corrected=self._corrected,
         )
-
-
-def _patches_over(
-    corners: NDArray[np.int64], fractions: NDArray[np.float64], shape: tuple[int, int], N: int
-) -> NDArray[np.float64]:
-    """Number of positions whose central square lies over each pixel, as in an image stitched from patches."""
-    half = min(constants.DEFAULT_STITCHING_SIZE, N) // 2
-    middle = np.rint(corners + fractions).astype(np.int64) + N // 2
-    edges = np.zeros((shape[0] + 1, shape[1] + 1))
-    for sign_y, y in ((1.0, middle[:, 1] - half), (-1.0, middle[:, 1] + half)):
-        for sign_x, x in ((1.0, middle[:, 0] - half), (-1.0, middle[:, 0] + half)):
-            np.add.at(edges, (y, x), sign_x * sign_y)
-    return edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
 
 
 def _held_out_error(residuals: NDArray[np.float64]) -> float | None:

@@ -157,7 +157,7 @@ def parts_of_scan(
         truth = extract_patches(known, centre, N) * scale * factor
         part = canvas[box] * factor
         # each part's constant phase is free
-        overlap = np.sum(truth.conj() * part * light[box])
+        overlap = np.sum((truth.conj() * part * light[box])[lit[box]])
         truth = truth * (overlap / abs(overlap) if overlap != 0 else 1.0)
         truth = np.where(lit[box], truth, part)
         parts.append(

@@ -201,6 +201,46 @@ def test_run_of_several_scans_reconstructs_one(tmp_path, npz, other_npz, options
         assert len(entries["group_centres_px"]) == shown
 
 
+def test_synthetic_scans_take_the_probe_of_a_measured_one(tmp_path, npz, scan, monkeypatch):
+    asked = {}
+
+    def train_synthetic(probe_from, parts, config, output_dir, **given):
+        asked.update(given, scan=probe_from, parts=parts, config=config)
+        return workflows.train(scan, TrainingConfig(nepochs=1), output_dir, backend=given["backend"])
+
+    monkeypatch.setattr(workflows, "train_synthetic", train_synthetic)
+    options = ("--epochs", 3, "--nphotons", 500, "-b", "oracle", "-q")
+    ptycho("train", "--synthetic", 10_000, "--probe-from", npz, "-o", tmp_path / "prior", *options)
+    assert (asked["parts"], asked["photons"], asked["config"].nepochs) == (10_000, 500, 3)
+    assert asked["config"].model.architecture == "unrolled"
+    assert asked["config"].model.model_type == "supervised"
+    np.testing.assert_array_equal(asked["scan"].probe_guess, scan.probe_guess)
+    assert asked["execution"].scheduler == "OneCycle"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--synthetic", 100), "probe_from: got none"),
+        (("--probe-from", "scan.npz"), "synthetic: got none"),
+        (("scan.npz", "--synthetic", 100, "--probe-from", "scan.npz"), "beside --synthetic"),
+        ((), "SCAN: got none"),
+    ],
+)
+def test_synthetic_scans_need_all_of_their_options(options, message):
+    assert message in error_line("train", *options, "-b", "oracle")
+
+
+def test_the_command_line_trains_what_starts_from_the_physics(tmp_path, npz):
+    ptycho("train", npz, "-o", tmp_path / "new", "-b", "oracle", "-q")
+    ptycho("train", npz, "-o", tmp_path / "old", "-b", "oracle", "-q", "--architecture", "cnn")
+    new, old = (load_archive(tmp_path / name).config for name in ("new", "old"))
+    assert (new.model.architecture, new.model.gridsize, new.nepochs) == ("unrolled", 2, 12)
+    assert (old.model.architecture, old.model.gridsize, old.nepochs) == ("cnn", 1, 50)
+    files = [tmp_path / name / "execution.yaml" for name in ("new", "old")]
+    assert [load_config(file, ExecutionConfig).scheduler for file in files] == ["OneCycle", "Default"]
+
+
 def test_scans_that_do_not_fit_together(tmp_path, npz):
     large = save_scan(simulate_star(128, 20), tmp_path / "large.npz")
     said = error_line("train", npz, large, "-o", tmp_path / "run", "--filters", 1)
@@ -357,7 +397,7 @@ BAD_SCANS = {
     "NaN": ({"diff3d": NAN}, "NaN"),
     "unequal lengths": ({"xcoords": np.ones(39)}, "got shape (40,)"),
     "fewer patterns": ({"diff3d": np.ones((39, 64, 64), np.float32)}, "39 patterns for 40 positions"),
-    "N not supported": ({"diff3d": np.ones((40, 48, 48), np.float32), "probeGuess": None}, "48 x 48"),
+    "N not supported": ({"diff3d": np.ones((40, 47, 47), np.float32), "probeGuess": None}, "47 x 47"),
     "empty scan": (
         {
             key: np.empty((0, 64, 64) if key == "diff3d" else 0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho_backends.archive import members as member
 from ptycho_backends.archive.genuine_archive import MANIFEST, SHARING, TRAINED, VERSION, layer_numbers
 from ptycho_backends.archive.genuine_graph import MODEL_NAMES, graph_json, group_names, ordered_nodes
-from ptycho_backends.config import ATTENTION_FIELDS, LATER_MODEL_FIELDS, ModelConfig
+from ptycho_backends.config import ATTENTION_FIELDS, ModelConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.params import params

@@ -47,7 +47,7 @@ class StageAdapter(Protocol):
 
 
 class TorchStages:
-    """`ptycho_torch.backend`, whose network is channels-first."""
+    """`ptycho_torch.backend`, whose networks are channels-first."""
 
     name = "torch"
 
@@ -64,7 +64,7 @@ class TorchStages:
         **options: Any,
     ) -> Any:
         function = _stage("ptycho_torch.backend", stage)
-        moves_axes = stage.startswith("network.")
+        moves_axes = stage.startswith(("network.", "correction."))
         given = [self._given(argument, precision, moves_axes) for argument in arguments]
         with self._torch.no_grad():
             read = functools.partial(self._read, moves_axes=moves_axes)

@@ -20,6 +20,12 @@ CHAINS = {
 }
 
 
+# Cases of the networks that predict patches.
+of_patches = st.sampled_from(["cnn", "cnn", "attention"]).flatmap(
+    lambda name: cases(architecture=name, n_filters_scale=1)
+)
+
+
 def compare(adapter, stage, precision, *arguments, allowance=None):
     want = getattr(reference, stage)(*arguments)
     got = adapter.call(f"network.{stage}", *arguments, precision=precision)
@@ -125,7 +131,7 @@ def test_efficient_channel_attention(adapter, precision, data, image, width):
 
 @PRECISIONS
 @settings(max_examples=max(4, settings.default.max_examples // 8))
-@given(case=cases(n_filters_scale=1), pixels=real_arrays((2, 8, 8, 1)))
+@given(case=of_patches, pixels=real_arrays((2, 8, 8, 1)))
 def test_blocks(adapter, precision, case, pixels):
     weights, model = in_double(case.weights), case.config.model
     allowance = CHAINS[precision]
@@ -140,7 +146,7 @@ def test_blocks(adapter, precision, case, pixels):
 
 @PRECISIONS
 @settings(max_examples=max(4, settings.default.max_examples // 8))
-@given(case=cases(n_filters_scale=1))
+@given(case=of_patches)
 def test_encode_decode_and_patches(adapter, precision, case):
     weights, model = in_double(case.weights), case.config.model
     fed = case.intensity_scale * case.batch.diffraction_amplitude.astype(np.float64)
@@ -156,7 +162,7 @@ def test_encode_decode_and_patches(adapter, precision, case):
 
 
 @PRECISIONS
-@given(case=cases(), x=real_arrays((1, 3, 3, 2)))
+@given(case=of_patches, x=real_arrays((1, 3, 3, 2)))
 def test_head_activation(adapter, precision, case, x):
     for decoder in ("amplitude", "phase"):
         compare(adapter, "head_activation", precision, x, case.config.model, decoder)

@@ -10,7 +10,9 @@ from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.reference import model as reference
 from ptycho_backends.reference import unrolled
+from ptycho_backends.reference.initial_weights import initial_weights
 from ptycho_backends.reference.physics import canvas_views, diffraction_amplitude
+from ptycho_backends.reference.refinement import views as views_of_canvas
 from ptycho_backends.scans.simulate import focused_probe
 from ptycho_backends.testing.cases import Case
 from ptycho_backends.values import Batch
@@ -19,7 +21,14 @@ CASES = {
     "one": Case(architecture="unrolled", N=16, groups=3, n_steps=3, seed=1),
     "group": Case(architecture="unrolled", N=22, gridsize=2, n_steps=3, n_rounds=2, masked=True, seed=2),
     "modes": Case(
-        architecture="unrolled", N=16, gridsize=2, n_steps=2, n_probe_modes=2, n_probes=2, probe_mask=True, seed=3
+        architecture="unrolled",
+        N=16,
+        gridsize=2,
+        n_steps=2,
+        n_probe_modes=2,
+        n_probes=2,
+        probe_mask=True,
+        seed=3,
     ),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
@@ -166,13 +175,13 @@ def test_dark_patterns_give_finite_numbers(case):
 
 @pytest.mark.parametrize("jitter", [5, 6, 9, 12])
 def test_odd_and_even_canvases(jitter):
-    """Room around the views changes nothing near the middle but the resolution of slow phases."""
+    """Room around the views changes nothing: not in the first step, which has no slow phases."""
     case = dataclasses.replace(CASES["group"], max_position_jitter=jitter, n_steps=1, n_rounds=1)
-    wide = dataclasses.replace(case, max_position_jitter=20)
+    wide = dataclasses.replace(case, max_position_jitter=20 + jitter % 2)
     got, want = image_of(case).object, image_of(wide).object
-    # the first step has no slow phases; the light's maximum is the same
-    close(got[:, 2:-2, 2:-2], want[:, 2:-2, 2:-2], 1e-12) if jitter % 2 == 0 else None
-    assert np.isfinite(got).all()
+    assert case.config.model.canvas_size == 26 + jitter
+    # with the correction of zero and no slow phases, all that is left is the place of the views
+    close(got, want, 1e-12)
 
 
 def test_a_head_of_zero_leaves_the_estimate():
@@ -213,9 +222,7 @@ def test_views_are_those_of_the_diffraction_model():
     draw = np.random.default_rng(5)
     canvas = draw.normal(size=groups.light.shape) + 1j * draw.normal(size=groups.light.shape)
     S, N = canvas.shape[-1], case.N
-    from ptycho_backends.reference.refinement import views
-
-    seen = views(canvas.reshape(-1, S), groups.corners, groups.fractions, N)
+    seen = views_of_canvas(canvas.reshape(-1, S), groups.corners, groups.fractions, N)
     close(seen.reshape(case.groups, -1, N, N), canvas_views(canvas, offsets, N), 1e-12)
 
 
@@ -228,21 +235,32 @@ def test_views_beyond_the_canvas_are_moved_to_its_edge():
 
 
 def test_slow_gain():
-    probe = np.stack([focused_probe(16), np.roll(focused_probe(16), 2, axis=0)]).astype(complex)[:, None]
+    axis = np.arange(16) - 8
+    spot = np.exp(-(axis[:, None] ** 2 + 2 * axis**2) / 8).astype(complex)
+    probe = np.stack([spot, np.roll(spot, 2, axis=0)])[:, None]
     gain = unrolled.slow_gain(probe, 24)
     assert gain.shape == (2, 24, 13)
     np.testing.assert_array_equal(gain[:, 0, 0], 0)
     assert gain.max() <= constants.GROUP_SLOW_GAIN_LIMIT
     assert (np.diff(gain[:, 0, 1:]) < 0).all()
     # a place in the pattern is no width
-    close(gain[1], gain[0], 1e-6)
+    close(gain[1], gain[0], 1e-3)
+    # the mean of x**2 and y**2 in the intensity
+    frequency = (2 * np.pi / 24) ** 2 * np.mean([2.0, 1.0])
+    strength, limit = constants.GROUP_SLOW_STRENGTH, constants.GROUP_SLOW_GAIN_LIMIT
+    assert gain[0, 1, 0] == pytest.approx(strength / (frequency + strength / limit), rel=1e-3)
 
 
 def noise_free(gridsize, steps):
     """A group of a smooth object's patterns without noise; its configuration, weights, batch, and canvas."""
     N = 32
     config = ModelConfig(
-        N=N, gridsize=gridsize, architecture="unrolled", n_filters_scale=1, n_steps=steps, max_position_jitter=16
+        N=N,
+        gridsize=gridsize,
+        architecture="unrolled",
+        n_filters_scale=1,
+        n_steps=steps,
+        max_position_jitter=16,
     )
     S, draw = config.canvas_size, np.random.default_rng(2)
     spectrum = np.fft.fft2(draw.normal(size=(2, S, S)))
@@ -254,32 +272,40 @@ def noise_free(gridsize, steps):
     views = canvas_views(canvas[None], offsets, N)
     amplitude = np.moveaxis(diffraction_amplitude(probe * views), 1, -1)
     batch = Batch(amplitude, np.moveaxis(offsets, 1, -1)[:, None], 1.0)
-    from ptycho_backends.reference.initial_weights import initial_weights
-
     weights = reference.in_double(initial_weights(config, 0, probe=probe, intensity_scale=1.0))
     weights["log_scale"] = np.zeros(())
     weights["probe"] = probe
     return config, weights, batch, canvas
 
 
-def test_steps_lead_to_the_truth():
-    errors, misfits = [], []
-    for steps in (1, 4, 16, 64):
-        config, weights, batch, canvas = noise_free(2, steps)
-        got = reference.predict(config, weights, batch)
-        _, offsets = config.canvas_size, reference.offsets_by_channel(batch.relative_offsets_px)
-        margin = (config.canvas_size - config.N) // 2
-        truth = canvas[margin : margin + config.N, margin : margin + config.N]
-        middle = (slice(10, 22),) * 2
-        one, other = got.object[0, ..., 0][middle], truth[middle]
-        turn = np.vdot(one, other)
-        errors.append(np.linalg.norm(one * turn / abs(turn) - other) / np.linalg.norm(other))
-        difference = got.amplitude - batch.diffraction_amplitude
-        misfits.append(np.linalg.norm(difference) / np.linalg.norm(batch.diffraction_amplitude))
-    assert (np.diff(errors) < 0).all(), errors
+def errors(gridsize, steps):
+    """Of the object in the middle of its canvas, and of the predicted amplitudes; relative."""
+    config, weights, batch, canvas = noise_free(gridsize, steps)
+    got = reference.predict(config, weights, batch)
+    margin = (config.canvas_size - config.N) // 2
+    truth = canvas[margin : margin + config.N, margin : margin + config.N][10:22, 10:22]
+    image = got.object[0, 10:22, 10:22, 0]
+    turn = np.vdot(image, truth)
+    of_object = np.linalg.norm(image * turn / abs(turn) - truth) / np.linalg.norm(truth)
+    misfit = np.linalg.norm(got.amplitude - batch.diffraction_amplitude)
+    return of_object, misfit / np.linalg.norm(batch.diffraction_amplitude)
+
+
+def test_first_steps_lead_towards_the_truth():
+    first, fourth = errors(3, 1), errors(3, 4)
+    assert fourth[0] < 0.4 * first[0]
+    assert fourth[1] < 0.7 * first[1]
+
+
+def test_many_steps_lead_to_the_truth(monkeypatch):
+    """With slow phases as for a whole scan: stronger ones are for few steps."""
+    monkeypatch.setattr(constants, "GROUP_SLOW_STRENGTH", constants.SLOW_STRENGTH)
+    monkeypatch.setattr(constants, "GROUP_SLOW_GAIN_LIMIT", constants.SLOW_GAIN_LIMIT)
+    of_object, misfits = zip(*(errors(2, steps) for steps in (1, 4, 16, 64)), strict=True)
+    assert (np.diff(of_object) < 0).all(), of_object
     assert (np.diff(misfits) < 0).all(), misfits
-    assert errors[-1] < 0.05
-    assert misfits[-1] < 0.02
+    assert of_object[-1] < 0.005
+    assert misfits[-1] < 0.002
 
 
 def test_rounds():

@@ -59,7 +59,6 @@ def test_a_model_makes_room_for_a_wider_scan():
     assert wide.config.model.max_position_jitter > model.config.model.max_position_jitter
     assert wide.weights is model.weights
     assert with_room_for(wide, groups) is wide
-    assert dataclasses.replace(wide, config=model.config) == model
 
 
 def test_other_architectures_have_their_own_room():

@@ -9,9 +9,10 @@ from ptycho_backends.tensorflow.model import PtychoModel
 from ptycho_backends.testing.cases import Case
 
 ATTENTION = Case(groups=2, architecture="attention", batch_norm=True, cbam_encoder=True, eca_decoder=True)
+UNROLLED = Case(architecture="unrolled", N=16, n_steps=2)
 
 
-@pytest.mark.parametrize("case", [Case(groups=2), ATTENTION], ids=["cnn", "attention"])
+@pytest.mark.parametrize("case", [Case(groups=2), ATTENTION, UNROLLED], ids=["cnn", "attention", "unrolled"])
 def test_every_layer_is_a_module(case):
     model = PtychoModel(case.config.model, case.weights)
     layers = {name.rpartition("/")[0] for name in case.weights}

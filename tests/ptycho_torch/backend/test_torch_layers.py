@@ -32,6 +32,7 @@ CASES = {
         groups=2, architecture="attention", batch_norm=True, cbam_encoder=True, eca_decoder=True,
         cbam_bottleneck=True, use_shared_decoder=True, spatial_decoder=True,
     ),
+    "unrolled": Case(architecture="unrolled", N=16, gridsize=2, n_steps=2, n_rounds=2),
 }  # fmt: skip
 
 

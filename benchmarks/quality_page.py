@@ -52,7 +52,8 @@ def _conditions(of: Mapping[str, Any]) -> str:
     cores = f"{of['cores']} cores ({of['threads'] or 'all'} threads)"
     lines = [
         f"Each network was trained for {of['seconds']:g} s at most. `unrolled` works on groups of",
-        f"{of['gridsize'] ** 2} positions, the others on single ones. Seconds of inference are those of a second call, on {cores}.",
+        f"{of['gridsize'] ** 2} positions, the others on single ones. Seconds of inference are those of a second call,",
+        f"on {cores}.",
         f"Software: {software}.",
     ]
     if of["patterns"] is not None:
@@ -137,8 +138,8 @@ def _dose_and_step(rows: Sequence[Row]) -> str:
         return f"{alone} / {_number(prior[name], 3)}" + ("" if prior["corrected"] else " (left out)")
 
     lines = [
-        "The object and the probe of `sim_n64_test` on jittered rasters that cover the same field; photons are those of",
-        "a pattern.",
+        "The object and the probe of `sim_n64_test` on jittered rasters that cover the same field; photons are those",
+        "of a pattern.",
         "Cells: plain refinement"
         + (
             " / the same with the prior; *left out* where held-out pixels were predicted worse.\n"
@@ -209,9 +210,9 @@ def _rings(rows: Sequence[Row]) -> str:
     ]
     return "\n".join(
         [
-            "Fourier ring correlation of two half scans, each with half of the patterns; full period where it falls below",
-            "the half-bit curve. A learned correction that draws the same wrong details into both halves raises it, as a",
-            "smoothness prior does, so it is to be read beside the tables above.\n",
+            "Fourier ring correlation of two half scans, each with half of the patterns; full period where it falls",
+            "below the half-bit curve. A learned correction that draws the same wrong details into both halves raises",
+            "it, as a smoothness prior does, so it is to be read beside the tables above.\n",
             _table(("scan", "method", "resolution, px"), cells),
             "",
             "![Fourier ring correlations](quality/rings.png)\n",

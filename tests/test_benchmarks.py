@@ -239,3 +239,90 @@ def test_a_first_run_without_sizes_is_drawn_too(history, tmp_path):
     store(tmp_path, 0, measured("test_start[help]", 0.5))
     assert history(["--storage", str(tmp_path), "--output", str(tmp_path / "report")]) == 0
     assert [path.name for path in (tmp_path / "report").glob("*.png")] == ["throughput-start.png"]
+
+
+@pytest.fixture
+def quality_page(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("quality_page")
+
+
+def figures(method, phase_correlation, **more):
+    return {
+        "method": method,
+        "backend": "torch",
+        "phase_correlation": phase_correlation,
+        "phase_ssim": 0.9,
+        "amplitude_ssim": 0.8,
+        "amplitude_psnr_db": None,
+        "phase_contrast": 0.97,
+        "corrected": True,
+        "infer_s": 1.5,
+        "scan": "test",
+        "trained_on": "train",
+    } | more
+
+
+def quality_results(alone, network, prior, corrected=True):
+    where = {"photons": 1e3, "step_px": 9.0}
+    return {
+        "pairs": [figures("refinement alone", alone), figures("unrolled", network, train_s=10.0)],
+        "dose_and_step": [
+            figures("refinement alone", 0.9, **where),
+            figures("refinement with the prior", prior, corrected=corrected, **where),
+        ],
+        "training_time": [figures("unrolled", 0.9, limit_s=0.0, train_s=0.0)],
+        "rings": [
+            {
+                "scan": "test",
+                "method": "refinement alone",
+                "frequency": [0.25, 0.5],
+                "correlation": [0.9, 0.1],
+                "half_bit": [0.3, 0.3],
+                "resolution_px": None,
+            }
+        ],
+        "conditions": {
+            "seconds": 240.0,
+            "gridsize": 2,
+            "prior": "prior",
+            "backends": ["torch"],
+            "ptychi": False,
+            "cores": 2,
+            "threads": "1",
+            "versions": {"torch": "2.13"},
+            "patterns": None,
+        },
+    }
+
+
+def test_the_page_names_plain_refinement_where_it_is_the_better_choice(quality_page):
+    text = quality_page.page(quality_results(0.99, 0.95, 0.9, corrected=False))
+    assert "**Plain refinement is the better choice here**" in text
+    assert "ahead of its 0.9900 (the best, unrolled: 0.9500)" in text
+    assert "in phase correlation nowhere" in text
+    assert "0.900 / 0.900 (left out)" in text
+    assert "pty-chi was not installed" in text
+    assert "groups of\n4 positions" in text
+
+
+def test_the_page_names_gains_of_a_network(quality_page):
+    text = quality_page.page(quality_results(0.95, 0.99, 0.93))
+    assert "Unrolled is 0.0400 ahead of plain refinement" in text
+    assert "better choice here" not in text
+    assert "in phase correlation at: 1,000 photons, 9 px" in text
+    tables = [line for line in text.splitlines() if line.startswith("| unrolled")]
+    assert tables == ["| unrolled | torch | **0.9900** | 0.900 | 0.800 |  | 0.970 | 10 | 1.50 |"]
+
+
+def test_pictures_of_the_page_are_small(quality_page, tmp_path):
+    pytest.importorskip("matplotlib")
+    noise = np.random.default_rng(0).normal(size=(130, 130))
+    panels = {f"panel {number}": noise for number in range(12)}
+    quality_page.draw_phases({"noise": panels}, tmp_path / "phases.png", 4)
+    results = quality_results(0.95, 0.99, 0.93)
+    quality_page.draw_curves(results["training_time"], tmp_path / "curves.png")
+    quality_page.draw_rings(results["rings"], tmp_path / "rings.png")
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"phases.png", "curves.png", "rings.png"}
+    assert sizes["phases.png"] < 250_000

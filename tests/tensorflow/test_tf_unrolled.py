@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from ptycho_backends.tensorflow import unrolled
-from ptycho_backends.tensorflow.arrays import tensors_from_batch
+from ptycho_backends.tensorflow.arrays import channels_first, tensors_from_batch
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.tensorflow.model import PtychoModel
 from ptycho_backends.testing.cases import Case
@@ -20,7 +20,7 @@ def test_the_tape_ends_before_the_last_correction():
     batch = tensors_from_batch(CASE.batch)
     with tf.GradientTape(persistent=True) as tape:
         steps = unrolled.before_last_correction(
-            CASE.intensity_scale * batch["diffraction"], batch["offsets"], model.tensors, CASE.config.model,
+            CASE.intensity_scale * channels_first(batch["diffraction"]), batch["offsets"], model.tensors, CASE.config.model,
             batch["valid_pixels"],
         )  # fmt: skip
         canvas = tf.abs(unrolled.after_last_correction(steps, model.tensors, CASE.config.model))

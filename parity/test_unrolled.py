@@ -226,9 +226,7 @@ def test_the_same_image_of_other_counts_probes_and_dtypes(backend, trained):
     others = {
         "a hundred times the photons": image_of(dataclasses.replace(scan, patterns=100 * counts)),
         "uint16": image_of(dataclasses.replace(scan, patterns=counts.astype(np.uint16))),
-        "amplitudes": image_of(
-            dataclasses.replace(scan, patterns=np.sqrt(counts), measurement="amplitude")
-        ),
+        "amplitudes": image_of(dataclasses.replace(scan, patterns=np.sqrt(counts), measurement="amplitude")),
         "another phase of the probe": image_of(
             scan, {**model.weights, "probe": (1j * model.weights["probe"]).astype(np.complex64)}
         ),

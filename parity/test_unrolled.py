@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference import correction, unrolled
-from ptycho_backends.reference.initial_weights import correction_weights
 from ptycho_backends.reference import model as reference
+from ptycho_backends.reference.initial_weights import correction_weights
 from ptycho_backends.reference.model import channels_first, in_double, offsets_by_channel
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.agreement import Allowance, assert_agrees

@@ -18,11 +18,11 @@ CASE = Case(architecture="unrolled", N=16, gridsize=2, n_steps=2, n_rounds=2, ma
 def test_the_tape_ends_before_the_last_correction():
     model = PtychoModel(CASE.config.model, CASE.weights)
     batch = tensors_from_batch(CASE.batch)
+    measured = CASE.intensity_scale * channels_first(batch["diffraction"])
     with tf.GradientTape(persistent=True) as tape:
         steps = unrolled.before_last_correction(
-            CASE.intensity_scale * channels_first(batch["diffraction"]), batch["offsets"], model.tensors, CASE.config.model,
-            batch["valid_pixels"],
-        )  # fmt: skip
+            measured, batch["offsets"], model.tensors, CASE.config.model, batch["valid_pixels"]
+        )
         canvas = tf.abs(unrolled.after_last_correction(steps, model.tensors, CASE.config.model))
         before = [tf.abs(one) for one in steps]
     names = ("probe", "log_scale", "decoder/head/kernel")

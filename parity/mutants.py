@@ -61,10 +61,11 @@ def measurements(name: str) -> Iterator:
     adapter = ADAPTERS[name]()
     backends = {name: get_backend(name)}
     yield from stages(adapter)
+    yield from unrolled_stages(adapter)
     yield from refinement_stages(adapter)
     for refinement in REFINEMENTS:
         yield from measure_refinement(refinement, backends)
-    # modes, masks and several probes are in the last ones
+    # the network `unrolled`, modes, masks and several probes are in the last ones
     for case in reversed(CASES):
         yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
     yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
@@ -185,6 +186,36 @@ def refinement_stages(adapter) -> Iterator:
             yield Measurement(
                 f"refinement.{stage}", "refinement, float64", adapter.name, deviation(one, other)
             )
+
+
+def unrolled_stages(adapter) -> Iterator:
+    """Stages of the network `unrolled`, against the reference; the first case has several rounds."""
+    import numpy as np
+
+    from ptycho_backends.reference import correction, unrolled
+    from ptycho_backends.reference.initial_weights import correction_weights
+    from ptycho_backends.reference.model import channels_first, in_double, offsets_by_channel
+    from ptycho_backends.testing.agreement import deviation
+    from ptycho_backends.testing.contract import CASES
+    from ptycho_backends.testing.measurements import Measurement
+
+    for case in (one for one in CASES if one.architecture == "unrolled"):
+        weights, batch, model = in_double(case.weights), case.batch, case.config.model
+        fed = channels_first(case.intensity_scale * batch.diffraction_amplitude.astype(np.float64))
+        offsets = offsets_by_channel(batch.relative_offsets_px.astype(np.float64))
+        given = fed, offsets, weights, model, batch.valid_pixels, batch.probe_index
+        steps, network = unrolled.before_last_correction(*given), correction_weights(weights)
+        for module, stage, *arguments in (
+            (unrolled, "before_last_correction", *given),
+            (unrolled, "object_canvas", *given),
+            (correction, "corrected", steps.canvas, steps.light, network),
+            (correction, "corrected_scan", steps.canvas[0], steps.light[0], network),
+        ):
+            name = f"{module.__name__.rpartition('.')[2]}.{stage}"
+            want, got = getattr(module, stage)(*arguments), adapter.call(name, *arguments)
+            pairs = zip(got, want, strict=True) if isinstance(want, tuple) else [(got, want)]
+            for one, other in pairs:
+                yield Measurement(name, "outputs, float64", adapter.name, deviation(one, other))
 
 
 def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:

@@ -241,11 +241,6 @@ ATTENTION_FIELDS = tuple(
 )
 """What only the architecture 'attention' has; files that are older than it lack these fields."""
 
-PATCH_FIELDS = tuple(
-    field.name for field in dataclasses.fields(ModelConfig) if field.metadata["only"] == OF_PATCHES
-)
-"""What 'unrolled' does not have; its archives lack these fields."""
-
 LATER_MODEL_FIELDS = tuple(field.name for field in dataclasses.fields(ModelConfig) if field.metadata["later"])
 """What archives and `params.cfg` have only where it differs from the default; older files lack these fields."""
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import (
+    ARCHITECTURES,
     ATTENTION_FIELDS,
     LATER_FIELDS,
     LATER_MODEL_FIELDS,
-    PATCH_FIELDS,
     ModelConfig,
     TrainingConfig,
     validate,
@@ -84,9 +84,7 @@ class ConfigMember:
             CONFIG, training, {field.name for field in dataclasses.fields(TrainingConfig)}, LATER_FIELDS
         )
         shape = {field.name for field in dataclasses.fields(ModelConfig)}
-        optional = ATTENTION_FIELDS + LATER_MODEL_FIELDS
-        if isinstance(training["model"], dict) and training["model"].get("architecture") == "unrolled":
-            optional += PATCH_FIELDS
+        optional = (*ATTENTION_FIELDS, *LATER_MODEL_FIELDS, *_foreign_fields(training["model"]))
         _require_keys(CONFIG, training["model"], shape, optional)
         if training["n_images"] is not None:
             raise ArchiveError(f"{CONFIG}: n_images: got a value, want None; its successor is n_groups")
@@ -102,6 +100,19 @@ class ConfigMember:
         if type(backend) is not str or type(interrupted) is not bool:
             raise ArchiveError(f"{CONFIG}: backend or interrupted has the wrong type")
         return cls(config, scale, backend, interrupted)
+
+
+def _foreign_fields(model: Any) -> list[str]:
+    """Fields that the architecture of a stored `model` lacks, so that they are not written."""
+    architecture = model.get("architecture") if isinstance(model, dict) else None
+    if architecture not in ARCHITECTURES:
+        return []
+    fields = dataclasses.fields(ModelConfig)
+    return [
+        field.name
+        for field in fields
+        if field.metadata["only"] and architecture not in field.metadata["only"]
+    ]
 
 
 def _fields_of(config: Any) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from ptycho_backends import constants
 from ptycho_backends.images.stitching import squares_over
+from ptycho_backends.reference import refinement as reference
 from ptycho_backends.reference.probe import orthogonal_modes
 from ptycho_backends.reference.refinement import slow_gain
 from ptycho_backends.refinement.checkpoint import NAME, save_state
@@ -38,6 +40,8 @@ SLOW_FROM = 2
 OVERFIT, OVERFIT_PASSES = 0.003, 2
 # Light below this fraction of the dose is no image.
 LEAST_LIGHT = 0.02
+# Positions whose held-out pixels judge a learned correction, and counts below which no pixel is expected.
+JUDGED_BY, LEAST_COUNTS = 512, 1e-3
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 
@@ -217,19 +221,44 @@ class Refinement:
             return
         started = time.perf_counter()
         self._steps.keep()
-        before = _held_out_error(self._steps.evaluate())
+        before = self._held_out_deviance()
         self._steps.correct(self._plan.correction)
-        after = _held_out_error(self._steps.evaluate())
+        after = self._held_out_deviance()
         self._corrected = after is None or before is None or after <= before
         if not self._corrected:
             self._steps.go_back()
         log.info(
-            "refinement: the learned correction %s (held-out error %s, before %s, %.2f s)",
+            "refinement: the learned correction %s (deviance of held-out pixels %s, before %s, %.2f s)",
             "is taken" if self._corrected else "is left out, because it predicts held-out pixels worse",
             "unknown" if after is None else f"{after:.5g}",
             "unknown" if before is None else f"{before:.5g}",
             time.perf_counter() - started,
         )
+
+    def _held_out_deviance(self) -> float | None:
+        """Poisson deviance of a held-out pixel, half the mean over some positions; None where none are held out.
+
+        Not the error of amplitudes: where there are few counts, the mean of their roots lies below the root of their
+        mean, and a faint image would win.
+        """
+        plan, problem = self._plan, self._plan.problem
+        if problem.classes is None:
+            return None
+        numbers = np.unique(np.linspace(0, problem.count - 1, min(problem.count, JUDGED_BY)).astype(int))
+        corners, fractions = plan.geometry(self._state)
+        canvas, probe = self._steps.canvas(), self._steps.probe()
+        valid = problem.valid.astype(np.float64)
+        deviance, pixels = 0.0, 0.0
+        for part, measured in problem.chunks(numbers):
+            seen = reference.views(canvas, corners[part], fractions[part], problem.side)
+            far = np.fft.fft2(probe * seen[:, None], norm="ortho")
+            expected = np.maximum(np.sum(np.abs(far) ** 2, axis=1), LEAST_COUNTS)
+            counts = measured.astype(np.float64) ** 2
+            _, held_out = reference.pixel_weights(valid, problem.classes, part, problem.class_count)
+            loss = expected - counts - xlogy(counts, expected / np.where(counts > 0, counts, 1.0))
+            deviance += float(np.sum(loss * held_out))
+            pixels += float(np.sum(held_out))
+        return deviance / pixels if pixels > 0 else None
 
     def _is_overfitting(self, record: RefinementRecord) -> bool:
         held_out = record.held_out_error

@@ -88,10 +88,10 @@ class PtychoModel(torch.nn.Module):
         weights = self.tensors
         if self.config.architecture == "unrolled":
             canvas = self._canvas(diffraction_fed, offsets, probe_index, valid_pixels)
-            views = physics.canvas_views(canvas, offsets, self.config.N)
             # the estimate follows the scale of the data, so that there is nothing to train in it
             scale, probe = weights[LOG_SCALE].detach(), torch.view_as_complex(weights[PROBE])
             with torch.autocast(canvas.device.type, enabled=False):
+                views = physics.canvas_views(canvas, offsets, self.config.N)
                 amplitude = physics.views_amplitude(views, probe, scale, self.config, probe_index)
             return views, physics.crop_centre(canvas, self.config.N), amplitude
         patches = self._patches(diffraction_fed, statistics)

@@ -58,7 +58,9 @@ def before_last_correction(
     probe_index: Tensor | None = None,
 ) -> Steps:
     """Mirror of `reference.unrolled.before_last_correction`."""
-    with torch.no_grad():
+    # the correction alone computes in mixed precision
+    exactly = torch.autocast(measured.device.type, enabled=False)
+    with torch.no_grad(), exactly:
         probe = modes_of_groups(weights, config, probe_index)
         energy = mean_energy(measured, probe, valid_pixels) / torch.exp(2 * weights["log_scale"])
         groups = normalised_groups(measured, relative_offsets_px, probe, config, valid_pixels)
@@ -66,7 +68,7 @@ def before_last_correction(
     for _ in range(config.n_rounds - 1):
         # with gradients: mixed precision would keep kernels that it has cast without them
         canvas = corrected_within(canvas, groups.light, weights, config.N).detach()
-        with torch.no_grad():
+        with torch.no_grad(), exactly:
             canvas = estimate(canvas, groups, constants.LATER_STEPS)
     return Steps(canvas, groups.light, energy)
 

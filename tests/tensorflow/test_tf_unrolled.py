@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from ptycho_backends.tensorflow import unrolled
-from ptycho_backends.tensorflow.arrays import tensors_from_batch
+from ptycho_backends.tensorflow.arrays import channels_first, tensors_from_batch
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.tensorflow.model import PtychoModel
 from ptycho_backends.testing.cases import Case
@@ -18,11 +18,11 @@ CASE = Case(architecture="unrolled", N=16, gridsize=2, n_steps=2, n_rounds=2, ma
 def test_the_tape_ends_before_the_last_correction():
     model = PtychoModel(CASE.config.model, CASE.weights)
     batch = tensors_from_batch(CASE.batch)
+    measured = CASE.intensity_scale * channels_first(batch["diffraction"])
     with tf.GradientTape(persistent=True) as tape:
         steps = unrolled.before_last_correction(
-            CASE.intensity_scale * batch["diffraction"], batch["offsets"], model.tensors, CASE.config.model,
-            batch["valid_pixels"],
-        )  # fmt: skip
+            measured, batch["offsets"], model.tensors, CASE.config.model, batch["valid_pixels"]
+        )
         canvas = tf.abs(unrolled.after_last_correction(steps, model.tensors, CASE.config.model))
         before = [tf.abs(one) for one in steps]
     names = ("probe", "log_scale", "decoder/head/kernel")

@@ -383,11 +383,10 @@ def measure(quality: Quality, effort: Effort, folder: Path) -> dict[str, Any]:
         print(f"{train} -> {test}: {len(rows)} images", flush=True)
         write(results, folder)
     results["dose_and_step"], drawn = quality.dose_and_step(effort.pairs[0][1])
-    draw_phases(
-        {name: drawn[name] for name in drawn if name != "reference"},
-        folder / "dose_and_step.png",
-        len(effort.steps_px),
-    )
+    # the reference is the same everywhere, and its limits are those of all panels
+    first = next(iter(drawn["reference"]))
+    drawn["reference"] = {"known object": drawn["reference"][first]}
+    draw_phases(drawn, folder / "dose_and_step.png", len(effort.steps_px))
     write(results, folder)
     results["training_time"] = quality.training_time(*effort.pairs[0])
     draw_curves(results["training_time"], folder / "training_time.png")

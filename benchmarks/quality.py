@@ -73,6 +73,7 @@ BATCH = 16
 PLANNED = 0.9
 # Pixels of each side of a picture, in the middle of the scan.
 PICTURE_PX = 130
+# Of the noise and of the positions of simulated scans.
 SEED = 1
 
 T = TypeVar("T")
@@ -220,7 +221,7 @@ class Quality:
         few = min(len(scan), 4 * BATCH)
         trial = dataclasses.replace(config, nepochs=2, n_groups=few, resample_groups=False)
         backend.train(scan, trial, execution=CPU, on_epoch=records.append)
-        groups = PLANNED * seconds / records[-1].seconds * few
+        groups = PLANNED * seconds / max(records[-1].seconds, 1e-3) * few
         in_an_epoch = int(np.clip(groups, 2, len(scan)))
         epochs = max(1, round(groups / in_an_epoch))
         config = dataclasses.replace(config, nepochs=epochs, n_groups=in_an_epoch)
@@ -381,14 +382,13 @@ def measure(quality: Quality, effort: Effort, folder: Path) -> dict[str, Any]:
         draw_phases({test: pictures}, folder / f"{test}.png")
         print(f"{train} -> {test}: {len(rows)} images", flush=True)
         write(results, folder)
-    results["dose_and_step"], drawn = quality.dose_and_step(PAIRS[0][1])
-    draw_phases(
-        {name: drawn[name] for name in drawn if name != "reference"},
-        folder / "dose_and_step.png",
-        len(effort.steps_px),
-    )
+    results["dose_and_step"], drawn = quality.dose_and_step(effort.pairs[0][1])
+    # the reference is the same everywhere, and its limits are those of all panels
+    first = next(iter(drawn["reference"]))
+    drawn["reference"] = {"known object": drawn["reference"][first]}
+    draw_phases(drawn, folder / "dose_and_step.png", len(effort.steps_px))
     write(results, folder)
-    results["training_time"] = quality.training_time(*PAIRS[0])
+    results["training_time"] = quality.training_time(*effort.pairs[0])
     draw_curves(results["training_time"], folder / "training_time.png")
     draw_rings(results["rings"], folder / "rings.png")
     write(results, folder)

@@ -3,10 +3,20 @@
 import importlib
 import json
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from oracle_backend import OracleBackend
+
+from ptycho_backends.config import InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_backends.images.reconstruct import reconstruct
+from ptycho_backends.scans.grouping import groups_for_inference
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.training.plan import plan_training
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 DATES = [f"2026-01-0{day}T12:00:00+00:00" for day in range(1, 6)]
@@ -326,3 +336,66 @@ def test_pictures_of_the_page_are_small(quality_page, tmp_path):
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(sizes) == {"phases.png", "curves.png", "rings.png"}
     assert sizes["phases.png"] < 250_000
+
+
+class Seer(OracleBackend):
+    """Sees the object in refinements as well."""
+
+    name = "torch"
+
+    def refine(self, start, scan, config=None, *, execution=None, model=None, **_):
+        groups = groups_for_inference(scan, InferenceConfig())
+        return reconstruct(self.object_patches(None, groups, execution), groups, scan.N, 20, self.name)
+
+
+def test_all_measurements_of_quality_are_written_and_drawn(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    quality = importlib.import_module("quality")
+    monkeypatch.setattr(quality, "get_backend", lambda name: Seer())
+    monkeypatch.setattr(quality, "find_spec", lambda name: None)
+    star = simulate_star(64, 60, seed=1)
+    monkeypatch.setattr(quality.Quality, "scan", lambda self, name: star)
+    config = TrainingConfig(model=ModelConfig(N=64, architecture="unrolled", n_filters_scale=1))
+    prior = plan_training(star, config, "torch").start
+    measured = quality.Quality(tmp_path, quality.QUICK, 2, prior, ("torch",))
+    results = quality.measure(measured, quality.QUICK, tmp_path)
+    assert json.loads((tmp_path / "quality.json").read_text()) == quality.finite(results)
+    methods = [row["method"] for row in results["pairs"]]
+    assert methods == [
+        "refinement alone", "cnn", "cnn, refined", "attention", "attention, refined", "unrolled",
+        "unrolled, refined", "refinement with its correction", "refinement with the prior",
+        "the prior, group by group",
+    ]  # fmt: skip
+    # an oracle sees everything as it is
+    rows = [*results["pairs"], *results["dose_and_step"], *results["training_time"]]
+    assert all(row["phase_correlation"] > 0.98 for row in rows)
+    assert [row["limit_s"] for row in results["training_time"]] == list(quality.QUICK.times_s)
+    assert [(row["photons"], row["step_px"]) for row in results["dose_and_step"][::2]] == [(1e3, 9), (1e5, 9)]
+    assert [row["method"] for row in results["rings"]] == [
+        "refinement alone", "unrolled", "refinement with the prior"
+    ]  # fmt: skip
+    results["conditions"] = quality.conditions(quality.QUICK, 2, tmp_path / "prior", ["torch"])
+    text = quality.page(quality.finite(results))
+    assert "its figures mean nothing" in text
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"dose_and_step.png", "rings.png", "sim_n64_test.png", "training_time.png"}
+    assert all(f"(quality/{name})" in text for name in pictures)
+
+
+def test_a_training_ends_when_its_time_is_over(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    quality = importlib.import_module("quality")
+    asked = threading.Event()
+    previous = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        with quality.ended_after(0.05):
+            deadline = time.monotonic() + 30
+            while not asked.is_set() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert asked.is_set()
+        asked.clear()
+        with quality.ended_after(60):
+            pass
+        assert not asked.is_set()
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -178,7 +178,6 @@ def test_a_training_moves_correction_and_probe(backend, trained):
     assert np.abs(model.weights["decoder/head/kernel"]).max() > 1e-4
     assert not np.array_equal(model.weights["probe"], start.weights["probe"])
     np.testing.assert_array_equal(model.weights["log_scale"], start.weights["log_scale"])
-    assert model.history[-1].train_loss < model.history[0].train_loss
 
 
 def test_an_archive_is_read_by_every_backend(backends, trained, tmp_path):

@@ -121,7 +121,7 @@ CANVAS_RIM = 1.001
 # Smallest share of a pattern's energy that is taken for valid, where pixels are masked.
 LEAST_SHARE = 0.01
 
-# The brighter the light, the finer it is told apart: the network sees log(1 + 10 x) of its fraction x of the brightest.
+# Faint light is resolved most finely: the network sees log(1 + 10 x) of its fraction x of the brightest.
 LIGHT_CONTRAST = 10.0
 
 # Side of the tiles in which a whole scan's canvas is corrected, and pixels around each that its result depends on; both

@@ -67,7 +67,8 @@ def test_any_size(shape):
     # pixels beyond the canvas are zeros, also where the size is no multiple of 4
     multiple = [(0, -side % 4) for side in shape]
     factor = correction.unit_factor(canvas, light)
-    seen = np.pad(correction.features(canvas * factor, light), [(0, 0), *multiple, (0, 0)])
+    seen = correction.features(canvas * factor, correction.relative_light(light))
+    seen = np.pad(seen, [(0, 0), *multiple, (0, 0)])
     change = correction.unet(seen, some_weights())[:, : shape[0], : shape[1]]
     want = canvas + (change[..., 0] + 1j * change[..., 1]) / factor
     np.testing.assert_allclose(got, want, rtol=1e-12)
@@ -98,7 +99,7 @@ def test_unit_factor():
 def test_features():
     canvas, light = canvas_and_light(2, 6, 5)
     light[0, 0, 0] = 0
-    seen = correction.features(canvas, light)
+    seen = correction.features(canvas, correction.relative_light(light))
     np.testing.assert_array_equal(seen[..., 0], canvas.real - 1)
     np.testing.assert_array_equal(seen[..., 1], canvas.imag)
     brightest = light.max(axis=(1, 2), keepdims=True)

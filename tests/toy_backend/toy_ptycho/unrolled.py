@@ -23,7 +23,7 @@ class UnrolledPass:
         )
         inner, light = (physics.crop_centre(image, config.N) for image in (steps.canvas, steps.light))
         self._factor = correction.unit_factor(inner, light)
-        change = self._unet(correction.features(inner * self._factor, light))
+        change = self._unet(correction.features(inner * self._factor, correction.relative_light(light)))
         change = (change[..., 0] + 1j * change[..., 1]) / self._factor
         self._unscaled = steps.canvas + physics.pad_centre(change, config.canvas_size)
         self._modes = unrolled.modes_of_groups(weights, config, batch.probe_index)

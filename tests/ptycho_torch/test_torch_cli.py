@@ -41,7 +41,9 @@ def test_run_then_infer(tmp_path, npz):
         assert (tmp_path / "run" / name).stat().st_size > 100
     assert "whole    yes" in ptycho("inspect", tmp_path / "run").output
 
-    ptycho("infer", tmp_path / "run", npz, "-o", tmp_path / "out", "--accelerator", "cpu", "-b", "torch")
+    # group by group, as the image that the run refined; without a size, on the canvas of the scan
+    by_groups = ("--stitching-size", 32, "--accelerator", "cpu", "-b", "torch")
+    ptycho("infer", tmp_path / "run", npz, "-o", tmp_path / "out", *by_groups)
     ours = load_reconstruction(tmp_path / "run" / "network.npz")
     again = load_reconstruction(tmp_path / "out" / "reconstruction.npz")
     np.testing.assert_array_equal(ours.object, again.object)

@@ -114,7 +114,9 @@ def test_archives(data, modes, tmp_path):
     for name, value in model.weights.items():
         np.testing.assert_array_equal(again.weights[name], value)
     np.testing.assert_array_equal(params.cfg["probe"], model.probe[..., None])
-    expected = {name for name in LATER_MODEL_FIELDS if getattr(model.config.model, name) != 1}
+    expected = {
+        name for name in LATER_MODEL_FIELDS if getattr(model.config.model, name) != getattr(ModelConfig, name)
+    }
     with zipfile.ZipFile(path) as members:
         stored = json.loads(members.read("config.json"))["training"]["model"]
         flat = json.loads(members.read("params.json"))

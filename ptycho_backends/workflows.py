@@ -40,7 +40,6 @@ from ptycho_backends.images.curves import (
 from ptycho_backends.images.figures import save_reconstruction_figure
 from ptycho_backends.images.frc import RingCorrelation, half_scans, ring_correlation_of_halves
 from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
-from ptycho_backends.images.reconstruct import default_stitching_size
 from ptycho_backends.images.report import metrics_report, report_line
 from ptycho_backends.protocol import Backend
 from ptycho_backends.recipes import execution_recipe, synthetic_recipe, training_recipe
@@ -330,6 +329,7 @@ def train_synthetic(
         )
     if parts < config.nepochs:
         raise ConfigError(f"parts: got {parts}, want at least one for each of {config.nepochs} epochs")
+    output_directory(config.output_dir if output_dir is None else output_dir)
     source = SyntheticScans.like(scan, patterns=patterns, seed=config.seed, photons=photons, step_px=step_px)
     draw = SyntheticCanvases(
         source,
@@ -413,12 +413,7 @@ def infer(
         config.model_path = Path(model)
     groups = inference_groups(trained, scan, config)
     _require_light(groups)
-    # a whole scan has a canvas of its own, unless some groups are asked for, or a refinement follows
-    settings = (config.n_groups, config.n_subsample, config.agree_on_phase, stitching_size, refine)
-    on_canvas = works_on_scans(trained) and all(value is None for value in settings)
-    if stitching_size is None:
-        stitching_size = default_stitching_size(trained.config.model)
-    if not 0 < stitching_size <= scan.N or stitching_size % 2:
+    if stitching_size is not None and (not 0 < stitching_size <= scan.N or stitching_size % 2):
         raise ConfigError(f"stitching_size: got {stitching_size}, want an even number in 2 .. {scan.N}")
     _require_product(product, scan)
     folder = output_directory(config.output_dir if output_dir is None else output_dir)
@@ -429,14 +424,13 @@ def infer(
     writes = is_first_process(execution, chosen.name)
     if writes:
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
-    # a backend may be older than the argument
-    added = {} if config.agree_on_phase is None else {"agree_on_phase": config.agree_on_phase}
-    if on_canvas:
-        reconstruction = chosen.infer(trained, scan, execution=execution)
-    else:
-        reconstruction = chosen.infer(
-            trained, groups, execution=execution, stitching_size=stitching_size, **added
-        )
+    # a backend may be older than the arguments
+    asked = {"stitching_size": stitching_size, "agree_on_phase": config.agree_on_phase}
+    added: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    # of a whole scan the backend makes the best image that the model can; what is refined afterwards is that of groups
+    of_groups = (config.n_groups, config.n_subsample, execution.inference_batch_size, refine)
+    whole = works_on_scans(trained) and all(value is None for value in of_groups)
+    reconstruction = chosen.infer(trained, scan if whole else groups, execution=execution, **added)
     if refine is not None:
         if writes:
             saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from ptycho_backends import workflows
 from ptycho_backends.config import ARCHITECTURES, ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.recipes import execution_recipe, synthetic_recipe, training_recipe
@@ -33,4 +32,3 @@ def test_unknown_architectures_are_named():
 
 def test_synthetic_scans_have_labels():
     assert synthetic_recipe().model.model_type == "supervised"
-    assert workflows.training_recipe is training_recipe

@@ -4,7 +4,7 @@ Slow imports happen inside the commands, so that `--help` answers at once.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -53,10 +53,6 @@ from ptycho_backends.cli.options import (
 )
 from ptycho_backends.cli.reporting import EXIT_ERROR, described, epoch_lines, pass_lines, report, session
 from ptycho_backends.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
-
 
 app = typer.Typer(
     name="ptycho-backends",
@@ -238,7 +234,11 @@ def train(
         )
 
         if synthetic is not None or probe_from is not None:
-            source = synthetic_source(scans, synthetic, probe_from, config)
+            source = synthetic_source(
+                scans, synthetic, probe_from,
+                config=config, n_groups=n_groups, probe_trainable=probe_trainable,
+                batch_size=batch_size if batch_size == "auto" else None,
+            )  # fmt: skip
             settings = synthetic_settings(
                 backend,
                 model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},

@@ -100,13 +100,21 @@ def pass_lines(say: Say) -> "PassCallback":
 def report(result: "RunResult", say: Say, again: str | None = None) -> None:
     """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
     history = () if result.model is None else result.model.history
-    if again is not None and history:
+    if history and "history" in result.files:
         seconds = sum(record.seconds for record in history)
         say(f"trained {len(history)} epochs on {result.backend} in {seconds:.0f} s")
     passes = () if result.reconstruction is None else result.reconstruction.passes
     if passes:
         seconds = sum(record.seconds for record in passes)
         say(f"refined with {len(passes)} passes on {result.backend} in {seconds:.1f} s")
+    if passes and result.model is not None and result.model.config.model.architecture == "unrolled":
+        assert result.reconstruction is not None
+        taken = (
+            "in the image"
+            if result.reconstruction.corrected
+            else "left out: it predicts held-out pixels worse"
+        )
+        say(f"learned correction: {taken}")
     if result.report:
         say(f"\n{result.report}")
     if result.metrics is not None:

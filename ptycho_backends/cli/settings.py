@@ -133,9 +133,9 @@ def _training_config(base: TrainingConfig, named: set[str], model: Given, traini
 
 
 def synthetic_source(
-    scans: Sequence[Path] | None, synthetic: int | None, probe_from: Path | None, config: Path | None
+    scans: Sequence[Path] | None, synthetic: int | None, probe_from: Path | None, **others: Any
 ) -> Path:
-    """The file that gives synthetic scans their probe.
+    """The file that gives synthetic scans their probe; `others` are options that mean nothing to them.
 
     Raises
     ------
@@ -146,10 +146,9 @@ def synthetic_source(
         raise ConfigError(
             f"SCAN: got {scans[0]} beside --synthetic, which trains on no measured scan; leave it out"
         )
-    if config is not None:
-        raise ConfigError(
-            "config: got a file beside --synthetic, which has settings of its own; leave it out"
-        )
+    if given := _only_given(others):
+        named = ", ".join(f"{name}: got {value}" for name, value in given.items())
+        raise ConfigError(f"{named} beside --synthetic, which has settings of its own; leave it out")
     if probe_from is None:
         raise ConfigError(
             "probe_from: got none; --synthetic needs the probe and the dose of a scan: --probe-from SCAN"

@@ -148,6 +148,12 @@ def test_train_infer_inspect(tmp_path, npz, scan):
     assert "complex correlation" in said
     assert "trained" not in said
     assert (tmp_path / "out" / "reconstruction.npz").is_file()
+    said = ptycho(
+        "refine", npz, "-o", tmp_path / "refined", "--passes", 2, "--model", tmp_path / "run"
+    ).output
+    # the oracle's correction is zero, which predicts nothing worse
+    assert "learned correction: in the image" in said
+    assert "trained" not in said
     said = ptycho("inspect", tmp_path / "run" / "wts.h5.zip").output
     assert "whole    yes" in said
     assert "oracle" in said
@@ -224,6 +230,18 @@ def test_synthetic_scans_take_the_probe_of_a_measured_one(tmp_path, npz, scan, m
         (("--synthetic", 100), "probe_from: got none"),
         (("--probe-from", "scan.npz"), "synthetic: got none"),
         (("scan.npz", "--synthetic", 100, "--probe-from", "scan.npz"), "beside --synthetic"),
+        (
+            ("--synthetic", 100, "--probe-from", "scan.npz", "--n-groups", 9),
+            "n_groups: got 9 beside --synthetic",
+        ),
+        (
+            ("--synthetic", 100, "--probe-from", "scan.npz", "--batch-size", "auto"),
+            "batch_size: got auto beside",
+        ),
+        (
+            ("--synthetic", 100, "--probe-from", "scan.npz", "--probe-fixed"),
+            "probe_trainable: got False beside",
+        ),
         ((), "SCAN: got none"),
     ],
 )

@@ -210,12 +210,12 @@ def roughness(canvas: Tensor, edge: float) -> Tensor:
     return differences_adjoint(weight * by_x, weight * by_y)
 
 
-def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> Tensor:
+def slow_gain(shape: tuple[int, int], width_px: float, strength: float, floor: float) -> Tensor:
     """Mirror of `reference.refinement.slow_gain`, in float64."""
     rows = torch.fft.fftfreq(shape[0], dtype=torch.float64)
     columns = torch.fft.rfftfreq(shape[1], dtype=torch.float64)
     squared = (2 * np.pi * width_px) ** 2 * (rows[:, None].square() + columns.square())
-    gain = strength / (squared + constants.SLOW_STRENGTH / constants.SLOW_GAIN_LIMIT)
+    gain = strength / (squared + floor)
     gain[0, 0] = 0.0
     return gain
 

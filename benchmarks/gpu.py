@@ -1,6 +1,6 @@
 """Speed, memory, idle time and agreement on one GPU, within a budget of seconds.
 
-    python benchmarks/gpu.py --out FOLDER [--budget SECONDS] [--device cuda|cpu] [--small]
+    python benchmarks/gpu.py --out FOLDER [--budget SECONDS] [--device cuda|cpu] [--only NAME...] [--small]
 
 For a bare machine without network: needs PyTorch, Lightning and this package's own dependencies, no TensorFlow;
 packages missing there travel as wheels (pyfive and numcodecs, and for the comparison pty-chi with pydantic). Scans are
@@ -36,8 +36,8 @@ NO_TIME = "no time left"
 class Run:
     """Measurements within a budget; each is kept as it comes, also one that fails or for which no time is left."""
 
-    def __init__(self, where: Where, folder: Path, budget_s: float) -> None:
-        self.where, self.folder, self.budget_s = where, folder, budget_s
+    def __init__(self, where: Where, folder: Path, budget_s: float, only: tuple[str, ...] = ("",)) -> None:
+        self.where, self.folder, self.budget_s, self.only = where, folder, budget_s, only
         self._started = time.perf_counter()
         self.rows: list[Figures] = []
         gpu = where.device == "cuda"
@@ -57,6 +57,8 @@ class Run:
         self, name: str, needs_s: float, work: Callable[..., Figures], *arguments: Any, **fields: Any
     ) -> None:
         """Take down the figures of `work`, which takes about `needs_s` seconds."""
+        if not name.startswith(self.only):
+            return
         started = time.perf_counter()
         row: Figures = {"name": name}
         if self.left() < needs_s:
@@ -79,7 +81,8 @@ class Run:
 
     def say_not_offered(self, name: str) -> None:
         """Take down that the library has no such setting."""
-        self._keep({"name": name, "status": NOT_OFFERED})
+        if name.startswith(self.only):
+            self._keep({"name": name, "status": NOT_OFFERED})
 
     def _keep(self, row: Figures) -> None:
         self.rows.append(row)
@@ -207,12 +210,19 @@ def main(arguments: list[str] | None = None) -> int:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, choices=("cpu", "cuda"))
     parser.add_argument("--small", action="store_true", help="seconds on a processor")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="NAME",
+        help="measurements whose names begin so, as 'refinement'",
+    )
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         (options.out / "profiles.txt").unlink()
-    run = Run(Where(options.device, options.small), options.out, options.budget)
+    run = Run(Where(options.device, options.small), options.out, options.budget, tuple(options.only))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (measure_small if options.small else measure_all)(run)

@@ -23,7 +23,7 @@ from ptycho_backends.refinement.plan import (
     centre_of_mass_px,
     width_px,
 )
-from ptycho_backends.refinement.schedule import PACES, even_batches
+from ptycho_backends.refinement.schedule import even_batches, pace_of
 from ptycho_backends.training.interrupts import Interrupts, Processes, TrainingInterrupted
 from ptycho_backends.training.launch import ProcessRank
 from ptycho_backends.values import PassCallback, PassSettings, Reconstruction, RefinementRecord
@@ -96,6 +96,7 @@ class Refinement:
         self._plan, self._steps, self._backend = plan, steps, backend
         self._processes = ByItself() if processes is None else processes
         self._state = plan.state
+        self._pace = pace_of(plan.config.pace, plan.problem.count)
         self._best = self._least_held_out = np.inf
         self._rises = 0
         self._corrected = False
@@ -166,7 +167,7 @@ class Refinement:
     def _pass(self, batches: int, after_batch: Callable[[], None] | None) -> RefinementRecord:
         started = time.perf_counter()
         plan, state, config = self._plan, self._state, self._plan.config
-        pace = PACES[config.pace]
+        pace = self._pace
         number = len(state.passes) + 1
         settings = PassSettings(
             damping=pace.damping,

@@ -1,5 +1,6 @@
 """Schedule of a refinement: phases of passes, and the batches of each pass."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,16 @@ import numpy as np
 from ptycho_backends import constants
 from ptycho_backends.scans.snake import along_a_snake, even_batches
 
-__all__ = ["PACES", "Pace", "Phase", "along_a_snake", "batches_of_passes", "even_batches", "phases"]
+__all__ = [
+    "PACES",
+    "Pace",
+    "Phase",
+    "along_a_snake",
+    "batches_of_passes",
+    "even_batches",
+    "pace_of",
+    "phases",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,14 @@ PACES = {
     ),
 }
 """By `RefinementConfig.pace`."""
+
+
+def pace_of(name: str, positions: int) -> Pace:
+    """The pace `name` for so many positions: few of them keep the usual metric, because a learned one overshoots."""
+    pace = PACES[name]
+    if name != "fast" or positions >= constants.FAST_FROM_POSITIONS:
+        return pace
+    return dataclasses.replace(PACES["thorough"], phases=pace.phases)
 
 
 def phases(passes: int | None, pace: str = "thorough") -> tuple[Phase, ...]:

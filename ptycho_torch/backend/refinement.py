@@ -112,7 +112,7 @@ def _power(waves: Tensor) -> Tensor:
     return waves.real.square() + waves.imag.square()
 
 
-def over_modes(values: Tensor) -> Tensor:
+def _over_modes(values: Tensor) -> Tensor:
     """Sum over the second axis; without a copy where it has one mode."""
     return values[:, 0] if values.shape[1] == 1 else values.sum(dim=1)
 
@@ -134,7 +134,7 @@ def modulus_change(
     # one scaling of real numbers in the place of two of complex ones
     N = waves.shape[-1]
     far = torch.fft.fft2(waves)
-    intensity = over_modes(_power(far)) / N**2
+    intensity = _over_modes(_power(far)) / N**2
     amplitude = intensity.sqrt()
     if likelihood == "poisson":
         factor = 0.5 * (measured.square() / (intensity + constants.POISSON_FLOOR) - 1.0)
@@ -183,7 +183,7 @@ def chunk_sums(
     else:
         seen = views(canvas, corners, fractions, N)
     change, amplitude = modulus_change(probe * seen[:, None], measured, weights, likelihood)
-    towards = over_modes(probe.conj().resolve_conj() * change)
+    towards = _over_modes(probe.conj().resolve_conj() * change)
     found: dict[str, Tensor] = {}
     if with_probe:
         found["probe_numerator"] = (seen.conj()[:, None] * change).sum(dim=0)

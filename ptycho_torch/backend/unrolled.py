@@ -13,7 +13,7 @@ from ptycho_torch.backend.arrays import constant
 from ptycho_torch.backend.correction import corrected
 from ptycho_torch.backend.network import Weights
 from ptycho_torch.backend.physics import chosen_probe, crop_centre, pad_centre
-from ptycho_torch.backend.refinement import modulus_change, over_modes, spread, views
+from ptycho_torch.backend.refinement import modulus_change, spread, views
 
 
 class Groups(NamedTuple):
@@ -190,7 +190,7 @@ def step(canvas: Tensor, groups: Groups, *, slow: bool) -> Tensor:
     change, _ = modulus_change(
         groups.probe * seen[:, None], groups.measured, groups.pixel_weights, "amplitude"
     )
-    towards = over_modes(groups.probe.conj().resolve_conj() * change)
+    towards = (groups.probe.conj().resolve_conj() * change).sum(dim=1)
     numerator = spread(towards, groups.corners, groups.fractions, torch.zeros_like(tall)).reshape(B, S, S)
     brightest = groups.light.amax(dim=(1, 2), keepdim=True)
     moved = numerator / (groups.light + constants.GROUP_DAMPING * brightest)

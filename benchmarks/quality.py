@@ -1,6 +1,6 @@
 """Quality of every architecture and of refinement side by side: writes quality.md and its pictures.
 
-    python benchmarks/quality.py [--seconds S] [--prior MODEL] [--gridsize G] [--backends torch tensorflow]
+    python benchmarks/quality.py [--seconds S] [--times T...] [--prior MODEL] [--gridsize G] [--backends torch tensorflow]
         [--output docs] [--quick | --text]
 
 Every network is trained within S seconds (default 240) on one scan and reconstructs another one, group by group. All
@@ -428,6 +428,7 @@ def conditions(effort: Effort, gridsize: int, prior: Path | None, backends: list
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, help="limit of each training (240)")
+    parser.add_argument("--times", type=float, nargs="+", help="limits of the trainings of several lengths")
     parser.add_argument("--prior", type=Path, help="model of the architecture unrolled")
     parser.add_argument("--gridsize", type=int, default=2, help="of the network unrolled (2)")
     parser.add_argument("--backends", nargs="+", default=["torch", "tensorflow"])
@@ -448,6 +449,8 @@ def main(arguments: list[str] | None = None) -> None:
         effort = QUICK if options.quick else Effort()
         if options.seconds is not None:
             effort = dataclasses.replace(effort, seconds=options.seconds)
+        if options.times is not None:
+            effort = dataclasses.replace(effort, times_s=tuple(options.times))
         shared = Path(os.environ.get("PTYCHO_SHARED", REPOSITORY.parent / "shared"))
         folder.mkdir(parents=True, exist_ok=True)
         prior = None if options.prior is None else load_archive(options.prior)

@@ -1,7 +1,7 @@
 """Quality of every architecture and of refinement side by side: writes quality.md and its pictures.
 
-    python benchmarks/quality.py [--seconds S] [--times T...] [--prior MODEL] [--gridsize G] [--backends torch tensorflow]
-        [--output docs] [--quick | --text]
+    python benchmarks/quality.py [--seconds S] [--times T...] [--prior MODEL] [--gridsize G]
+        [--backends torch tensorflow] [--output docs] [--quick | --text]
 
 Every network is trained within S seconds (default 240) on one scan and reconstructs another one, group by group. All
 figures are in `quality/quality.json` as well, from which `--text` writes the page anew. `--quick` measures small parts

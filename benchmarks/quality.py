@@ -4,10 +4,10 @@
         [--backends torch tensorflow] [--output docs] [--quick | --text]
 
 Every network is trained within S seconds (default 240) on one scan and reconstructs another one, group by group.
-Seconds are those of the processor, so that other work on the machine does not count: give one thread to everything. All figures
-are in `quality/quality.json` as well, from which `--text` writes the page anew. `--quick` measures small parts of scans
-within about a minute, to test this program. The scans are those of the folder that PTYCHO_SHARED names (default
-../shared). pty-chi takes part where it is installed (`pip install --group ptychi`).
+Seconds are those of the processor, so that other work on the machine does not count: give one thread to everything.
+All figures are in `quality/quality.json` as well, from which `--text` writes the page anew. `--quick` measures small
+parts of scans within about a minute, to test this program. The scans are those of the folder that PTYCHO_SHARED names
+(default ../shared). pty-chi takes part where it is installed (`pip install --group ptychi`).
 """
 
 # ruff: noqa: T201 - this is a program

@@ -62,14 +62,9 @@ class RawDataTorch(RawData):
             missing = [name for name in arrays if name not in given]
             raise ScanError(f"RawDataTorch: {', '.join(missing)} missing; want arrays or npz_path")
         if npz_path is None:
+            places: Any = (xcoords, ycoords, diff3d)
             raw = RawData.from_coords_without_pc(
-                xcoords,
-                ycoords,
-                diff3d,
-                probeGuess,
-                scan_index,
-                objectGuess,
-                measurement=measurement,  # type: ignore[arg-type]
+                *places, probeGuess, scan_index, objectGuess, measurement=measurement
             )
         else:
             raw = RawData.from_file(npz_path, measurement=measurement)

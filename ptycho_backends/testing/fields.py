@@ -246,7 +246,7 @@ Baselines = dict[tuple[Any, ...], Outcome]
 
 
 def run(backend: Backend, values: Mapping[str, Any], folder: Path, side: int) -> Outcome:
-    """Train on a simulated scan of eight patterns of `side` pixels and reconstruct it, with fields `Class.field` as in `values`."""
+    """Train on a simulated scan of eight patterns of `side` pixels and reconstruct it; `values` by `Class.field`."""
     texts = io.StringIO()
     handler = logging.StreamHandler(texts)
     logger = logging.getLogger("ptycho_backends")

@@ -1,6 +1,7 @@
 """`setup_lightning_trainer`, under the name that programs written for the legacy port know."""
 
 import os
+from pathlib import Path
 
 import lightning
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -36,6 +37,7 @@ def setup_lightning_trainer(
     ConfigError
         If a setting is refused.
     """
+    folder = None if output_dir is None else Path(output_dir)
     execution = to_execution_config(training_config)
     monitored = ptycho_model.model.val_loss_name
     return lightning.Trainer(
@@ -45,10 +47,10 @@ def setup_lightning_trainer(
         accumulate_grad_batches=execution.accum_steps,
         gradient_clip_val=execution.gradient_clip_val,
         callbacks=[
-            ModelCheckpoint(dirpath=output_dir, filename="best-checkpoint", monitor=monitored, mode="min"),
+            ModelCheckpoint(dirpath=folder, filename="best-checkpoint", monitor=monitored, mode="min"),
             EarlyStopping(monitor=monitored, mode="min", patience=PATIENCE),
         ],
-        default_root_dir=output_dir,
+        default_root_dir=folder,
         logger=False,
         enable_model_summary=False,
         enable_progress_bar=False,

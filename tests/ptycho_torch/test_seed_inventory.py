@@ -146,7 +146,8 @@ def _(folder, trained, tmp_path):
     }
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     trainer.fit_loop.max_epochs = 1
-    trainer.fit(model.model, [batch], [batch])
+    batches = DataLoader([batch], batch_size=None)
+    trainer.fit(model.model, batches, batches)
     assert any(not torch.equal(before[name], value) for name, value in model.model.state_dict().items())
     assert (tmp_path / "fit" / "best-checkpoint.ckpt").is_file()
 

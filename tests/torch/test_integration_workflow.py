@@ -68,7 +68,7 @@ def test_train_then_reconstruct(shared, tmp_path):
             ["ptycho_torch.inference", "--model_path", "none.ckpt", "--test_data", "y", "--output_dir", "x"],
             "error: none.ckpt",
         ),
-        (["ptycho_backends", "train"], "Missing argument"),
+        (["ptycho_backends", "train"], "want a scan to train on"),
     ],
 )
 def test_what_is_missing_is_an_error(arguments, error):

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ptycho_backends.errors import ArchiveError, BackendUnavailableError
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.training.tracking import DATABASE
 from ptycho_torch.lightning_utils import find_best_checkpoint
-
-DATABASE = "mlflow.db"
 
 _RUN = re.compile(r"[0-9a-f]{32}$")
 

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.config import (
     ExecutionConfig,
     FinetuneStage,
@@ -51,7 +50,7 @@ EFFECTS: Mapping[str, str] = {
     "image": "the image differs",
     "files": "other files are written",
     "log": "the lines on the terminal or in the log differ",
-    "record": "the value is in the archive, and decides no number",
+    "record": "the model keeps the value, which decides no number",
     "nothing": "every number stays the same: only time and memory change",
     "refused": "refused by an error with its name",
     "elsewhere": "has tests of its own",
@@ -85,10 +84,11 @@ _BASE = {
     "ModelConfig.N": 16, "ModelConfig.architecture": "unrolled", "ModelConfig.n_steps": 2,
     "ModelConfig.n_filters_scale": 1, "TrainingConfig.nepochs": 1, "TrainingConfig.batch_size": 4,
     "TrainingConfig.nphotons": 1e5, "ExecutionConfig.accelerator": "cpu",
-    "ExecutionConfig.enable_progress_bar": False,
+    "ExecutionConfig.enable_progress_bar": False, "ExecutionConfig.enable_checkpointing": False,
 }  # fmt: skip
 _CNN = {"ModelConfig.N": 64, "ModelConfig.architecture": "cnn", "ModelConfig.n_steps": ModelConfig.n_steps}
 _ATTENTION = {**_CNN, "ModelConfig.architecture": "attention"}
+_KEPT = {"ExecutionConfig.enable_checkpointing": True}
 _PAIR = {"ModelConfig.gridsize": 2}
 _CANVAS = {**_PAIR, "ModelConfig.max_position_jitter": 2}
 _LABELS = {"TrainingConfig.realspace_weight": 1.0}
@@ -159,7 +159,7 @@ FIELDS: Mapping[str, Expected] = {
     ),
     "TrainingConfig.positions_provided": Expected(False, "refused", note="a scan always has positions"),
     "TrainingConfig.probe_trainable": Expected(True),
-    "TrainingConfig.intensity_scale_trainable": Expected(False),
+    "TrainingConfig.intensity_scale_trainable": Expected(False, given=_CNN),
     "TrainingConfig.output_dir": Expected(Path("elsewhere"), "record", note="`workflows` write there"),
     "TrainingConfig.sequential_sampling": Expected(True, given={"TrainingConfig.n_groups": 5}),
     "TrainingConfig.normalize": Expected("Group"),
@@ -192,7 +192,7 @@ FIELDS: Mapping[str, Expected] = {
     "InferenceConfig.debug": Expected(True, "log"),
     "InferenceConfig.output_dir": Expected(None, "elsewhere", note="`workflows` and the command line write there"),
     "InferenceConfig.backend": Expected(None, "elsewhere", note="chooses the backend: `tests/test_registry.py`"),
-    "InferenceConfig.agree_on_phase": Expected(True, "image"),
+    "InferenceConfig.agree_on_phase": Expected(False, "image"),
     "ExecutionConfig.accelerator": Expected("mps", "refused", note="where there is none"),
     "ExecutionConfig.devices": Expected(2, "elsewhere", note="several processes: the tests of process groups"),
     "ExecutionConfig.strategy": Expected("ddp", "elsewhere", note="several processes: the tests of process groups"),
@@ -217,10 +217,10 @@ FIELDS: Mapping[str, Expected] = {
         given={"ExecutionConfig.finetune_stages": _STAGE_THAT_STANDS, "ExecutionConfig.learning_rate": 1e-30},
     ),
     "ExecutionConfig.enable_progress_bar": Expected(True, "log"),
-    "ExecutionConfig.enable_checkpointing": Expected(False, "files"),
-    "ExecutionConfig.checkpoint_save_top_k": Expected(0, "files"),
-    "ExecutionConfig.checkpoint_monitor_metric": Expected("train_loss", "files"),
-    "ExecutionConfig.checkpoint_mode": Expected("max", "files", given={"TrainingConfig.nepochs": 3}),
+    "ExecutionConfig.enable_checkpointing": Expected(True, "files"),
+    "ExecutionConfig.checkpoint_save_top_k": Expected(0, "files", given=_KEPT),
+    "ExecutionConfig.checkpoint_monitor_metric": Expected("train_loss", "files", given=_KEPT),
+    "ExecutionConfig.checkpoint_mode": Expected("max", "files", given={**_KEPT, "TrainingConfig.nepochs": 3}),
     "ExecutionConfig.early_stop_patience": Expected(1, "history", given=_STANDING),
     "ExecutionConfig.logger_backend": Expected("none", "files"),
     "ExecutionConfig.inference_batch_size": Expected(3, "nothing", note="images agree to the roundings of float32"),
@@ -274,7 +274,6 @@ def _run(backend: Backend, values: Mapping[str, Any], folder: Path, side: int) -
     execution = ExecutionConfig(**chosen["ExecutionConfig"])
     scan = simulate_star(side, POSITIONS, seed=1)
     trained = backend.train(scan, training, execution=execution, output_dir=folder)
-    archive = backend.save(trained, folder / "model.wts.h5.zip")
     inference = InferenceConfig(
         **{"model": trained.config.model, "neighbor_count": 4, **chosen["InferenceConfig"]}
     )
@@ -285,7 +284,7 @@ def _run(backend: Backend, values: Mapping[str, Any], folder: Path, side: int) -
         history=tuple((row.train_loss, row.val_loss, row.learning_rate) for row in trained.history),
         image=image.object,
         files=frozenset(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
-        config=load_archive(archive).config,
+        config=trained.config,
     )
 
 

@@ -2,4 +2,5 @@
 
 from ptycho_backends.cli import app
 
-app(prog_name="ptycho-backends")
+if __name__ == "__main__":
+    app(prog_name="ptycho-backends")

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import InferenceConfig, TrainingConfig
@@ -62,9 +63,9 @@ class RawDataTorch(RawData):
             missing = [name for name in arrays if name not in given]
             raise ScanError(f"RawDataTorch: {', '.join(missing)} missing; want arrays or npz_path")
         if npz_path is None:
-            places: Any = (xcoords, ycoords, diff3d)
+            x, y, patterns = (np.asarray(array) for array in (xcoords, ycoords, diff3d))
             raw = RawData.from_coords_without_pc(
-                *places, probeGuess, scan_index, objectGuess, measurement=measurement
+                x, y, patterns, probeGuess, scan_index, objectGuess, measurement=measurement
             )
         else:
             raw = RawData.from_file(npz_path, measurement=measurement)

@@ -128,7 +128,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state[parameter]
-                where = parameter.device if self._fused else None
+                where = parameter.device if self._fused else torch.device("cpu")
                 state["step"] = torch.tensor(float(step), dtype=torch.float32, device=where)
                 for key in ("exp_avg", "exp_avg_sq"):
                     state.setdefault(key, torch.zeros_like(parameter))

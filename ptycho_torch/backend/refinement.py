@@ -291,7 +291,9 @@ class Refiner:
         on_host = self._device.type == "cpu"
         self._chunk = REFINEMENT_CHUNK if on_host else max(1, GPU_CHUNK * 64**2 // problem.side**2)
         self._valid = torch.from_numpy(problem.valid).to(self._device, self._dtype)
-        self._classes = None if problem.classes is None else torch.from_numpy(problem.classes).to(self._device)
+        self._classes = (
+            None if problem.classes is None else torch.from_numpy(problem.classes).to(self._device)
+        )
         self._measured = self._resident()
         self.keep()
 

@@ -314,6 +314,13 @@ class _ProgressBar(TQDMProgressBar):
         if self._throttle.is_due() or trainer.is_last_batch:
             super().on_train_batch_end(trainer, *rest)
 
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        shown = super().get_metrics(trainer, pl_module)
+        loss = _as_module(pl_module).step_loss
+        return shown if loss is None else {**shown, "loss": float(loss)}
+
 
 class _BetweenSteps(Callback):
     """Ends training where Ctrl-C asks for it, and keeps the last checkpoint and the history current."""

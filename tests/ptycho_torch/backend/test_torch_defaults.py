@@ -15,7 +15,19 @@ from ptycho_backends.scans.grouping import group_scan
 from ptycho_backends.scans.simulate import simulate_star
 
 EXECUTION = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=None)
-MAKERS = {"arange", "as_tensor", "asarray", "empty", "eye", "fftfreq", "full", "linspace", "ones", "rand", "randn"}
+MAKERS = {
+    "arange",
+    "as_tensor",
+    "asarray",
+    "empty",
+    "eye",
+    "fftfreq",
+    "full",
+    "linspace",
+    "ones",
+    "rand",
+    "randn",
+}
 MAKERS |= {"rfftfreq", "tensor", "zeros"}
 
 
@@ -58,7 +70,11 @@ def test_training_and_inference(architecture, side, other_defaults):
         trained = backend.train(groups, config, execution=EXECUTION)
         longer = dataclasses.replace(config, nepochs=3)
         resumed = backend.train(groups, longer, resume_from=trained, execution=EXECUTION)
-        return resumed, backend.predict(resumed, groups, execution=EXECUTION), backend.infer(resumed, groups, execution=EXECUTION)
+        return (
+            resumed,
+            backend.predict(resumed, groups, execution=EXECUTION),
+            backend.infer(resumed, groups, execution=EXECUTION),
+        )
 
     (want, prediction, image), (got, found, also) = twice(work, other_defaults)
     for name, value in want.weights.items():

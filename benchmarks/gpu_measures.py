@@ -427,7 +427,7 @@ def until_good(where: Where, side: int, count: int, engine: str, left: Callable[
             break
         if left() < 2.0 or time.perf_counter() - begun > LONGEST_S:
             break
-    found["best"] = best
+    found |= {"best": best, "passes_made": len(seconds)}
     if len(seconds) > 2:
         found["frame_iterations_per_s"] = len(scan) * (len(seconds) - 1) / (seconds[-1] - seconds[0])
     return found

@@ -225,7 +225,8 @@ def busy_seconds(profiler: Any) -> float | None:
         (event.time_range.start, event.time_range.end)
         for event in profiler.events()
         # not the names of ranges, which last from their first kernel to their last
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+        if event.device_type == torch.autograd.DeviceType.CUDA
+        and not getattr(event, "is_user_annotation", False)
     )
     if not spans:
         return None
@@ -321,7 +322,7 @@ def three_outputs(where: Where, side: int, channels: int) -> Figures:
 
 def other_defaults(where: Where, folder: Path) -> Figures:
     """Training, inference and refinement of a program whose new tensors are on the device and in float64."""
-    before = torch.get_default_device(), torch.get_default_dtype()
+    before = torch.get_default_dtype()
     torch.set_default_device(where.device)
     torch.set_default_dtype(torch.float64)
     side = 32 if where.small else 64
@@ -332,8 +333,9 @@ def other_defaults(where: Where, folder: Path) -> Figures:
             "refinement": refinement_pass(where, side, folder)["frame_iterations_per_s"],
         }
     finally:
-        torch.set_default_device(before[0])
-        torch.set_default_dtype(before[1])
+        # not to 'cpu', which would be a mode that takes time in every call
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
     return found
 
 

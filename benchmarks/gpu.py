@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_measures as measures
+import gpu_steps
 import torch
 from gpu_measures import SETTINGS, STEP_PATTERNS, Figures, Where
 
@@ -109,7 +110,7 @@ def steps(run: Run, architecture: str, settings: tuple[str, ...], sides: list[tu
                     continue
                 fields = SETTINGS[setting]
                 run.measure(
-                    name, 45.0 if fields.get("compile_network") else 2.0, measures.step,
+                    name, 45.0 if fields.get("compile_network") else 2.0, gpu_steps.step,
                     architecture, side, count, training, STEP_PATTERNS[side], **fields,
                 )  # fmt: skip
 
@@ -121,6 +122,9 @@ def measure_small(run: Run) -> None:
     run.measure("parity, float64 and float32", 0.5, measures.parity, False, lines)
     (run.folder / "parity.txt").write_text("\n".join(lines) + "\n")
     run.measure("whole run|64|1", 0.5, measures.whole_run, 64, 1, 16)
+    run.measure("convolutions, training|64|1", 0.5, gpu_steps.convolutions, 64, 1, True, 4)
+    run.measure("three outputs|64|1", 0.5, measures.three_outputs, 64, 1)
+    run.measure("inference, default batches|64|1", 0.5, measures.prediction, 64, 1, None, run.folder)
     run.measure("refinement|32", 0.5, measures.refinement_pass, 32, run.folder)
     run.measure("to 0.99|torch", 0.5, measures.until_good, 32, 300, "torch", run.left)
     steps(run, "unrolled", ("fp32", "compiled"), [(32, 1)])
@@ -128,19 +132,31 @@ def measure_small(run: Run) -> None:
 
 def measure_all(run: Run) -> None:
     """The most important first."""
+    lines: list[str] = []
     folder, batches = run.folder, {64: 1024, 128: 256, 256: 64}
     sides = [(side, count) for side in batches for count in (1, 4)]
-    bf16, lines = SETTINGS["bf16"], []
+    bf16 = SETTINGS["bf16"]
     run.measure("ceilings", 3.0, measures.ceilings)
     for tf32, kind in ((False, "float32"), (True, "TF32")):
         run.measure(f"parity, float64 and {kind}", 15.0, measures.parity, tf32, lines)
         (folder / "parity.txt").write_text("\n".join(lines) + "\n")
     for side, count in ((64, 1), (64, 4), (128, 1)):
-        run.measure(f"whole run|{side}|{count}", 6.0, measures.whole_run, side, count, batches[side])
+        run.measure(f"whole run|{side}|{count}", 6.0, measures.whole_run, side, count, None)
     run.measure("refinement|128", 8.0, measures.refinement_pass, 128, folder)
-    run.measure("inference|64|1", 5.0, measures.prediction, 64, 1, 1024, folder)
-    run.measure("epoch, batches of 16|64|1", 10.0, measures.training_epoch, 64, 1, 16, folder)
-    run.measure("epoch, batches of 256|64|1", 5.0, measures.training_epoch, 64, 1, 256, folder)
+    for batch in (32, 128, 512, 1024, None):
+        name = "default batches" if batch is None else f"batches of {batch}"
+        run.measure(f"inference, {name}|64|1", 4.0, measures.prediction, 64, 1, batch, folder)
+    run.measure("three outputs|64|1", 3.0, measures.three_outputs, 64, 1)
+    for batch in (16, 256):
+        name = f"epoch, batches of {batch}|64|1"
+        run.measure(name, 8.0, measures.training_epoch, 64, 1, batch, folder)
+        free = {"deterministic": False}
+        run.measure(f"{name}, not deterministic", 8.0, measures.training_epoch, 64, 1, batch, folder, **free)
+    run.measure("other defaults of torch", 10.0, measures.other_defaults, folder)
+    for side in (64, 128):
+        for training in (False, True):
+            name = f"convolutions, {'training' if training else 'inference'}|{side}|1"
+            run.measure(name, 8.0, gpu_steps.convolutions, side, 1, training, batches[side])
     for engine in ("torch", "pty-chi", "pty-chi compact"):
         if engine != "torch" and find_spec("ptychi") is None:
             run.say_not_offered(f"to 0.99|{engine}, not installed")
@@ -151,18 +167,17 @@ def measure_all(run: Run) -> None:
     for side, count in ((64, 1), (64, 4), (128, 1)):
         name = f"infer|cnn|{side}|{count}|graph"
         if run.where.device == "cuda":
-            run.measure(name, 2.0, measures.graph, "cnn", side, count, STEP_PATTERNS[side])
+            run.measure(name, 2.0, gpu_steps.graph, "cnn", side, count, STEP_PATTERNS[side])
         else:
             run.say_not_offered(name)
     refined = {"n_probe_modes": 2, "refine_positions": True}
     run.measure("refinement, modes, positions|128", 6.0, measures.refinement_pass, 128, folder, **refined)
     run.measure("stitching|64", 2.0, measures.stitching, 64)
-    run.measure("inference, default batches|64|1", 5.0, measures.prediction, 64, 1, 32, folder)
-    run.measure("whole run, bf16|64|1", 5.0, measures.whole_run, 64, 1, 1024, **bf16)
+    run.measure("whole run, bf16|64|1", 5.0, measures.whole_run, 64, 1, None, **bf16)
     steps(run, "cnn", ("bf16 compiled",), [(64, 1)])
     steps(run, "unrolled", ("compiled",), [(64, 1)])
     for side, count in ((128, 4), (256, 1), (256, 4)):
-        run.measure(f"whole run|{side}|{count}", 8.0, measures.whole_run, side, count, batches[side])
+        run.measure(f"whole run|{side}|{count}", 8.0, measures.whole_run, side, count, None)
     run.measure("refinement|64", 6.0, measures.refinement_pass, 64, folder)
     run.measure("refinement|256", 8.0, measures.refinement_pass, 256, folder)
     steps(run, "cnn", ("compiled",), [(64, 1)])

@@ -34,9 +34,7 @@ from ptycho_backends.testing.agreement import ALLOWANCES
 from ptycho_backends.testing.cases import Case
 from ptycho_backends.training.plan import plan_training
 from ptycho_backends.values import TrainedModel
-from ptycho_torch.backend.arrays import TensorBatch, tensors_from_batch
-from ptycho_torch.backend.device import autocast, compute_dtype, computing
-from ptycho_torch.backend.model import PtychoModel, adam
+from ptycho_torch.backend.inference import gpu_batch
 from ptycho_torch.backend.refinement import Refiner
 
 Figures = dict[str, Any]
@@ -59,7 +57,7 @@ GOOD = 0.99
 # Until the image is as good, the clock's stops included.
 LONGEST_S = 12.0
 # Batches that are profiled; the profiler's own tables take long.
-PROFILED = 32
+PROFILED = 8
 
 CASES = (
     Case(gridsize=2, loss="nll+mae", n_probe_modes=3, masked=True, gaussian_smoothing_sigma=0.5, seed=9),
@@ -221,89 +219,14 @@ def parity(where: Where, tf32: bool, lines: list[str]) -> Figures:
     }
 
 
-class OneBatch:
-    """A model and a batch that are on the device already: what a step costs there."""
-
-    def __init__(
-        self, where: Where, architecture: str, side: int, channels: int, patterns: int, **fields: Any
-    ) -> None:
-        self.where, self.execution = where, where.execution(**fields)
-        start, groups = model_and_groups(architecture, side, channels, patterns)
-        self.config, self.scale, self.patterns = (
-            start.config,
-            start.intensity_scale,
-            len(groups) * channels,
-        )
-        model = PtychoModel(
-            self.config.model,
-            start.weights,
-            compute_dtype(self.execution),
-            compiled=self.execution.compile_network,
-        )
-        self.model = model.to(where.device)
-        self.model.freeze(self.config)
-        self.optimizer = adam(self.model, 1e-4)
-        batch = groups.batch(np.arange(len(groups)))
-        self.tensors: TensorBatch = {
-            name: tensor.to(where.device) for name, tensor in tensors_from_batch(batch).items()
-        }
-
-    def train(self) -> None:
-        with autocast(self.execution, torch.device(self.where.device)):
-            total = self.model.loss_terms(self.config, self.tensors, self.scale, {})["total"]
-        total.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def infer(self) -> torch.Tensor:
-        with (
-            torch.inference_mode(),
-            autocast(self.execution, torch.device(self.where.device)),
-        ):
-            return self.model.object(self.scale * self.tensors["diffraction"], self.tensors["offsets"])
-
-
-def step(
-    where: Where, architecture: str, side: int, channels: int, training: bool, patterns: int, **fields: Any
-) -> Figures:
-    """A training step, or an inference, of one batch that is on the device."""
-    found: Figures = {"patterns_in_batch": patterns}
-    with where.peak(found):
-        one = OneBatch(where, architecture, side, channels, patterns, **fields)
-        with computing(one.execution):
-            started = time.perf_counter()
-            work = one.train if training else one.infer
-            work()
-            where.synchronise()
-            found["first_s"] = time.perf_counter() - started
-            found["seconds"] = where.seconds(work)
-    found["patterns_per_s"] = one.patterns / found["seconds"]
-    return found
-
-
-def graph(where: Where, architecture: str, side: int, channels: int, patterns: int) -> Figures:
-    """What a CUDA graph of the inference would take: the library does not offer it."""
-    one = OneBatch(where, architecture, side, channels, patterns)
-    captured = torch.cuda.CUDAGraph()
-    with computing(one.execution):
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(3):
-                one.infer()
-        torch.cuda.current_stream().wait_stream(beside)
-        with torch.cuda.graph(captured):
-            one.infer()
-        seconds = where.seconds(captured.replay)
-    return {"seconds": seconds, "patterns_per_s": one.patterns / seconds}
-
-
 def busy_seconds(profiler: Any) -> float | None:
     """Time during which the device computes or copies anything; None without one."""
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profiler.events()
+        # not the names of ranges, which last from their first kernel to their last
         if event.device_type == torch.autograd.DeviceType.CUDA
+        and not getattr(event, "is_user_annotation", False)
     )
     if not spans:
         return None
@@ -344,7 +267,7 @@ def training_epoch(
 ) -> Figures:
     """An epoch of `train` on a scan in memory, gathering included."""
     backend, execution = get_backend("torch"), where.execution(**fields)
-    patterns = min(where.scan_patterns(side), 4096)
+    patterns = min(where.scan_patterns(side), 16 * max(64, batch))
     groups = group_scan(
         star(side, patterns), gridsize=round(channels**0.5), n_groups=patterns // channels, seed=0
     )
@@ -363,8 +286,10 @@ def training_epoch(
     )
 
 
-def prediction(where: Where, side: int, channels: int, batch: int, folder: Path, **fields: Any) -> Figures:
-    """From the patterns of a scan in memory to patches in memory, by `object_patches`."""
+def prediction(
+    where: Where, side: int, channels: int, batch: int | None, folder: Path, **fields: Any
+) -> Figures:
+    """From the patterns of a scan in memory to patches in memory, by `object_patches`; None for the default batch."""
     backend = get_backend("torch")
     model, groups = model_and_groups("cnn", side, channels, where.scan_patterns(side))
     execution = where.execution(inference_batch_size=batch, **fields)
@@ -373,13 +298,45 @@ def prediction(where: Where, side: int, channels: int, batch: int, folder: Path,
         for _ in islice(backend.object_patches(model, groups, execution), most):
             pass
 
-    found: Figures = {"groups_in_batch": batch}
+    groups_in_batch = batch or (32 if where.device == "cpu" else gpu_batch(model.config.model))
+    found: Figures = {"groups_in_batch": groups_in_batch}
     with where.peak(found):
         found["seconds"] = where.seconds(work, least=3, budget_s=3.0)
     found["patterns_per_s"] = len(groups) * channels / found["seconds"]
-    name = f"inference, N {side}, C {channels}, batches of {batch}"
-    part_s = found["seconds"] * min(1.0, PROFILED * batch / len(groups))
+    name = f"inference, N {side}, C {channels}, batches of {groups_in_batch}"
+    part_s = found["seconds"] * min(1.0, PROFILED * groups_in_batch / len(groups))
     return found | profiled(where, name, lambda: work(PROFILED), part_s, folder)
+
+
+def three_outputs(where: Where, side: int, channels: int) -> Figures:
+    """Of `predict`: object, amplitude and intensity of a scan in memory."""
+    backend = get_backend("torch")
+    model, groups = model_and_groups("cnn", side, channels, where.scan_patterns(side) // 4)
+    found: Figures = {}
+    with where.peak(found):
+        found["seconds"] = where.seconds(
+            lambda: backend.predict(model, groups, execution=where.execution()), least=3, budget_s=3.0
+        )
+    return found | {"patterns_per_s": len(groups) * channels / found["seconds"]}
+
+
+def other_defaults(where: Where, folder: Path) -> Figures:
+    """Training, inference and refinement of a program whose new tensors are on the device and in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_device(where.device)
+    torch.set_default_dtype(torch.float64)
+    side = 32 if where.small else 64
+    try:
+        found = {
+            "training": training_epoch(where, 64, 1, 16, folder)["patterns_per_s"],
+            "whole run": whole_run(where, 64, 1, None)["patterns_per_s"],
+            "refinement": refinement_pass(where, side, folder)["frame_iterations_per_s"],
+        }
+    finally:
+        # not to 'cpu', which would be a mode that takes time in every call
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+    return found
 
 
 def stitching(where: Where, side: int) -> Figures:
@@ -394,7 +351,7 @@ def stitching(where: Where, side: int) -> Figures:
     return {"seconds": seconds, "patterns_per_s": count / seconds}
 
 
-def whole_run(where: Where, side: int, channels: int, batch: int, **fields: Any) -> Figures:
+def whole_run(where: Where, side: int, channels: int, batch: int | None, **fields: Any) -> Figures:
     """From a file, which the system has in its cache, to an image: loading, grouping, inference and stitching."""
     backend = get_backend("torch")
     model, _ = model_and_groups("cnn", side, channels, where.scan_patterns(side))
@@ -472,7 +429,7 @@ def until_good(where: Where, side: int, count: int, engine: str, left: Callable[
             break
         if left() < 2.0 or time.perf_counter() - begun > LONGEST_S:
             break
-    found["best"] = best
+    found |= {"best": best, "passes_made": len(seconds)}
     if len(seconds) > 2:
         found["frame_iterations_per_s"] = len(scan) * (len(seconds) - 1) / (seconds[-1] - seconds[0])
     return found

@@ -49,6 +49,8 @@ TAPE = "gradients are recorded on a tape, for the variables that it is given"
 PRECISIONS = "TensorFlow lacks precisions and numerics that torch has, and refuses them before it begins"
 COPIES = "TensorFlow schedules its own copies between host and device"
 REPLICAS = "devices are replicas of one process in TensorFlow, and processes of their own in torch"
+DEFAULTS = "only PyTorch lets a program set the device and the type of new tensors"
+BATCHES = "measured on GPUs with PyTorch alone"
 
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
 DIFFERENT = {
@@ -62,7 +64,9 @@ DIFFERENT = {
         "device_kind": REPLICAS,
         "on_device": COPIES,
         "array_later": COPIES,
+        "own_defaults": DEFAULTS,
     },
+    "inference": {"gpu_batch": BATCHES},
     "layers": {"Layer": MODULES, "attach_layers": MODULES},
     "model": {
         "PtychoModel.__init__": MIXED,

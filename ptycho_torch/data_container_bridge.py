@@ -44,9 +44,9 @@ class PtychoDataContainerTorch:
         for name in (*(field.name for field in dataclasses.fields(grouped_data)), "Y"):
             value = getattr(grouped_data, name)
             if not callable(value):
-                setattr(self, name, None if value is None else torch.as_tensor(value))
+                setattr(self, name, None if value is None else torch.as_tensor(value, device="cpu"))
         if probe is not None:
-            self.probeGuess = torch.as_tensor(probe)
+            self.probeGuess = torch.as_tensor(probe, device="cpu")
 
     @property
     def probe(self) -> torch.Tensor | None:

@@ -100,6 +100,7 @@ class Refinement:
         self._best = self._least_held_out = np.inf
         self._rises = 0
         self._corrected = False
+        self._gain_of_probe: NDArray[np.float64] | None = None
         steps.set_velocities(plan.state.velocity, plan.state.probe_velocity)
         steps.place(*plan.geometry(plan.state))
         light = steps.light()
@@ -181,16 +182,13 @@ class Refinement:
         gain = None
         if number >= SLOW_FROM:
             strength = pace.slow_strength * state.trust * self._dose / (self._dose + constants.SLOW_DOSE)
-            gain = slow_gain(
-                plan.problem.shape,
-                width_px(self._steps.probe().astype(np.complex128)),
-                strength,
-                pace.slow_strength / pace.slow_gain_limit,
-            )
+            gain = strength * self._unit_gain()
         parts = even_batches(plan.snake, batches, config.seed, number)
         if number == 1:
             self._steps.keep()
         residuals, equations = self._steps.sweep(parts, gain, settings, after_batch)
+        if settings.with_probe:
+            self._gain_of_probe = None
         error = float(residuals[0] / max(residuals[1], constants.REFINEMENT_FLOOR))
         if not error <= DIVERGED * self._best:
             log.info(
@@ -219,6 +217,14 @@ class Refinement:
         )
         state.passes.append(record)
         return record
+
+    def _unit_gain(self) -> NDArray[np.float64]:
+        """`slow_gain` of strength 1, kept while the probe is: it is as large as the canvas."""
+        if self._gain_of_probe is None:
+            width = width_px(self._steps.probe().astype(np.complex128))
+            floor = self._pace.slow_strength / self._pace.slow_gain_limit
+            self._gain_of_probe = slow_gain(self._plan.problem.shape, width, 1.0, floor)
+        return self._gain_of_probe
 
     def _correct(self) -> None:
         """Add the learned correction, unless the held-out pixels are then predicted worse."""

@@ -13,11 +13,17 @@ from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
 from ptycho_backends.values import Batch, Prediction, TrainedModel
 
 DEFAULT_BATCH = 32
-"""Groups that are predicted at once by default; more of them only cost memory."""
+"""Groups that are predicted at once by default; on a processor more of them only cost memory."""
 
 
 def prediction_batches(
-    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range, devices: int = 1
+    model: TrainedModel,
+    groups: GroupedData,
+    execution: ExecutionConfig,
+    shard: range,
+    devices: int = 1,
+    *,
+    default: int = DEFAULT_BATCH,
 ) -> Iterator[tuple[slice, Batch]]:
     """The groups of `shard` in batches, gathered ahead of their use.
 
@@ -30,8 +36,10 @@ def prediction_batches(
     shard : range
     devices : int
         Number of devices that predict a batch together.
+    default : int
+        Groups for each device, where `inference_batch_size` is None.
     """
-    size = devices * (execution.inference_batch_size or DEFAULT_BATCH)
+    size = devices * (execution.inference_batch_size or default)
     slices = [slice(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
     gathered = ((part, groups.batch(part, intensity_scale=model.intensity_scale)) for part in slices)
     return ahead(gathered, execution.prefetch_factor or DEFAULT_PREFETCH)

@@ -51,7 +51,7 @@ def tensors_from_weights(weights: Mapping[str, NDArray], dtype: torch.dtype) -> 
         elif array.ndim == 4:
             array = array.transpose(3, 2, 0, 1)
         # a copy, because training changes it in place
-        tensor = torch.tensor(np.ascontiguousarray(array)).to(dtype).reshape(array.shape)
+        tensor = torch.tensor(np.ascontiguousarray(array), device="cpu").to(dtype).reshape(array.shape)
         if array.ndim == 4 and name != PROBE:
             # convolutions keep their results in the layout of their kernels
             # (a clone, because strides of a single channel would leave the layout open)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -91,10 +92,15 @@ class PtychoDataModule(lightning.LightningDataModule):
         self.plan = plan
         self.execution = execution
 
+    def _pins_memory(self) -> bool:
+        """A GPU gets batches of pinned memory without a wait for the step before; the thread that gathers pins them."""
+        on_gpu = self.execution.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        return self.execution.pin_memory or on_gpu
+
     def _loader(self, sampler: object) -> DataLoader:
         run = self.execution
         dataset = _GroupBatches(self.plan)
-        settings: dict[str, Any] = {"sampler": sampler, "batch_size": None, "pin_memory": run.pin_memory}
+        settings: dict[str, Any] = {"sampler": sampler, "batch_size": None, "pin_memory": self._pins_memory()}
         if run.num_workers == 0:
             return _PrefetchingLoader(
                 dataset, ahead=run.prefetch_factor or prefetch.DEFAULT_PREFETCH, **settings

@@ -48,7 +48,7 @@ def array_later(tensor: Tensor) -> Callable[[], NDArray]:
     """Gives `tensor` as an array; a GPU copies it meanwhile, and only the call waits for that."""
     if tensor.device.type != "cuda":
         return lambda: tensor.cpu().numpy()
-    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
     there.copy_(tensor, non_blocking=True)
     copied = torch.cuda.Event()
     copied.record()
@@ -61,16 +61,36 @@ def array_later(tensor: Tensor) -> Callable[[], NDArray]:
 
 
 @contextlib.contextmanager
-def computing(execution: ExecutionConfig) -> Iterator[None]:
-    """Compute without TF32, or with it in convolutions alone if `execution` allows it; restores the settings.
+def own_defaults() -> Iterator[None]:
+    """Let torch and Lightning make new tensors in float32 on the host, whatever the program has made the default.
 
+    A program may have called `torch.set_default_device` or `torch.set_default_dtype`. Tensors of this package name
+    their device and type themselves; those that an optimiser or a trainer makes do not.
+    """
+    before = torch.get_default_dtype()
+    # a mode of torch's, which costs each of its functions a little: only where there is another one already
+    elsewhere = torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if elsewhere else contextlib.nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def computing(execution: ExecutionConfig) -> Iterator[None]:
+    """Compute without TF32, or with it in convolutions alone if `execution` allows it, with torch's own defaults.
+
+    Restores the settings.
     TF32 has ten bits: in the physics, a translation by a fraction of a pixel would be off by 1e-3.
     """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32, products.allow_tf32 = execution.allow_tf32, False
     try:
-        yield
+        with own_defaults():
+            yield
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,18 +13,27 @@ from ptycho_backends.images import stitching
 from ptycho_backends.images.reconstruct import reconstruct, trust_in_patches, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.training.canvas import with_room_for
-from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
+from ptycho_backends.training.prediction import (
+    DEFAULT_BATCH,
+    concatenated,
+    prediction_batches,
+    stitch_predicted,
+)
 from ptycho_backends.values import Batch, Prediction, Reconstruction, TrainedModel, Weights
 from ptycho_torch.backend import network, process_group
 from ptycho_torch.backend.arrays import (
     TensorBatch,
-    channels_last,
     in_precision,
     tensors_from_batch,
     weights_from_tensors,
 )
 from ptycho_torch.backend.device import array_later, autocast, compute_dtype, computing, device, on_device
 from ptycho_torch.backend.model import PtychoModel, adam
+
+Result = TypeVar("Result")
+
+# Patterns of 64 x 64 pixels that a GPU predicts at once by default: its cores are many, its launches slow.
+GPU_PATTERNS = 256
 
 
 class _Runner:
@@ -41,15 +51,18 @@ class _Runner:
         return in_precision(there, self.dtype)
 
     @torch.inference_mode()
-    def predict(self, batch: Batch) -> Prediction:
+    def predict(self, batch: Batch) -> Callable[[], Prediction]:
         tensors = self.tensors(batch)
         with autocast(self.execution, self.where):
             fed = batch.intensity_scale * tensors["diffraction"]
             _, image, amplitude = self.model(fed, tensors["offsets"], None, *self._of_unrolled(tensors))
-        predicted = channels_last(amplitude)
-        return Prediction(
-            object=image.cpu().numpy()[..., None], amplitude=predicted, intensity=np.square(predicted)
-        )
+        object_later, amplitude_later = array_later(image[..., None]), array_later(amplitude)
+
+        def prediction() -> Prediction:
+            predicted = np.moveaxis(amplitude_later(), 1, -1)
+            return Prediction(object=object_later(), amplitude=predicted, intensity=np.square(predicted))
+
+        return prediction
 
     @torch.inference_mode()
     def object(self, batch: Batch) -> Callable[[], NDArray]:
@@ -73,7 +86,7 @@ class _Runner:
 def forward(config: ModelConfig, weights: Weights, batch: Batch, execution: ExecutionConfig) -> Prediction:
     """The three outputs for one batch."""
     with computing(execution):
-        return _Runner(config, weights, execution).predict(batch)
+        return _Runner(config, weights, execution).predict(batch)()
 
 
 def loss(
@@ -120,9 +133,9 @@ def train_step(
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     runner = _Runner(model.config.model, model.weights, execution)
-    batches = prediction_batches(model, groups, execution, range(len(groups)))
-    with computing(execution):
-        return concatenated([runner.predict(batch) for _, batch in batches])
+    return concatenated(
+        [part for _, part in _in_batches(runner, runner.predict, model, groups, range(len(groups)))]
+    )
 
 
 def object_patches(
@@ -136,18 +149,37 @@ def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     runner = _Runner(model.config.model, model.weights, execution)
+    return _in_batches(runner, runner.object, model, groups, shard)
+
+
+def _in_batches(
+    runner: _Runner,
+    work: Callable[[Batch], Callable[[], Result]],
+    model: TrainedModel,
+    groups: GroupedData,
+    shard: range,
+) -> Iterator[tuple[slice, Result]]:
+    """Results of the groups of `shard`, batch by batch, with the slice of their groups."""
+    execution = runner.execution
+    on_host = runner.where.type == "cpu"
+    size = DEFAULT_BATCH if on_host else gpu_batch(model.config.model)
     # a GPU computes the next batch while the caller has this one
-    ahead = 0 if runner.where.type == "cpu" else 1
-    under_way: deque[tuple[slice, Callable[[], NDArray]]] = deque()
-    for part, batch in prediction_batches(model, groups, execution, shard):
+    ahead = 0 if on_host else 1
+    under_way: deque[tuple[slice, Callable[[], Result]]] = deque()
+    for part, batch in prediction_batches(model, groups, execution, shard, default=size):
         with computing(execution):
-            under_way.append((part, runner.object(batch)))
+            under_way.append((part, work(batch)))
         # outside of `computing`, because the caller goes on here
         if len(under_way) > ahead:
-            done, patches = under_way.popleft()
-            yield done, patches()
-    for done, patches in under_way:
-        yield done, patches()
+            done, result = under_way.popleft()
+            yield done, result()
+    for done, result in under_way:
+        yield done, result()
+
+
+def gpu_batch(config: ModelConfig) -> int:
+    """Groups that a GPU predicts at once by default: as many pixels, whatever a group has."""
+    return max(DEFAULT_BATCH, GPU_PATTERNS * 64**2 // (config.group_size * config.N**2))
 
 
 def infer(

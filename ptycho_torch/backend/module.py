@@ -21,6 +21,11 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
     """Trains a `PtychoModel` from `start` on, as its configuration asks for.
 
     Logs `loss_epoch`, the mean over the epoch's steps, and `val_loss`, in time for every callback.
+
+    Attributes
+    ----------
+    step_loss : tensor, optional
+        Of the last step, on the device.
     """
 
     def __init__(
@@ -31,6 +36,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self.model = PtychoModel(start.config.model, start.weights, compiled=execution.compile_network)
         self.model.freeze(start.config)
         self.steps_done = 0
+        self.step_loss: Tensor | None = None
         self._start = start
         self._on_epoch = on_epoch
         self._by_part = bool(execution.finetune_stages)
@@ -62,7 +68,13 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self._loss_sum = self._loss_sum + loss * groups
         # a batch for each process
         self.count_batches(processes, groups)
-        self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True, logger=False, batch_size=groups)
+        self.step_loss = loss
+        if self.trainer.is_last_batch:
+            # not of each step: on a GPU that would take a tenth of the step
+            mean = self._loss_sum / self._groups
+            self.log(
+                "loss_epoch", mean, on_step=False, on_epoch=True, prog_bar=True, logger=False, batch_size=1
+            )
         # gradients are averaged over the processes, whose numbers of groups may differ
         return total if processes == 1 else total * (processes * own / groups)
 
@@ -128,7 +140,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 state = optimizer.state[parameter]
-                where = parameter.device if self._fused else None
+                where = parameter.device if self._fused else torch.device("cpu")
                 state["step"] = torch.tensor(float(step), dtype=torch.float32, device=where)
                 for key in ("exp_avg", "exp_avg_sq"):
                     state.setdefault(key, torch.zeros_like(parameter))

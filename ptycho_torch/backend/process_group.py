@@ -60,7 +60,7 @@ class ProcessGroup(ProcessRank):
         """True if `asked` is true in any process; a collective operation of all of them."""
         if self.size == 1:
             return asked
-        count = torch.tensor(int(asked))
+        count = torch.tensor(int(asked), dtype=torch.int64, device="cpu")
         dist.all_reduce(count)
         return bool(count)
 

@@ -72,7 +72,7 @@ def spread(images: Tensor, corners: Tensor, fractions: Tensor, canvas: Tensor) -
     rows = _shared_out(parts, down, dim=1)
     window = _shared_out(rows, right, dim=2)
     window = torch.view_as_complex(window) if images.is_complex() else window[..., 0]
-    steps = torch.arange(N + 1, device=images.device)
+    steps = torch.arange(N + 1, dtype=torch.int64, device=images.device)
     index = (corners[:, 1, None] + steps)[:, :, None] * canvas.shape[1] + (corners[:, 0, None] + steps)[
         :, None
     ]
@@ -230,8 +230,8 @@ def roughness(canvas: Tensor, edge: float) -> Tensor:
 
 def slow_gain(shape: tuple[int, int], width_px: float, strength: float, floor: float) -> Tensor:
     """Mirror of `reference.refinement.slow_gain`, in float64."""
-    rows = torch.fft.fftfreq(shape[0], dtype=torch.float64)
-    columns = torch.fft.rfftfreq(shape[1], dtype=torch.float64)
+    rows = torch.fft.fftfreq(shape[0], dtype=torch.float64, device="cpu")
+    columns = torch.fft.rfftfreq(shape[1], dtype=torch.float64, device="cpu")
     squared = (2 * np.pi * width_px) ** 2 * (rows[:, None].square() + columns.square())
     gain = strength / (squared + floor)
     gain[0, 0] = 0.0
@@ -290,13 +290,15 @@ class Refiner:
         self._velocity, self._probe_velocity = torch.zeros_like(self._canvas), torch.zeros_like(self._probe)
         on_host = self._device.type == "cpu"
         self._chunk = REFINEMENT_CHUNK if on_host else max(1, GPU_CHUNK * 64**2 // problem.side**2)
-        self._valid = torch.as_tensor(problem.valid).to(self._device, self._dtype)
-        self._classes = None if problem.classes is None else torch.as_tensor(problem.classes).to(self._device)
+        self._valid = torch.from_numpy(problem.valid).to(self._device, self._dtype)
+        self._classes = (
+            None if problem.classes is None else torch.from_numpy(problem.classes).to(self._device)
+        )
         self._measured = self._resident()
         self.keep()
 
     def _waves(self, array: NDArray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array)).to(self._device, self._complex)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device, self._complex)
 
     def _resident(self) -> Tensor | None:
         """(M, N, N) amplitudes on the device, in float32; None if they take too much of its memory."""
@@ -306,7 +308,9 @@ class Refiner:
             allowed = int(RESIDENT_FRACTION * torch.cuda.mem_get_info(self._device)[0])
         if 4 * problem.count * problem.side**2 > allowed:
             return None
-        measured = torch.empty((problem.count, problem.side, problem.side), device=self._device)
+        measured = torch.empty(
+            (problem.count, problem.side, problem.side), dtype=torch.float32, device=self._device
+        )
         for part, amplitude in problem.chunks(np.arange(problem.count), 1024):
             measured[part[0] : part[-1] + 1] = torch.from_numpy(amplitude).to(self._device)
         return measured
@@ -317,9 +321,9 @@ class Refiner:
             gathered = ahead(self._problem.chunks(batch, self._chunk), DEFAULT_PREFETCH)
             for part, amplitude in gathered:
                 measured = on_device(torch.from_numpy(amplitude), self._device, self._dtype)
-                yield part, on_device(torch.as_tensor(part), self._device), measured
+                yield part, on_device(torch.from_numpy(part), self._device), measured
             return
-        everything = on_device(torch.as_tensor(batch), self._device)
+        everything = on_device(torch.from_numpy(batch), self._device)
         for start in range(0, len(batch), self._chunk):
             index = everything[start : start + self._chunk]
             yield batch[start : start + self._chunk], index, self._measured[index].to(self._dtype)
@@ -355,8 +359,8 @@ class Refiner:
 
     def place(self, corners: NDArray, fractions: NDArray) -> None:
         """As the mirrored method."""
-        self._corners = on_device(torch.as_tensor(corners), self._device)
-        self._fractions = on_device(torch.as_tensor(fractions), self._device, self._dtype)
+        self._corners = on_device(torch.from_numpy(corners), self._device)
+        self._fractions = on_device(torch.from_numpy(fractions), self._device, self._dtype)
 
     def keep(self) -> None:
         """As the mirrored method."""
@@ -406,7 +410,7 @@ class Refiner:
         problem = self._problem
         residuals = torch.zeros(8, dtype=torch.float64, device=self._device)
         position_sums = self._fractions.new_zeros(problem.count, 5) if settings.with_positions else None
-        slow = None if gain is None else on_device(torch.as_tensor(gain), self._device, self._dtype)
+        slow = None if gain is None else on_device(torch.from_numpy(gain), self._device, self._dtype)
         with computing(self._execution):
             for batch in batches:
                 canvas = self._canvas + constants.REFINEMENT_MOMENTUM * self._velocity
@@ -425,7 +429,7 @@ class Refiner:
                         position_sums[index] = sums.position_sums
                 total = self._of_all(total, settings)
                 residuals += total.residuals
-                index = on_device(torch.as_tensor(batch), self._device)
+                index = on_device(torch.from_numpy(batch), self._device)
                 light = illumination(self._corners[index], self._fractions[index], self._probe, problem.shape)
                 moved = object_step(
                     canvas, total.numerator, light, slow, len(batch) / problem.count, settings

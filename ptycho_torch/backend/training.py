@@ -30,7 +30,7 @@ from ptycho_backends.training.schedule import already_trained_message, schedule_
 from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
-from ptycho_torch.backend.device import computing
+from ptycho_torch.backend.device import computing, own_defaults
 from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.backend.process_group import SHARED, ProcessGroup, process_group_of, working_together
 
@@ -161,7 +161,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        with _quiet(), _deterministic_settings_restored(), _rank_of(self._processes):
+        with _quiet(), own_defaults(), _deterministic_settings_restored(), _rank_of(self._processes):
             yield
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
@@ -313,6 +313,13 @@ class _ProgressBar(TQDMProgressBar):
     def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
         if self._throttle.is_due() or trainer.is_last_batch:
             super().on_train_batch_end(trainer, *rest)
+
+    def get_metrics(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        shown = super().get_metrics(trainer, pl_module)
+        loss = _as_module(pl_module).step_loss
+        return shown if loss is None else {**shown, "loss": float(loss)}
 
 
 class _BetweenSteps(Callback):

@@ -141,7 +141,7 @@ def tall_views(relative_offsets_px: Tensor, S: int, N: int) -> tuple[Tensor, Ten
     corner = ((S - N) // 2 - offsets).clamp(0.0, S - N - constants.CANVAS_RIM)
     first = torch.floor(corner)
     corners = first.long()
-    corners[..., 1] += S * torch.arange(len(corners), device=corners.device)[:, None]
+    corners[..., 1] += S * torch.arange(len(corners), dtype=torch.int64, device=corners.device)[:, None]
     return corners.reshape(-1, 2), (corner - first).reshape(-1, 2)
 
 

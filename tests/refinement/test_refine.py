@@ -11,6 +11,7 @@ from oracle_backend import OracleBackend
 
 from ptycho_backends import RefinementConfig, compare
 from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.refinement import refine
 from ptycho_backends.refinement.checkpoint import NAME, load_state, save_state
 from ptycho_backends.refinement.environment import VARIABLE, refined_if_wanted, wanted_refinement
 from ptycho_backends.refinement.plan import on_canvas, plan_refinement, resumed_plan
@@ -187,3 +188,14 @@ def test_another_canvas_shows_the_same_image(backend, scan):
     turn /= abs(turn)
     np.testing.assert_allclose(moved[4:-5, 4:-7][known], turn * image.object[known], atol=1e-5)
     assert np.all(moved[:4] == 1)
+
+
+@pytest.mark.parametrize(("modes", "made"), [(1, 1), (2, 3)])
+def test_the_metric_of_slow_phases_is_made_once_for_each_probe(scan, monkeypatch, modes, made):
+    widths = []
+    make = refine.slow_gain
+    monkeypatch.setattr(
+        refine, "slow_gain", lambda shape, width, *rest: widths.append(width) or make(shape, width, *rest)
+    )
+    OracleBackend().refine(None, scan, RefinementConfig(passes=4, n_probe_modes=modes, probe_from=2))
+    assert len(widths) == len(set(widths)) == made

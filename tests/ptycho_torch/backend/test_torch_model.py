@@ -16,6 +16,7 @@ from ptycho_backends.values import Batch
 from ptycho_torch.backend import model, network
 from ptycho_torch.backend.arrays import tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend.backend import TorchBackend
+from ptycho_torch.backend.inference import DEFAULT_BATCH, gpu_batch
 
 DOUBLE = ExecutionConfig(precision="64-true", accelerator="cpu")
 SINGLE = ExecutionConfig(accelerator="cpu")
@@ -226,3 +227,9 @@ def test_a_compiled_network_trains_alike(backend, monkeypatch):
     ]
     error, where = step_deviation(steps[1], steps[0], generated.weights)
     assert error < 1e-9, where
+
+
+def test_a_gpu_predicts_as_many_pixels_at_once_whatever_a_group_has():
+    assert gpu_batch(ModelConfig(N=64)) == 4 * gpu_batch(ModelConfig(N=64, gridsize=2)) == 256
+    assert gpu_batch(ModelConfig(N=128)) == 64
+    assert gpu_batch(ModelConfig(N=256, gridsize=2)) == DEFAULT_BATCH

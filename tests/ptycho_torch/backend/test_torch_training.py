@@ -445,3 +445,11 @@ def test_processes_that_gather_have_the_groups_of_the_epoch(backend, scan):
 
 def test_no_validation_set_is_no_warning(backend, scan):
     assert backend.train(scan, config(1, validation_share=0.0), execution=QUIET).history[0].val_loss is None
+
+
+def test_the_progress_bar_shows_the_loss_of_a_step_and_of_the_epoch(backend, scan, capsys):
+    run = ExecutionConfig(accelerator="cpu", logger_backend=None)
+    trained = backend.train(scan, config(nepochs=1), execution=run)
+    shown = capsys.readouterr()
+    assert ", loss=" in shown.out + shown.err
+    assert f"loss_epoch={trained.history[0].train_loss:.3f}"[:14] in shown.out + shown.err

@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile, write_datasets
 from ptycho_backends.files.stored_patterns import chunks
+from ptycho_backends.scans.geometry import scan_from_raw
 from ptycho_backends.scans.product import SQUARE
 from ptycho_backends.scans.product_scan import object_canvas, product_from_scan
+from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.scan import Scan, known_object
 from ptycho_backends.scans.valid_pixels import mask_of_entries
 
@@ -52,6 +54,22 @@ def load_training_hdf5(
         names the file.
     """
     path = Path(path)
+    try:
+        raw = raw_of_training_hdf5(path, mapped=mapped)
+        return scan_from_raw(raw, measurement=measurement, valid_pixels=valid_pixels)
+    except (ScanError, ShapeError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def raw_of_training_hdf5(path: Path, *, mapped: bool = False) -> RawScan:
+    """Content of a file of Ptychodus's training data.
+
+    Raises
+    ------
+    ScanError
+    """
     with DatasetFile(path) as file:
         missing = [name for name in NAMES if name not in file.names]
         if missing:
@@ -60,23 +78,25 @@ def load_training_hdf5(
         energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
         arrays = {name: file.array(name) for name in NAMES[1:6]}
         patterns = file.patterns("patterns") if mapped else file.array("patterns")
-    try:
-        return Scan(
-            xcoords=arrays["probe_position_x_px"],
-            ycoords=arrays["probe_position_y_px"],
-            patterns=patterns,
-            probe_guess=arrays["probe"],
-            object_guess=known_object(arrays["object"]),
-            measurement=measurement,
-            # 0 stands for unknown there; and a scan has one side, so square pixels only
-            pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
-            photon_energy_eV=energy or None,
-            detector_distance_m=distance or None,
-            name=path.stem,
-            valid_pixels=mask_of_entries(arrays, patterns.shape[-1], valid_pixels),
-        )
-    except (ScanError, ShapeError) as error:
-        raise type(error)(f"{path}: {error}") from error
+    raw = RawScan(
+        format="training data of Ptychodus",
+        name=path.stem,
+        patterns=patterns,
+        positions=(arrays["probe_position_x_px"], arrays["probe_position_y_px"]),
+        positions_unit="px",
+        measurement="intensity",
+        probe=arrays["probe"],
+        object=known_object(arrays["object"]),
+        # 0 stands for unknown there; and a scan has one side, so square pixels only
+        pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
+        energy_eV=energy or None,
+        distance_m=distance or None,
+        valid_pixels=mask_of_entries(arrays, patterns.shape[-2:]) if patterns.ndim == 3 else None,
+    )
+    raw.took("patterns", "patterns", "counts")
+    raw.took("positions", "probe_position_x_px, probe_position_y_px", "object pixels")
+    raw.took("probe and object", "probe, object")
+    return raw
 
 
 def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:

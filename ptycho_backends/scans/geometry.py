@@ -18,7 +18,7 @@ from ptycho_backends import checks
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.stored_patterns import chunks, is_file_backed
 from ptycho_backends.scans.detector_frames import FrameSteps, SteppedPatterns, centre_of_mass
-from ptycho_backends.scans.raw_scan import POSITION_UNITS, Positions, RawScan
+from ptycho_backends.scans.raw_scan import HC_EV_M, POSITION_UNITS, Positions, RawScan
 from ptycho_backends.scans.resampling import cropped_far_field, resampled_image, scaled_mask
 from ptycho_backends.scans.scan import SAMPLED_FRAMES, Scan, resolved_measurement, without_negatives
 from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions, as_pair
@@ -30,9 +30,6 @@ from ptycho_backends.scans.valid_pixels import (
 )
 
 log = logging.getLogger(__name__)
-
-HC_EV_M = 1.239841984e-6
-"""Planck's constant times the speed of light: photon energy in eV times wavelength in m."""
 
 # Two sides of a pixel that differ by less are one length.
 SQUARE = 1e-6

@@ -9,6 +9,9 @@ from ptycho_backends.files.stored_patterns import StoredPatterns
 
 Positions = NDArray | tuple[NDArray, NDArray]
 
+HC_EV_M = 1.239841984e-6
+"""Planck's constant times the speed of light: photon energy in eV times wavelength in m."""
+
 POSITION_UNITS = {"m": 1.0, "um": 1e-6, "nm": 1e-9}
 """Units of length that positions may have, in metres; besides these there is 'px', object pixels."""
 

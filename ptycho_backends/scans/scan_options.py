@@ -11,6 +11,16 @@ import numpy as np
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.scans.raw_scan import POSITION_UNITS
 
+JOULE_EV = 1 / 1.602176634e-19
+"""Energy of 1 J in eV."""
+
+UNITS = {
+    "m": 1.0, "meter": 1.0, "metre": 1.0, "meters": 1.0, "metres": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6,
+    "µm": 1e-6, "micron": 1e-6, "microns": 1e-6, "micrometer": 1e-6, "nm": 1e-9, "angstrom": 1e-10, "a": 1e-10,
+    "å": 1e-10, "pm": 1e-12, "ev": 1.0, "kev": 1e3, "j": JOULE_EV, "joule": JOULE_EV,
+}  # fmt: skip
+"""Units by their names in lower case, in metres or in eV."""
+
 DATASET_NAMES = (
     "patterns", "positions", "x", "y", "probe", "object", "mask", "energy", "distance", "detector_pixel", "pixel_size",
 )  # fmt: skip

@@ -12,6 +12,7 @@ from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.source import Source
 
 MAX_TEXT_BYTES = 256 << 20
+TEXT_SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 
 # Names of columns, in any case; their ends may state a unit, as in x_um or "x (nm)".
 X_NAMES = ("x", "xcoords", "posx", "pos_x", "x_position", "column")
@@ -133,3 +134,20 @@ def _name_and_unit(name: str) -> tuple[str, str | None]:
         if base and unit in UNIT_ENDINGS:
             return base.strip("_([ "), UNIT_ENDINGS[unit]
     return name, None
+
+
+def add_positions_beside(raw: RawScan, source: Source, folder: Path, name: str) -> None:
+    """Set the positions of `raw` from the one file of positions in `folder`, or that called as the scan.
+
+    Nothing is set where the options name a file, or none or several would do.
+    """
+    if source.options.positions_from is not None or source.is_temporary:
+        return
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in TEXT_SUFFIXES and path.is_file()
+    )
+    same = [path for path in found if path.stem in (name, f"{name}_positions", "positions")]
+    chosen = same[:1] if same else found if len(found) == 1 else []
+    if chosen:
+        raw.positions, raw.positions_unit, taken = positions_of_file(chosen[0])
+        raw.took("positions", taken, raw.positions_unit or "of unknown unit")

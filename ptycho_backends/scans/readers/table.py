@@ -26,7 +26,19 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "NPZ of ptycho-backends or PtychoPINN": f"{_HERE}.npz",
         "NPZ of tike": f"{_HERE}.tike",
+        "NPY stack": f"{_HERE}.npy_stack",
+        "MATLAB": f"{_HERE}.matlab",
+        "TIFF": f"{_HERE}.tiff",
+        "folder": f"{_HERE}.folder",
         "training data of Ptychodus": f"{_HERE}.ptychodus_training",
+        "product of Ptychodus": f"{_HERE}.ptychodus_product",
+        "PtyPy .ptyd": f"{_HERE}.ptyd",
+        "PtyPy .ptyr": f"{_HERE}.ptyr",
+        "PtyLab HDF5": f"{_HERE}.ptylab",
+        "NXcxi_ptycho": f"{_HERE}.nxcxi_ptycho",
+        "CXI": f"{_HERE}.cxi",
+        "area detector": f"{_HERE}.area_detector",
+        "plain arrays": f"{_HERE}.plain",
     }
 )
 """Names of formats, and the modules that read them. The first that recognises a file reads it."""

@@ -26,9 +26,6 @@ from ptycho_backends.cli.options import (
     Groups,
     LearningRate,
     Likelihood,
-    Mapped,
-    Mask,
-    Measurement,
     OptionalScanFiles,
     Output,
     Passes,
@@ -51,6 +48,7 @@ from ptycho_backends.cli.options import (
     Verbose,
     option,
 )
+from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
 from ptycho_backends.cli.reporting import EXIT_ERROR, described, epoch_lines, pass_lines, report, session
 from ptycho_backends.errors import ConfigError
 
@@ -186,15 +184,14 @@ def simulate(
 
 
 @app.command()
+@reads_scans
 def train(
     scans: OptionalScanFiles = None,
     output: Output = None,
     backend: BackendName = None,
     config: ConfigFile = None,
     execution: ExecutionFile = None,
-    measurement: Measurement = "auto",
-    mapped: Mapped = False,
-    mask: Mask = None,
+    reading: Reading = READ_AS_IT_IS,
     architecture: Architecture = None,
     gridsize: Gridsize = None,
     filters: Filters = None,
@@ -251,7 +248,7 @@ def train(
                 learning_rate=learning_rate,
             )  # fmt: skip
             result = workflows.train_synthetic(
-                scan_of(source, measurement, mapped, mask),
+                scan_of(source, reading),
                 synthetic or 0,
                 settings,
                 output,
@@ -266,7 +263,7 @@ def train(
             return
         if not scans:
             raise ConfigError("SCAN: got none, want a scan to train on, or --synthetic and --probe-from")
-        loaded = scans_of(scans, measurement, mapped, mask)
+        loaded = scans_of(scans, reading)
         job = training_job(
             loaded, scans[0], config, backend, resume, say,
             model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},
@@ -294,6 +291,7 @@ def train(
 
 
 @app.command()
+@reads_scans
 def run(
     scans: ScanFiles,
     output: Output = None,
@@ -306,9 +304,7 @@ def run(
     backend: BackendName = None,
     config: ConfigFile = None,
     execution: ExecutionFile = None,
-    measurement: Measurement = "auto",
-    mapped: Mapped = False,
-    mask: Mask = None,
+    reading: Reading = READ_AS_IT_IS,
     stitching_size: StitchingSize = None,
     agree_on_phase: AgreeOnPhase = None,
     product: ProductFile = None,
@@ -358,7 +354,7 @@ def run(
             refine_positions=refine_positions,
             n_probe_modes=probe_modes,
         )
-        loaded = scans_of(scans, measurement, mapped, mask)
+        loaded = scans_of(scans, reading)
         job = training_job(
             loaded, scans[0], config, backend, resume, say,
             model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},
@@ -377,7 +373,7 @@ def run(
             learning_rate=learning_rate,
         )
         test = job.config.test_data_file
-        shown = loaded[0] if test is None else scan_of(test, measurement, mapped, mask)
+        shown = loaded[0] if test is None else scan_of(test, reading)
         result = workflows.run(
             training_plan(job, batch_size, how, say),
             test_scan=shown,
@@ -395,6 +391,7 @@ def run(
 
 
 @app.command()
+@reads_scans
 def infer(
     model: Annotated[
         Path,
@@ -407,9 +404,7 @@ def infer(
     backend: BackendName = None,
     config: ConfigFile = None,
     execution: ExecutionFile = None,
-    measurement: Measurement = "auto",
-    mapped: Mapped = False,
-    mask: Mask = None,
+    reading: Reading = READ_AS_IT_IS,
     stitching_size: StitchingSize = None,
     agree_on_phase: AgreeOnPhase = None,
     product: ProductFile = None,
@@ -457,7 +452,7 @@ def infer(
             n_probe_modes=probe_modes,
         )
         job = inference_job(
-            model, scan_of(scan, measurement, mapped, mask), scan, config, backend,
+            model, scan_of(scan, reading), scan, config, backend,
             inference={"n_groups": n_groups, "output_dir": output, "agree_on_phase": agree_on_phase},
         )  # fmt: skip
         how = execution_config(
@@ -480,6 +475,7 @@ def infer(
 
 
 @app.command()
+@reads_scans
 def refine(
     scan: ScanFile,
     output: Annotated[
@@ -501,9 +497,7 @@ def refine(
     ] = None,
     backend: BackendName = None,
     execution: ExecutionFile = None,
-    measurement: Measurement = "auto",
-    mapped: Mapped = False,
-    mask: Mask = None,
+    reading: Reading = READ_AS_IT_IS,
     product: ProductFile = None,
     passes: Passes = None,
     refine_probe: RefineProbe = None,
@@ -536,7 +530,7 @@ def refine(
         )  # fmt: skip
         how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)
         result = workflows.refine(
-            scan_of(scan, measurement, mapped, mask),
+            scan_of(scan, reading),
             output,
             start=start,
             backend=backend,
@@ -552,10 +546,12 @@ def refine(
 
 
 @app.command()
+@reads_scans
 def inspect(
     path: Annotated[
         Path, typer.Argument(help="An archive, a checkpoint, the folder of a run, or a scan.", metavar="PATH")
     ],
+    reading: Reading = READ_AS_IT_IS,
     verbose: Verbose = 0,
     debug: Debug = False,
 ) -> None:
@@ -564,10 +560,10 @@ def inspect(
     Example: ptycho-backends inspect run/wts.h5.zip
     """
     with session(verbose, False, debug):
-        if path.suffix.lower() in (".npz", ".h5", ".hdf5"):
-            from ptycho_backends.scans.scan_files import load_scan
+        if _is_scan(path):
+            from ptycho_backends.cli.settings import scan_of
 
-            typer.echo(described(load_scan(path)))
+            typer.echo(described(scan_of(path, reading)))
             return
         from ptycho_backends.archive.model_file import inspect_archive
 
@@ -575,6 +571,13 @@ def inspect(
         typer.echo(str(summary))
         if not summary.whole:
             raise typer.Exit(EXIT_ERROR)
+
+
+def _is_scan(path: Path) -> bool:
+    """Recognise a scan by its content, and by its suffix where no reader recognises it."""
+    from ptycho_backends.scans.scan_files import is_scan
+
+    return path.suffix.lower() in (".npz", ".h5", ".hdf5") or is_scan(path)
 
 
 @app.command()

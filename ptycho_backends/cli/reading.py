@@ -45,8 +45,8 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
             Path | None,
             _reading_option(
                 "--mask",
-                help="NPY file of the detector's mask: True or not zero where a pixel is valid. A mask in the scan's own "
-                "file counts too.",
+                help="NPY file of the detector's mask: True or not zero where a pixel is valid. A mask in the scan's "
+                "own file counts too.",
                 metavar="FILE.npy",
             ),
         ],

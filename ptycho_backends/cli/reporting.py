@@ -152,6 +152,7 @@ def described(scan: "Scan") -> str:
             "none" if scan.object_guess is None else "{} x {} pixels".format(*scan.object_guess.shape),
         ),
         ("pixel", "size unknown" if scan.pixel_size_m is None else f"{scan.pixel_size_m * 1e9:.4g} nm"),
+        *(("taken from" if number == 0 else "", note) for number, note in enumerate(scan.notes)),
     ]
     return "\n".join(f"{label:<12} {value}" for label, value in rows)
 

@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
+from ptycho_backends.cli.reading import Reading
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
@@ -32,6 +33,7 @@ from ptycho_backends.recipes import (
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.merging import groups_of_scans
+from ptycho_backends.scans.readers.folder import scans_of_folder
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_mask, load_scan
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
@@ -62,15 +64,22 @@ class TrainingJob:
         return self.scans[0] if len(self.scans) == 1 else groups_of_scans(self.scans, self.config)
 
 
-def scan_of(path: Path, measurement: str, mapped: bool, mask: Path | None) -> Scan:
-    """The scan in a file, with the mask of another one if that is given."""
-    valid = None if mask is None else load_mask(mask)
-    return load_scan(path, measurement=measurement, mapped=mapped, valid_pixels=valid)
+def scan_of(path: Path, reading: Reading) -> Scan:
+    """The scan in a file or folder, read as the options of the command want."""
+    valid = None if reading.mask is None else load_mask(reading.mask)
+    return load_scan(
+        path,
+        measurement=reading.measurement,
+        mapped=reading.mapped,
+        valid_pixels=valid,
+        options=reading.options,
+    )
 
 
-def scans_of(paths: Sequence[Path], measurement: str, mapped: bool, mask: Path | None) -> list[Scan]:
-    """The scans in several files, as `scan_of` reads them."""
-    return [scan_of(path, measurement, mapped, mask) for path in paths]
+def scans_of(paths: Sequence[Path], reading: Reading) -> list[Scan]:
+    """The scans in several files, as `scan_of` reads them; a folder of scans stands for all of them."""
+    each = [one for path in paths for one in (scans_of_folder(path) if path.is_dir() else [path])]
+    return [scan_of(path, reading) for path in each]
 
 
 def probe_of(path: Path, side: int | None) -> NDArray[np.complex64]:

@@ -89,6 +89,15 @@ def load_scan(
         )
 
 
+def is_scan(path: str | os.PathLike[str]) -> bool:
+    """True where a reader recognises the file or folder."""
+    try:
+        with opened_source(Path(path)) as source:
+            return reader_of(source) is not None
+    except ScanError:
+        return False
+
+
 def read_raw(
     path: str | os.PathLike[str], *, mapped: bool = False, options: ScanOptions = NO_OPTIONS
 ) -> RawScan:

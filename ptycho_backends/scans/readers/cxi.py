@@ -1,7 +1,7 @@
 """CXI, as cdtools, SHARP and beamlines write it: positions of the sample in metres, in the frame of the beam.
 
-The axes are those of the CXI standard: z along the beam, y up, x to the left of who looks along it. Rows of the detector
-run down and its columns to the right, unless `basis_vectors` states others.
+The axes are those of the CXI standard: z along the beam, y up, x to the left of who looks along it. Rows of the
+detector run down and its columns to the right, unless `basis_vectors` states others.
 """
 
 import numpy as np

@@ -13,11 +13,11 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.scans.raw_scan import HC_EV_M, RawScan
 from ptycho_backends.scans.readers.positions import as_pairs
 from ptycho_backends.scans.readers.source import Source
-from ptycho_backends.scans.valid_pixels import MASK_NAMES
+from ptycho_backends.scans.valid_pixels import MASK_NAMES, mask_of_entries
 
 PATTERNS = (
-    "diff3d", "diffraction", "dp", "patterns", "ptychogram", "diffraction_patterns", "intensities", "intensity", "diffpats",
-    "diff_pats", "fmag", "data", "dps", "cbed", "frames", "measurement",
+    "diff3d", "diffraction", "dp", "patterns", "ptychogram", "diffraction_patterns", "intensities", "intensity",
+    "diffpats", "diff_pats", "fmag", "data", "dps", "cbed", "frames", "measurement",
 )  # fmt: skip
 POSITIONS = (
     "positions",
@@ -110,8 +110,6 @@ def raw_of_parts(
         raw.took("object", image, f"positions in {unit}")
     mask = find.one("mask", MASK_NAMES, lambda shape: shape[-2:] == raw.shape)
     if mask is not None:
-        from ptycho_backends.scans.valid_pixels import mask_of_entries
-
         leaf = _leaf(mask) if _leaf(mask) in MASK_NAMES else "mask"
         raw.valid_pixels = mask_of_entries({leaf: np.asarray(get(mask))}, raw.shape)
         raw.took("mask", mask)

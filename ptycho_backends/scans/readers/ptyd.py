@@ -60,17 +60,16 @@ def _read_positions(file: DatasetFile, chunks: list[str], raw: RawScan) -> None:
 
 
 def _read_mask(file: DatasetFile, chunks: list[str], raw: RawScan) -> None:
-    places = [f"/chunks/{name}/weights" for name in chunks if file.shape(f"/chunks/{name}/weights")] or [
-        "/info/weight2d"
-    ]
-    shape = file.shape(places[0])
+    places = [f"/chunks/{name}/weights" for name in chunks]
+    place = next((name for name in places if file.shape(name) is not None), "/info/weight2d")
+    shape = file.shape(place)
     if shape is None or shape[-2:] != raw.shape:
         return
-    weights = file.array(places[0])
+    weights = file.array(place)
     # one mask a scan: a pixel is valid if any frame uses it
-    valid = (weights.reshape(-1, *raw.shape) > 0).any(axis=0)
+    valid = np.asarray((weights.reshape(-1, *raw.shape) > 0).any(axis=0))
     raw.valid_pixels = None if valid.all() else valid
-    raw.took("mask", places[0], "0 where invalid")
+    raw.took("mask", place, "0 where invalid")
 
 
 def _number(file: DatasetFile, name: str) -> float | None:

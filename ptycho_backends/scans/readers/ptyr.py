@@ -44,8 +44,8 @@ def _data_file(file: DatasetFile, source: Source) -> Path:
             if (found := source.beside(text)) is not None:
                 return found
     raise ScanError(
-        f"a reconstruction of PtyPy, which holds no patterns; put {named[0] if named else 'its .ptyd'} beside it, or name "
-        "it with --patterns-from FILE.ptyd"
+        f"a reconstruction of PtyPy, which holds no patterns; put {named[0] if named else 'its .ptyd'} beside it, or "
+        "name it with --patterns-from FILE.ptyd"
     )
 
 

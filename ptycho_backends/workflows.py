@@ -50,7 +50,7 @@ from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.product import save_product
 from ptycho_backends.scans.product_scan import product_from_reconstruction, product_from_scan
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.scans.scan_files import export_training_data, load_scan, save_scan
 from ptycho_backends.scans.simulate import focused_probe, siemens_star, simulate_star, simulate_target
 from ptycho_backends.scans.statistics import holds_counts as holds_counts
 from ptycho_backends.scans.statistics import mean_photons as mean_photons
@@ -159,13 +159,16 @@ def simulate(
     N: int = 64,
     probe: NDArray | None = None,
     seed: int = 0,
+    compressed: bool = True,
+    experiment: Mapping[str, float | None] | None = None,
     **options: Any,
 ) -> Path:
-    """Simulate a scan, its object and probe known, and write it as NPZ.
+    """Simulate a scan, its object and probe known, and write it.
 
     Parameters
     ----------
     path : path
+        Its suffix names the format, one of `scan_files.EXPORTERS`.
     object_kind : {'star', 'leaves', 'texture', 'lines', 'mixed'}
         A Siemens star, or a kind of `synthetic_object`.
     N : int
@@ -174,6 +177,10 @@ def simulate(
         Default: `simulate.focused_probe(N)`.
     seed : int
         Of a synthetic object, of the noise and the positions.
+    compressed : bool
+        False makes a larger file, whose patterns can be mapped.
+    experiment : mapping, optional
+        `pixel_size_m`, `photon_energy_eV` and `detector_distance_m` of the scan, which formats with lengths need.
     **options
         Of `simulate.simulate_target`.
 
@@ -201,7 +208,9 @@ def simulate(
         name=f"simulated_{object_kind}_{np.shape(probe)[-1]}",
         **options,
     )
-    return save_scan(scan, path)
+    known: dict[str, Any] = dict(experiment or {})
+    scan = dataclasses.replace(scan, **known)
+    return export_training_data(scan, path, compressed=compressed)
 
 
 def train(

@@ -130,7 +130,10 @@ def demo(
 
 @app.command()
 def simulate(
-    path: Annotated[Path, typer.Argument(help="The scan to write, an NPZ file.", metavar="SCAN.npz")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="The scan to write: .npz, .h5, .cxi, .nxs or .ptyd.", metavar="SCAN.npz"),
+    ],
     object_kind: Annotated[
         str, typer.Option("--object", help="star (Siemens star); or, drawn: leaves, texture, lines, mixed.")
     ] = "star",
@@ -153,6 +156,18 @@ def simulate(
         str, typer.Option("--measurement", help="Write counts (intensity) or their root (amplitude).")
     ] = "intensity",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the object, the noise and the jitter.")] = 0,
+    energy: Annotated[
+        str | None, option("--energy", help="Of the photons, as 8.8keV.", metavar="ENERGY")
+    ] = None,
+    distance: Annotated[
+        str | None, option("--distance", help="From sample to detector, as 2m.", metavar="LENGTH")
+    ] = None,
+    pixel_size: Annotated[
+        str | None, option("--pixel-size", help="Side of an object pixel, as 10nm.", metavar="LENGTH")
+    ] = None,
+    mapped: Annotated[
+        bool, option("--mapped", help="Write the patterns uncompressed, so that they can be mapped.")
+    ] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -165,6 +180,7 @@ def simulate(
     """
     with session(verbose, quiet, debug) as say:
         from ptycho_backends import workflows
+        from ptycho_backends.cli.reading import experiment_of
         from ptycho_backends.cli.settings import probe_of
 
         written = workflows.simulate(
@@ -179,6 +195,8 @@ def simulate(
             seed=seed,
             measurement=measurement,
             poisson=noise,
+            compressed=not mapped,
+            experiment=experiment_of(energy, distance, pixel_size),
         )
         say(f"wrote {written}; look at it with: ptycho-backends inspect {written}")
 
@@ -543,6 +561,54 @@ def refine(
             model=model,
         )
         report(result, say, again=f"ptycho-backends refine {scan} -o {output} --resume {output}")
+
+
+@app.command()
+@reads_scans
+def convert(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Scans to read, and last the file to write (.npz, .h5, .cxi, .nxs, .ptyd); a folder for several scans.",
+            metavar="IN... OUT",
+        ),
+    ],
+    reading: Reading = READ_AS_IT_IS,
+    suffix: Annotated[
+        str, typer.Option("--to", help="Suffix of the files in a folder.", metavar=".npz|.h5|.cxi|.nxs|.ptyd")
+    ] = ".npz",
+    uncompressed: Annotated[
+        bool, option("--uncompressed", help="Write patterns that can be mapped; the files are larger.")
+    ] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write scans of any format as NPZ, Ptychodus's HDF5, CXI, NXcxi_ptycho or PtyPy's .ptyd.
+
+    Example: ptycho-backends convert scan.cxi scan.npz --size 128 --centre auto
+
+    Lengths that a scan lacks: ptycho-backends convert scan.npz scan.cxi --energy 8.8keV --distance 2m --pixel-size 10nm
+    """
+    with session(verbose, quiet, debug) as say:
+        from ptycho_backends.cli.settings import scan_of
+        from ptycho_backends.scans.readers.folder import scans_of_folder
+        from ptycho_backends.scans.scan_files import export_training_data
+
+        if len(paths) < 2:
+            raise ConfigError(f"OUT: got {paths[0]} alone, want scans to read and a file or folder to write")
+        *given, out = paths
+        sources = [one for path in given for one in (scans_of_folder(path) if path.is_dir() else [path])]
+        into_folder = len(sources) > 1 or out.is_dir() or not out.suffix
+        for source in sources:
+            scan = scan_of(source, reading)
+            target = out / f"{scan.name}.{suffix.lstrip('.')}" if into_folder else out
+            if target.exists() and target.resolve() == source.resolve():
+                raise ConfigError(f"OUT: got {target}, which is the scan itself; name another file")
+            written = export_training_data(scan, target, compressed=not uncompressed)
+            for note in scan.notes:
+                say(f"  {note}")
+            say(f"wrote {written}: {len(scan)} patterns of {scan.N} x {scan.N} pixels, {scan.measurement}")
 
 
 @app.command()

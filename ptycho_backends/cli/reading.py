@@ -322,3 +322,10 @@ def _as_pixel(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise ConfigError(f"centre: got {text!r}, want 'auto' or row,column") from error
     return ky, kx
+
+
+def experiment_of(energy: str | None, distance: str | None, pixel_size: str | None) -> dict[str, float]:
+    """Fields of a scan that were given, as texts with units."""
+    given = {"photon_energy_eV": energy, "detector_distance_m": distance, "pixel_size_m": pixel_size}
+    names = {"photon_energy_eV": "energy", "detector_distance_m": "distance", "pixel_size_m": "pixel_size"}
+    return {name: as_quantity(names[name], text) for name, text in given.items() if text is not None}

@@ -25,6 +25,7 @@ from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions
 from ptycho_backends.scans.training_data import save_training_hdf5
 from ptycho_backends.scans.valid_pixels import require_mask
+from ptycho_backends.scans.writers import save_cxi, save_nxcxi_ptycho, save_ptyd
 
 __all__ = [
     "EXPORTERS",
@@ -156,33 +157,42 @@ def is_ptychodus_file(path: str | os.PathLike[str]) -> bool:
         return kind_of(path) != "HDF5" and is_written_by_ptychodus(path)
 
 
-EXPORTERS: Mapping[str, Callable[[Scan, str | os.PathLike[str]], Path]] = MappingProxyType(
-    {".npz": save_scan, ".h5": save_training_hdf5, ".hdf5": save_training_hdf5}
+EXPORTERS: Mapping[str, Callable[..., Path]] = MappingProxyType(
+    {
+        ".npz": save_scan,
+        ".h5": save_training_hdf5,
+        ".hdf5": save_training_hdf5,
+        ".cxi": save_cxi,
+        ".nxs": save_nxcxi_ptycho,
+        ".ptyd": save_ptyd,
+    }
 )
 """Writers of a scan by the suffix of the file."""
 
 
-def export_training_data(scan: Scan, path: str | os.PathLike[str]) -> Path:
-    """Write `scan` as a file that trainers read.
+def export_training_data(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:
+    """Write `scan` as a file of the format that its suffix names.
 
     Parameters
     ----------
     scan : Scan
     path : path
         `.npz`: the schema of docs/scan.md, which PtychoPINN and Ptychodus share. `.h5`, `.hdf5`: Ptychodus's
-        training-data HDF5.
+        training-data HDF5. `.cxi`, `.nxs` (NXcxi_ptycho), `.ptyd` (PtyPy): see `writers`.
+    compressed : bool
+        False makes a larger file, whose patterns can be mapped.
 
     Raises
     ------
     OutputError
         For another suffix, and if the file cannot be written; an earlier file is untouched.
     ScanError
-        As `save_training_hdf5`.
+        If the format holds lengths, and the scan does not know its pixel size, energy and distance.
     """
     write = EXPORTERS.get(Path(path).suffix.lower())
     if write is None:
         raise OutputError(f"{path}: got suffix {Path(path).suffix!r}, want one of {', '.join(EXPORTERS)}")
-    return write(scan, path)
+    return write(scan, path, compressed=compressed)
 
 
 def open_patterns(path: str | os.PathLike[str], dataset: str | None = None) -> "NDArray | StoredPatterns":

@@ -99,7 +99,7 @@ def raw_of_training_hdf5(path: Path, *, mapped: bool = False) -> RawScan:
     return raw
 
 
-def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
+def save_training_hdf5(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:
     """Write `scan` as Ptychodus's training-data HDF5; atomically, so never half a file.
 
     Parameters
@@ -108,6 +108,8 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
         Its `pixel_size_m`, `photon_energy_eV` and `detector_distance_m` must be known. Amplitudes are
         squared, because the file holds intensities.
     path : path
+    compressed : bool
+        Of all arrays; without it the patterns lie in one piece, which is mapped quickest.
 
     Raises
     ------
@@ -131,7 +133,7 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
         "detector_object_distance_m": np.asarray(product.metadata.detector_object_distance_m),
         "photon_energy_eV": np.asarray(product.metadata.photon_energy_eV),
     }
-    return write_datasets(path, arrays, {}, compression="lzf")
+    return write_datasets(path, arrays, {}, compression="lzf" if compressed else None)
 
 
 def _intensities(scan: Scan) -> NDArray:

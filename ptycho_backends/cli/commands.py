@@ -569,7 +569,7 @@ def convert(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="Scans to read, and last the file to write (.npz, .h5, .cxi, .nxs, .ptyd); a folder for several scans.",
+            help="Scans to read, and last the file to write (.npz, .h5, .cxi, .nxs, .ptyd); of several, a folder.",
             metavar="IN... OUT",
         ),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.files.stored_patterns import StoredPatterns, chunks, release_pages
+from ptycho_backends.scans.valid_pixels import MOST_INVALID
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +91,19 @@ class FrameSteps:
         summed = binned(counts, self.bin)
         return np.sqrt(summed) if self.is_amplitude else summed
 
+    def is_mostly_padding(self, shape: tuple[int, int]) -> bool:
+        """True where most of the window lies outside frames of `shape`; zeros there are taken for measured ones."""
+        return bool(np.mean(self.placed(np.ones(shape, bool))) < 1 - MOST_INVALID)
+
     def mask(self, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Valid pixels of the patterns: a binned pixel is valid where all its parts are; None where all are."""
+        """Valid pixels of the patterns: a binned pixel is valid where all its parts are; None where all are.
+
+        Those outside the frame are not valid, unless they are the most.
+        """
         valid = np.ones(shape, bool) if self.valid is None else self.valid
         placed = self.placed(valid)
+        if self.is_mostly_padding(shape):
+            placed = ~self.placed(~valid)
         if self.bin > 1:
             placed = binned(placed.astype(np.uint16), self.bin) == self.bin**2
         return None if placed.all() else placed

@@ -262,6 +262,8 @@ def _note_frames(steps: FrameSteps, raw: RawScan, options: ScanOptions, notes: l
         done.append(f"window of {steps.window} x {steps.window} of {raw.shape[0]} x {raw.shape[1]} pixels")
     if steps.bin > 1:
         done.append(f"{steps.bin} x {steps.bin} pixels summed")
+    if steps.is_mostly_padding(raw.shape):
+        done.append("zeros around them taken for measured ones")
     if done:
         notes.append(f"patterns: {', '.join(done)}")
 

@@ -14,6 +14,7 @@ from ptycho_backends.scans.product import SQUARE
 from ptycho_backends.scans.product_scan import object_canvas, product_from_scan
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.scan import Scan, known_object
+from ptycho_backends.scans.statistics import holds_counts
 from ptycho_backends.scans.valid_pixels import mask_of_entries
 
 # Every data set of the file.
@@ -139,10 +140,16 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str], *, compressed: 
 def _intensities(scan: Scan) -> NDArray:
     if scan.measurement == "intensity" and scan.valid_pixels is None:
         return np.asarray(scan.patterns)
-    squared = np.empty(scan.patterns.shape, np.float32)
+    counts = np.empty(scan.patterns.shape, np.float32)
+    whole = holds_counts(scan)
     for part in chunks(len(scan), scan.N):
-        np.square(scan.diffraction_amplitude(part), out=squared[part])
-    return squared
+        values = np.asarray(scan.patterns[part], np.float64)
+        values = np.square(values) if scan.measurement == "amplitude" else values
+        # roots of counts, squared, miss whole numbers by their rounding
+        counts[part] = np.rint(values) if whole else values
+        if scan.valid_pixels is not None:
+            counts[part][:, ~scan.valid_pixels] = 0.0
+    return counts
 
 
 def _other_layout(file: DatasetFile, missing: list[str]) -> str:

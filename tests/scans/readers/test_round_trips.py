@@ -59,7 +59,7 @@ def test_lengths_are_asked_for(scan, tmp_path):
         with pytest.raises(ScanError, match="--pixel-size and --energy"):
             export_training_data(bare, tmp_path / f"scan{suffix}")
         assert not (tmp_path / f"scan{suffix}").exists()
-    with pytest.raises(OutputError, match="suffix '.xyz', want one of .*cxi"):
+    with pytest.raises(OutputError, match=r"suffix '\.xyz', want one of .*cxi"):
         export_training_data(scan, tmp_path / "scan.xyz")
 
 

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.files.data_pickle import load_data
+from ptycho_backends.files.data_pickle import holds_none
 from ptycho_backends.files.mapped_npz import mapped_entry
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.scans.raw_scan import RawScan
@@ -171,12 +171,9 @@ def _is_none(archive: zipfile.ZipFile, key: str) -> bool:
         shape, _, dtype = read_header(stream)
         if not dtype.hasobject:
             return False
-        values: Any = load_data(stream.read(MAX_NONE_BYTES), key) if shape == () else 0
-    if isinstance(values, np.ndarray) and values.dtype.hasobject and values.size == 1:
-        values = values.item()
-    if values is not None:
-        raise ScanError(f"{key}: holds objects of Python, want an array of numbers")
-    return True
+        if shape == () and holds_none(stream.read(MAX_NONE_BYTES)):
+            return True
+    raise ScanError(f"{key}: holds objects of Python, want an array of numbers")
 
 
 def save_scan(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:

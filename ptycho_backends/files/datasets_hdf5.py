@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.files.file_kind import kind_of
+from ptycho_backends.files.file_kind import require_hdf5
 from ptycho_backends.files.located_hdf5 import (
     MAX_CHUNK_BYTES,
     Hdf5Tree,
@@ -63,8 +63,7 @@ class DatasetFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        if kind_of(self._path) != "HDF5":
-            raise ScanError(f"{self._path}: not a readable HDF5 file")
+        require_hdf5(self._path)
         with _explained(self._path):
             self._tree = Hdf5Tree(self._path)
             self.names: frozenset[str] = member_names(self._tree.file)

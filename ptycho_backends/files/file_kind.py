@@ -57,6 +57,14 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x80\x04\x95", f"a pickle of Python, which is a program and is not run; {_SAVE}"),
     (0, b"\x80\x03", f"a pickle of Python, which is a program and is not run; {_SAVE}"),
 )
+# Kinds that only the readers of scans know, with a cure where another one is wanted.
+_ELSEWHERE: dict[FileKind, str] = {
+    "gzip": f"compressed with gzip; {_UNPACK} `gunzip`",
+    "bzip2": f"compressed with bzip2; {_UNPACK} `bunzip2`",
+    "xz": f"compressed with xz; {_UNPACK} `unxz`",
+    "MATLAB 5": "a MATLAB 5 file; read it with `load_scan`",
+    "TIFF": "a TIFF image; read it with `load_scan`",
+}
 _MARKUP = (b"<!doctype html", b"<html", b"<head")
 _LONGEST = max(offset + len(first) for offset, first, _ in _FOREIGN)
 
@@ -105,3 +113,11 @@ def _is_hdf5(stream: IO[bytes]) -> bool:
             return True
         offset = 2 * offset or 512
     return False
+
+
+def require_hdf5(path: Path) -> None:
+    """Raise `ScanError` with the kind of a file that is no HDF5, and a cure."""
+    kind = kind_of(path)
+    if kind != "HDF5":
+        words = None if kind is None else _ELSEWHERE.get(kind)
+        raise ScanError(f"{path}: {words or 'not a readable HDF5 file'}")

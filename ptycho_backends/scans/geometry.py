@@ -20,7 +20,13 @@ from ptycho_backends.files.stored_patterns import chunks, is_file_backed
 from ptycho_backends.scans.detector_frames import FrameSteps, SteppedPatterns, centre_of_mass
 from ptycho_backends.scans.raw_scan import HC_EV_M, POSITION_UNITS, Positions, RawScan
 from ptycho_backends.scans.resampling import cropped_far_field, resampled_image, scaled_mask
-from ptycho_backends.scans.scan import SAMPLED_FRAMES, Scan, resolved_measurement, without_negatives
+from ptycho_backends.scans.scan import (
+    LEAST_SPAN_PX,
+    SAMPLED_FRAMES,
+    Scan,
+    resolved_measurement,
+    without_negatives,
+)
 from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions, as_pair
 from ptycho_backends.scans.valid_pixels import (
     combined_statistics,
@@ -33,8 +39,6 @@ log = logging.getLogger(__name__)
 
 # Two sides of a pixel that differ by less are one length.
 SQUARE = 1e-6
-# Positions in object pixels that span less than this are in another unit.
-LEAST_SPAN_PX = 0.1
 
 
 def with_options(scan: Scan, options: ScanOptions, name: str | None = None) -> Scan:
@@ -103,6 +107,16 @@ def scan_from_raw(
             f"{raw.format}: {len(raw.patterns)} patterns of {raw.shape[0]} x {raw.shape[1]} pixels without "
             "positions; name a file of them with --positions-from FILE (CSV, text, NPY, or HDF5 as FILE:DATASET)"
         )
+    checks.require_shape("diff3d", raw.patterns, (None, None, None), ("positions", "ky", "kx"))  # type: ignore[arg-type]
+    if len(raw.patterns) == 0 or 0 in raw.shape:
+        problem = f"{len(raw.patterns)} patterns of {raw.shape} pixels"
+        raise (ScanError if len(raw.patterns) == 0 else ShapeError)(
+            f"diff3d: got {problem}, want at least one"
+        )
+    if options.size is None and raw.shape[0] != raw.shape[1]:
+        raise ShapeError(
+            f"diff3d: got patterns of {raw.shape} pixels, want square ones; --size N takes those around the centre"
+        )
     notes = list(raw.notes)
     measured = raw.measurement if measurement == "auto" else measurement
     steps, padded_mask = _steps(raw, options, measured, valid_pixels, notes)
@@ -111,7 +125,7 @@ def scan_from_raw(
     convert = _Positions(raw, options, pixels, steps, shape, notes)
     positions, start = convert(raw.positions), None
     if raw.positions_start is not None:
-        start = convert(raw.positions_start, "_start")
+        start = convert(raw.positions_start, "_start", len(positions))
     probe = _probe(raw, raw.probe, shape, steps, pixels.growth, notes)
     modes = _probe(raw, raw.probe_modes, shape, steps, pixels.growth, [])
     if options.transpose and probe is not None:
@@ -159,17 +173,13 @@ def _steps(
     """Steps from frames to patterns, and the mask of the patterns."""
     height, width = _turned(raw.shape, options)
     side = min(height, width)
-    if options.size is None and height != width:
-        side -= side % (2 * options.bin)
-        line = f"patterns: the middle {side} x {side} of {height} x {width} pixels; --size N takes others"
-        log.warning("%s: %s", raw.name, line)
-        notes.append(line)
     if options.size is None and side % options.bin:
         side -= side % options.bin
     window = side if options.size is None else options.size * options.bin
     shift = raw.corner if options.shift is None else options.shift
     mask = None if raw.valid_pixels is None else np.asarray(raw.valid_pixels, bool)
-    is_amplitude = _is_amplitude(raw, measured)
+    summed = options.bin > 1 or options.background is not None or options.centre == "auto"
+    is_amplitude = summed and _is_amplitude(raw, measured)
     steps = FrameSteps(
         background=_background(options.background, raw.shape),
         threshold=options.threshold,
@@ -356,10 +366,10 @@ class _Positions:
     shape: tuple[int, int]
     notes: list[str]
 
-    def __call__(self, given: Positions, suffix: str = "") -> NDArray[np.float64]:
+    def __call__(self, given: Positions, suffix: str = "", count: int | None = None) -> NDArray[np.float64]:
         notes: list[str] = [] if suffix else self.notes
         if isinstance(given, tuple):
-            x = checks.real_vector(f"xcoords{suffix}", given[0])
+            x = checks.real_vector(f"xcoords{suffix}", given[0], count)
             values = np.stack([x, checks.real_vector(f"ycoords{suffix}", given[1], len(x))], axis=-1)
         else:
             values = checks.as_array("positions", given, "iuf", "real numbers").astype(np.float64)

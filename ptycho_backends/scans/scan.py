@@ -45,6 +45,9 @@ PTYCHODUS_ANCHOR_PX = 0.5
 # Frames in which pixels without a use are looked for where not all frames are read.
 SAMPLED_FRAMES = 64
 
+# Positions in object pixels that span less than this are in another unit.
+LEAST_SPAN_PX = 0.1
+
 # Frames in which fractions are looked for.
 COMPARED_FRAMES = 8
 
@@ -129,6 +132,15 @@ class Scan:
         if count == 0:
             raise ScanError("xcoords: the scan is empty, want at least one position")
         set_("ycoords", checks.real_vector("ycoords", self.ycoords, count))
+        span = max(float(np.ptp(self.xcoords)), float(np.ptp(self.ycoords)))
+        if 0 < span < LEAST_SPAN_PX:
+            log.warning(
+                "%s: %d positions within %.3g pixels; they are in object pixels here, so divide lengths by the side of "
+                "an object pixel",
+                self.name,
+                count,
+                span,
+            )
         for name in ("xcoords_start", "ycoords_start"):
             given = getattr(self, name)
             here = getattr(self, name.removesuffix("_start"))
@@ -395,7 +407,7 @@ def resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns, *
             "measurement: patterns %s (%s) are taken for %s; measurement='%s' overrules that",
             why,
             patterns.dtype,
-            "counts (intensity)" if decided == "intensity" else "amplitudes",
+            decided,
             "amplitude" if decided == "intensity" else "intensity",
         )
     return decided

@@ -167,16 +167,20 @@ def test_rectangular_detector_with_dead_pixels(tmp_path):
         format="test", name="rect", patterns=counts, positions=np.random.default_rng(1).uniform(0, 90, (20, 2)),
         positions_unit="px",
     )  # fmt: skip
-    got = scan_from_raw(raw, ScanOptions(bin=2, background=background, threshold=1.0))
+    got = scan_from_raw(raw, ScanOptions(size=24, bin=2, background=background, threshold=1.0))
     assert got.N == 24
     assert not got.valid_pixels[(20 - 0) // 2, (30 - 11) // 2]
     assert got.valid_pixels.sum() == 24 * 24 - 1
     assert got.patterns.max() < 100
     np.save(tmp_path / "dark.npy", background)
-    again = scan_from_raw(raw, ScanOptions(bin=2, background=str(tmp_path / "dark.npy"), threshold=1.0))
+    again = scan_from_raw(
+        raw, ScanOptions(size=24, bin=2, background=str(tmp_path / "dark.npy"), threshold=1.0)
+    )
     np.testing.assert_array_equal(again.patterns, got.patterns)
     with pytest.raises(ShapeError, match=r"background: got shape \(3, 3\)"):
-        scan_from_raw(raw, ScanOptions(background=np.ones((3, 3))))
+        scan_from_raw(raw, ScanOptions(size=24, background=np.ones((3, 3))))
+    with pytest.raises(ShapeError, match="square ones; --size N"):
+        scan_from_raw(raw)
 
 
 def test_mapped_frames_are_made_as_they_are_read(scan, tmp_path):

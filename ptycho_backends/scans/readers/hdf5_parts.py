@@ -49,13 +49,13 @@ def frames(source: Source, file: DatasetFile, names: Sequence[str]) -> Any:
     Left in the file where `source` wants it.
     """
     shapes = [file.shape(name) for name in names]
-    if any(shape is None or not 2 <= len(shape) <= 4 for shape in shapes):
-        wrong = [
-            name
-            for name, shape in zip(names, shapes, strict=True)
-            if shape is None or not 2 <= len(shape) <= 4
-        ]
-        raise ScanError(f"{', '.join(wrong)}: want patterns (M, ky, kx); the file has {listed(file)}")
+    for name, shape in zip(names, shapes, strict=True):
+        if shape is None:
+            file.array(name)  # raises with the reason: missing, outside the folder, no numbers
+        if shape is None or not 2 <= len(shape) <= 4:
+            raise ScanError(
+                f"{name}: got shape {shape}, want patterns (M, ky, kx); the file has {listed(file)}"
+            )
     pixels = sum(math.prod(shape) for shape in shapes if shape is not None)
     parts: list[Any] = []
     for name, shape in zip(names, shapes, strict=True):

@@ -6,11 +6,11 @@ from ptycho_backends.scans.readers.source import Source
 
 
 def recognises(source: Source) -> bool:
-    return (
-        source.kind == "zip"
-        and {"xcoords", "ycoords"} <= source.entries
-        and bool(source.entries.intersection(PATTERNS_ENTRIES))
-    )
+    if source.kind != "zip" or source.options.datasets:
+        return False
+    if source.options.positions_from is not None and "xcoords" not in source.entries:
+        return False
+    return not source.entries.isdisjoint({"xcoords", "ycoords", *PATTERNS_ENTRIES})
 
 
 def read(source: Source) -> RawScan:

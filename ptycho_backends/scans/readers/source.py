@@ -111,18 +111,27 @@ def description(source: Source) -> str:
     """One sentence for a file that no reader recognises: its kind, its content, and a cure."""
     if source.kind == "folder":
         return "a folder without images and without scans"
+    if source.is_temporary and source.kind is None:
+        return f"{source.shown.suffix.lstrip('.')}: compressed, and inside a file of no known kind"
+    if source.kind == "zip" and not source.entries:
+        return "not an NPZ file, or cut short: a zip file without arrays"
     if source.kind == "zip":
-        held = ", ".join(sorted(source.entries)) or "no arrays"
+        held = ", ".join(sorted(source.entries))
         return (
-            f"a zip file that is no scan; it holds {held}; a scan in NPZ has xcoords, ycoords and diff3d, "
-            "or name the parts with --dataset patterns=NAME --dataset positions=NAME"
+            f"xcoords, ycoords, diff3d missing; the file holds {held}; name the parts with "
+            "--dataset patterns=NAME --dataset positions=NAME"
         )
+    if {"patterns", "indexes"} <= source.entries:
+        return "Ptychodus's patterns without positions; name the product beside them, which is read with them"
     if source.kind == "HDF5":
         held = ", ".join(sorted(source.entries)) or "nothing"
         return (
             f"HDF5 of another layout, which holds {held}; name the parts with --dataset patterns=PATH --dataset "
             "positions=PATH, or take the patterns with `open_patterns(path, dataset)` and make a `Scan` of them"
         )
+    claimed = {".npz": "an NPZ file", ".h5": "a readable HDF5 file", ".hdf5": "a readable HDF5 file"}
+    if source.kind is None and source.path.suffix.lower() in claimed:
+        return f"not {claimed[source.path.suffix.lower()]} as its name claims, and of no known kind"
     if source.kind is None:
         return "a file of no known kind; see docs/readers.md for those that can be read"
     return f"a {source.kind} file without patterns"

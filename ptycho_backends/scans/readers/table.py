@@ -24,8 +24,8 @@ _HERE = "ptycho_backends.scans.readers"
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
-        "NPZ of ptycho-backends or PtychoPINN": f"{_HERE}.npz",
         "NPZ of tike": f"{_HERE}.tike",
+        "NPZ of ptycho-backends or PtychoPINN": f"{_HERE}.npz",
         "NPY stack": f"{_HERE}.npy_stack",
         "MATLAB": f"{_HERE}.matlab",
         "TIFF": f"{_HERE}.tiff",

@@ -17,10 +17,8 @@ from ptycho_backends.scans.geometry import ScanOptions
 def test_entries_that_are_none(scan, counts, tmp_path):
     path = tmp_path / "scan.npz"
     x, y = scan.xcoords, scan.ycoords
-    arrays = dict(
-        xcoords=x, ycoords=y, diff3d=counts, probeGuess=scan.probe_guess, scan_index=np.zeros(12, int)
-    )
-    np.savez(path, **arrays, objectGuess=None, xcoords_start=None, ycoords_start=None, objectMask=None)
+    absent = dict.fromkeys(("objectGuess", "xcoords_start", "ycoords_start", "objectMask"))
+    np.savez(path, xcoords=x, ycoords=y, diff3d=counts, probeGuess=scan.probe_guess, **absent)
     got = load_scan(path)
     assert got.object_guess is None
     np.testing.assert_array_equal(got.xcoords_start, x)
@@ -93,7 +91,7 @@ def test_tike(scan, counts, tmp_path):
 def test_other_names(scan, counts, metres, tmp_path):
     path = tmp_path / "own.npz"
     np.savez(path, raw=counts, xy=metres)
-    with pytest.raises(ScanError, match=r"no scan; it holds raw, xy; .*--dataset patterns=NAME"):
+    with pytest.raises(ScanError, match=r"missing; the file holds raw, xy; .*--dataset patterns=NAME"):
         load_scan(path)
     datasets = {"patterns": "raw", "positions": "xy"}
     with pytest.raises(ScanError, match="does not state their unit"):

@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ptycho_backends.cli.options import READING_PANEL, option
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.scans.scan_options import UNITS, ScanOptions
+
+if TYPE_CHECKING:
+    from ptycho_backends.scans.scan_options import ScanOptions
 
 
 def _reading_option(*names: str, **settings: Any) -> Any:
@@ -220,7 +222,7 @@ class Reading:
         return self.given.get("mask")
 
     @property
-    def options(self) -> ScanOptions:
+    def options(self) -> "ScanOptions":
         """The options as `load_scan` takes them.
 
         Raises
@@ -228,6 +230,8 @@ class Reading:
         ConfigError
             If a text is no number with a unit, or no pair.
         """
+        from ptycho_backends.scans.scan_options import ScanOptions  # late, for --help
+
         given = {name: value for name, value in self.given.items() if value not in (None, [])}
         values: dict[str, Any] = {
             name: given[name]
@@ -305,6 +309,8 @@ def as_quantity(name: str, text: str) -> float:
     ------
     ConfigError
     """
+    from ptycho_backends.scans.scan_options import UNITS  # late, for --help
+
     match = re.fullmatch(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-zµÅ]*)\s*", text)
     unit = match[2].lower() if match else ""
     if match is None or (unit and unit not in UNITS):

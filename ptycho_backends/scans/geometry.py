@@ -109,10 +109,9 @@ def scan_from_raw(
         )
     checks.require_shape("diff3d", raw.patterns, (None, None, None), ("positions", "ky", "kx"))  # type: ignore[arg-type]
     if len(raw.patterns) == 0 or 0 in raw.shape:
-        problem = f"{len(raw.patterns)} patterns of {raw.shape} pixels"
-        raise (ScanError if len(raw.patterns) == 0 else ShapeError)(
-            f"diff3d: got {problem}, want at least one"
-        )
+        if len(raw.patterns) == 0:
+            raise ScanError("diff3d: the scan is empty, want at least one pattern")
+        raise ShapeError(f"diff3d: got patterns of {raw.shape} pixels, want square ones")
     if options.size is None and raw.shape[0] != raw.shape[1]:
         raise ShapeError(
             f"diff3d: got patterns of {raw.shape} pixels, want square ones; --size N takes those around the centre"

@@ -80,6 +80,18 @@ def test_several_chunks_of_ptypy(scan, tmp_path):
         assert len(got) == len(scan)
 
 
+def test_cdtools_reads_and_writes(scan, tmp_path):
+    datasets = pytest.importorskip("cdtools.datasets")
+    path = export_training_data(scan, tmp_path / "scan.cxi")
+    theirs = datasets.Ptycho2DDataset.from_cxi(str(path))
+    np.testing.assert_array_equal(theirs.patterns.numpy(), scan.patterns)
+    np.testing.assert_array_equal(theirs.mask.numpy() != 0, scan.valid_pixels)
+    theirs.to_cxi(str(tmp_path / "theirs.cxi"))
+    got = load_scan(tmp_path / "theirs.cxi")
+    np.testing.assert_allclose(got.scan_positions_px, scan.scan_positions_px, atol=1e-4)
+    np.testing.assert_array_equal(got.valid_pixels, scan.valid_pixels)
+
+
 def test_genuine_nexus_library_reads_and_writes(scan, tmp_path):
     nexus = pytest.importorskip("nexusformat.nexus")
     path = export_training_data(scan, tmp_path / "scan.nxs")

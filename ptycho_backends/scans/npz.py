@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -159,19 +159,46 @@ def read_entries(
         raise ScanError(f"not a readable NPZ file ({error})") from error
 
 
+def entry_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays of numbers in an NPZ file, by their names; only their headers are read.
+
+    Raises
+    ------
+    ScanError
+        If the file is damaged.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    header = _header(stream) if member.endswith(".npy") else None
+                if header is not None and header[1].kind in "biufc":
+                    found[member.removesuffix(".npy")] = header[0]
+    except Exception as error:
+        # a damaged file makes zlib, zipfile and NumPy raise almost anything
+        raise ScanError(f"not a readable NPZ file ({error})") from error
+    return found
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Shape and dtype of an NPY stream; None for a version that no scan has."""
+    versions = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    read = versions.get(npy.read_magic(stream))
+    if read is None:
+        return None
+    shape, _, dtype = read(stream)
+    return shape, dtype
+
+
 def _is_none(archive: zipfile.ZipFile, key: str) -> bool:
     """Recognise an entry that is None: one object of Python, whose pickle is looked at and never run."""
     member = f"{key}.npy" if f"{key}.npy" in archive.namelist() else key
     with archive.open(member) as stream:
-        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(
-            npy.read_magic(stream)
-        )
-        if read_header is None:
+        header = _header(stream)
+        if header is None or not header[1].hasobject:
             return False
-        shape, _, dtype = read_header(stream)
-        if not dtype.hasobject:
-            return False
-        if shape == () and holds_none(stream.read(MAX_NONE_BYTES)):
+        if header[0] == () and holds_none(stream.read(MAX_NONE_BYTES)):
             return True
     raise ScanError(f"{key}: holds objects of Python, want an array of numbers")
 

@@ -18,6 +18,7 @@ from ptycho_backends.files.stored_patterns import StoredPatterns
 from ptycho_backends.scans.geometry import scan_from_raw
 from ptycho_backends.scans.npz import is_written_by_ptychodus, save_scan
 from ptycho_backends.scans.raw_scan import RawScan
+from ptycho_backends.scans.readers.folder import only_scan
 from ptycho_backends.scans.readers.positions import add_positions
 from ptycho_backends.scans.readers.source import description, opened_source
 from ptycho_backends.scans.readers.table import reader_of
@@ -110,6 +111,8 @@ def read_raw(
     """
     path = Path(path)
     with _named(path), ExitStack() as opened:
+        if path.is_dir():
+            path = only_scan(path)
         source = opened.enter_context(opened_source(path, mapped=mapped, options=options))
         found = reader_of(source)
         if found is None:

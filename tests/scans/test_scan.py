@@ -261,7 +261,7 @@ def test_unreadable_files(tmp_path: Path, npz: Path) -> None:
         "cut.npz": "not an NPZ file, or cut short",
         "single.npy": "want patterns",
         "pickled.npz": "holds objects of Python",
-        "": "a folder without images",
+        "": "a folder of 4 scans",
     }.items():
         with pytest.raises(ScanError, match=reason) as caught:
             load_scan(tmp_path / name)

@@ -51,14 +51,44 @@ def scans_of_folder(folder: Path) -> list[Path]:
     """
     if _images(folder):
         return [folder]
-    found = [
-        path
-        for path in _natural(folder)
-        if path.suffix.lower() in SCAN_SUFFIXES and kind_of(path) is not None
-    ]
+    found = []
+    for path in _natural(folder):
+        if (
+            path.suffix.lower() in SCAN_SUFFIXES
+            and not _belongs_to_another(path)
+            and kind_of(path) is not None
+        ):
+            found.append(path)
     if not found:
-        raise ScanError(f"{folder}: a folder without scans; want files of {', '.join(SCAN_SUFFIXES)}")
+        raise ScanError(f"{folder}: a folder without images and without scans ({', '.join(SCAN_SUFFIXES)})")
     return found
+
+
+def only_scan(folder: Path) -> Path:
+    """The one scan in a folder, which is the folder itself if its files are images.
+
+    Raises
+    ------
+    ScanError
+        If there is none, or several.
+    """
+    found = scans_of_folder(folder)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise ScanError(f"{folder}: a folder of {len(found)} scans, {names}; name one of them")
+    return found[0]
+
+
+def _belongs_to_another(path: Path) -> bool:
+    """Recognise the files that a scan beside them is made of: frames of Eiger, patterns of a product, and others."""
+    beside = path.with_name
+    partners = [
+        beside(re.sub(r"_data_\d+$", "_master", path.stem) + path.suffix),
+        beside(path.name.replace("_para.", "_dp.")),
+        path.with_suffix(".ptyr"),
+        *([beside("product.h5")] if path.name in ("diffraction.h5", "diffraction.hdf5") else []),
+    ]
+    return any(partner != path and partner.is_file() for partner in partners)
 
 
 def _images(folder: Path) -> list[Path]:

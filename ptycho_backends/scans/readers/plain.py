@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ptycho_backends.scans.npz import read_entries
+from ptycho_backends.scans.npz import entry_shapes, read_entries
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.hdf5_parts import frames
 from ptycho_backends.scans.readers.named_parts import PATTERNS, raw_of_parts
@@ -27,9 +27,10 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source) -> RawScan:
     if source.kind == "zip":
-        entries, _ = read_entries(source.path, sorted(source.entries))
-        shapes = {name: values.shape for name, values in entries.items()}
-        return raw_of_parts(source, "NPZ of other names", shapes, entries.__getitem__)
+        shapes = entry_shapes(source.path)
+        return raw_of_parts(
+            source, "NPZ of other names", shapes, lambda name: read_entries(source.path, [name])[0][name]
+        )
     with source.hdf5() as file:
         found = file.datasets()
         for part in source.options.datasets.values():

@@ -123,9 +123,13 @@ def test_folder_of_scans(scan, tmp_path):
         save_scan(scan, tmp_path / f"scan_{number}.npz")
     (tmp_path / "notes.md").write_text("text")
     assert [path.name for path in scans_of_folder(tmp_path)] == ["scan_2.npz", "scan_10.npz"]
+    with pytest.raises(ScanError, match=r"a folder of 2 scans, scan_2\.npz, scan_10\.npz; name one"):
+        load_scan(tmp_path)
+    (tmp_path / "scan_2.npz").unlink()
+    assert load_scan(tmp_path).name == "scan_10"
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ScanError, match="a folder without scans"):
+    with pytest.raises(ScanError, match="a folder without images and without scans"):
         scans_of_folder(empty)
     with pytest.raises(ScanError, match="a folder without images"):
         load_scan(empty)

@@ -11,6 +11,7 @@ from ptycho_backends import load_scan, save_product
 from ptycho_backends.errors import ScanError
 from ptycho_backends.scans.geometry import ScanOptions
 from ptycho_backends.scans.product_scan import product_from_scan
+from ptycho_backends.scans.readers.folder import scans_of_folder
 
 ENERGY = 1.239841984e-6 / 1e-10
 
@@ -96,6 +97,7 @@ def test_eiger(compression, mapped, counts, metres, tmp_path):
     assert not got.valid_pixels[5, 6]
     assert got.valid_pixels.sum() == 64**2 - 1
     assert got.name == "scan"
+    assert scans_of_folder(tmp_path) == [path]  # its parts are no scans
 
 
 def test_virtual_dataset_and_swmr(counts, metres, tmp_path):

@@ -90,8 +90,8 @@ def test_tike(scan, counts, tmp_path):
 
 def test_other_names(scan, counts, metres, tmp_path):
     path = tmp_path / "own.npz"
-    np.savez(path, raw=counts, xy=metres)
-    with pytest.raises(ScanError, match=r"missing; the file holds raw, xy; .*--dataset patterns=NAME"):
+    np.savez(path, raw=counts, xy=metres, other=np.array([{"a": 1}], object))
+    with pytest.raises(ScanError, match=r"missing; the file holds other, raw, xy; .*--dataset patterns=NAME"):
         load_scan(path)
     datasets = {"patterns": "raw", "positions": "xy"}
     with pytest.raises(ScanError, match="does not state their unit"):

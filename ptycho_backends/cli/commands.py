@@ -29,6 +29,7 @@ from ptycho_backends.cli.options import (
     Likelihood,
     OptionalScanFiles,
     Output,
+    Overwrite,
     Passes,
     Photons,
     Precision,
@@ -50,7 +51,15 @@ from ptycho_backends.cli.options import (
     option,
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import EXIT_ERROR, described, epoch_lines, pass_lines, report, session
+from ptycho_backends.cli.reporting import (
+    EXIT_ERROR,
+    again,
+    described,
+    epoch_lines,
+    pass_lines,
+    report,
+    session,
+)
 from ptycho_backends.errors import ConfigError
 
 app = typer.Typer(
@@ -81,6 +90,7 @@ def main(
 
 @app.command()
 def demo(
+    context: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")] = (
         Path("ptycho_demo")
     ),
@@ -92,6 +102,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the noise and of the weights.")] = 0,
     refine: Refine = None,
     accelerator: Accelerator = None,
+    overwrite: Overwrite = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -125,8 +136,11 @@ def demo(
             on_epoch=epoch_lines(execution, epochs, say),
             refine=refinement,
             on_pass=pass_lines(say),
+            overwrite=overwrite,
         )
-        report(result, say, again=f"ptycho-backends run {result.files['scan']} --resume {output}")
+        report(
+            result, say, again=again(context, "run", result.files["scan"], backend=chosen.name, resume=output)
+        )
 
 
 @app.command()
@@ -205,6 +219,7 @@ def simulate(
 @app.command()
 @reads_scans
 def train(
+    context: typer.Context,
     scans: OptionalScanFiles = None,
     output: Output = None,
     backend: BackendName = None,
@@ -224,6 +239,7 @@ def train(
     synthetic: Synthetic = None,
     probe_from: ProbeFrom = None,
     resume: Resume = None,
+    overwrite: Overwrite = False,
     accelerator: Accelerator = None,
     precision: Precision = None,
     verbose: Verbose = 0,
@@ -240,7 +256,9 @@ def train(
         from ptycho_backends import workflows
         from ptycho_backends.cli.settings import (
             execution_config,
+            execution_file,
             given_size,
+            output_or_resumed,
             scan_of,
             scans_of,
             synthetic_settings,
@@ -259,26 +277,27 @@ def train(
                 backend,
                 model={"architecture": architecture, "gridsize": gridsize, "n_filters_scale": filters},
                 training={
-                    "nepochs": epochs, "batch_size": given_size(batch_size), "seed": seed, "output_dir": output,
+                    "nepochs": epochs, "batch_size": given_size(batch_size), "seed": seed,
+                    "output_dir": output_or_resumed(output, resume),
                 },
             )  # fmt: skip
             how = execution_config(
-                execution, quiet, settings.model.architecture, accelerator=accelerator, precision=precision,
-                learning_rate=learning_rate,
+                execution_file(execution, resume), quiet, settings.model.architecture, accelerator=accelerator,
+                precision=precision, learning_rate=learning_rate,
             )  # fmt: skip
             result = workflows.train_synthetic(
                 scan_of(source, reading),
                 synthetic or 0,
                 settings,
-                output,
+                output_or_resumed(output, resume),
                 backend=backend,
                 execution=how,
                 photons=nphotons,
                 resume_from=resume,
                 on_epoch=epoch_lines(how, settings.nepochs + how.finetune_epochs, say),
+                overwrite=overwrite,
             )
-            again = f"ptycho-backends train --synthetic {synthetic} --probe-from {source} --resume {result.output_dir}"
-            report(result, say, again=again)
+            report(result, say, again=again(context, backend=result.backend, resume=result.output_dir))
             return
         if not scans:
             raise ConfigError("SCAN: got none, want a scan to train on, or --synthetic and --probe-from")
@@ -292,7 +311,7 @@ def train(
             },
         )  # fmt: skip
         how = execution_config(
-            execution,
+            execution_file(execution, resume),
             quiet,
             job.config.model.architecture,
             accelerator=accelerator,
@@ -304,14 +323,15 @@ def train(
             backend=job.backend,
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
+            overwrite=overwrite,
         )
-        named = " ".join(map(str, scans))
-        report(result, say, again=f"ptycho-backends train {named} --resume {result.output_dir}")
+        report(result, say, again=again(context, backend=result.backend, resume=result.output_dir))
 
 
 @app.command()
 @reads_scans
 def run(
+    context: typer.Context,
     scans: ScanFiles,
     output: Output = None,
     test_scan: Annotated[
@@ -342,6 +362,7 @@ def run(
     probe_trainable: ProbeTrainable = None,
     learning_rate: LearningRate = None,
     resume: Resume = None,
+    overwrite: Overwrite = False,
     accelerator: Accelerator = None,
     precision: Precision = None,
     verbose: Verbose = 0,
@@ -358,6 +379,7 @@ def run(
         from ptycho_backends import workflows
         from ptycho_backends.cli.settings import (
             execution_config,
+            execution_file,
             given_size,
             refinement_config,
             scan_of,
@@ -384,7 +406,7 @@ def run(
             },
         )  # fmt: skip
         how = execution_config(
-            execution,
+            execution_file(execution, resume),
             quiet,
             job.config.model.architecture,
             accelerator=accelerator,
@@ -404,9 +426,9 @@ def run(
             product=product,
             refine=refinement,
             on_pass=pass_lines(say),
+            overwrite=overwrite,
         )
-        named = " ".join(map(str, scans))
-        report(result, say, again=f"ptycho-backends run {named} --resume {result.output_dir}")
+        report(result, say, again=again(context, backend=result.backend, resume=result.output_dir))
 
 
 @app.command()
@@ -442,6 +464,7 @@ def infer(
             help="Groups predicted at once; auto tries which size is quickest. (32)",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     accelerator: Accelerator = None,
     precision: Precision = None,
     verbose: Verbose = 0,
@@ -489,6 +512,7 @@ def infer(
             product=product,
             refine=refinement,
             on_pass=pass_lines(say),
+            overwrite=overwrite,
         )
         report(result, say)
 
@@ -496,6 +520,7 @@ def infer(
 @app.command()
 @reads_scans
 def refine(
+    context: typer.Context,
     scan: ScanFile,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the results.", metavar="DIR")
@@ -529,6 +554,7 @@ def refine(
     resume: Annotated[
         Path | None, option("--resume", help="Go on from the checkpoint in this folder.", metavar="DIR")
     ] = None,
+    overwrite: Overwrite = False,
     accelerator: Accelerator = None,
     precision: Precision = None,
     verbose: Verbose = 0,
@@ -560,8 +586,9 @@ def refine(
             product=product,
             frc=frc,
             model=model,
+            overwrite=overwrite,
         )
-        report(result, say, again=f"ptycho-backends refine {scan} -o {output} --resume {output}")
+        report(result, say, again=again(context, backend=result.backend, resume=output, output=output))
 
 
 app.command()(convert)

@@ -118,6 +118,10 @@ Resume = Annotated[
         metavar="PATH",
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    option("--overwrite", help="Replace an earlier run in the folder, which is refused otherwise."),
+]
 StitchingSize = Annotated[
     int | None,
     option(

@@ -39,8 +39,8 @@ from ptycho_backends.scans.scan_files import load_mask, load_scan
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.training.launch import launched
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
+from ptycho_backends.training.run_folder import FILES, resumable_file
 from ptycho_backends.values import TrainedModel
-from ptycho_backends.workflows import resumable_file
 
 Say = Callable[[str], None]
 AUTO = "auto"
@@ -121,13 +121,25 @@ def training_job(
     resumed = None if resume is None else chosen.load(resumable_file(resume))
     if base is None and resumed is not None:
         base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
-        if resume is not None and resume.is_dir() and training.get("output_dir") is None:
-            training = training | {"output_dir": resume}
+        named.discard("output_dir")
+    if "output_dir" not in named:
+        training = training | {"output_dir": output_or_resumed(training.get("output_dir"), resume)}
     config = _training_config(
         base or training_recipe(architecture or DEFAULT_ARCHITECTURE), named, model, training
     )
     config.train_data_file, config.backend = path, chosen.name
     return TrainingJob(scans, config, chosen, resumed)
+
+
+def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
+    """The folder that was asked for, else that of the run which is resumed, if any."""
+    return resume if output is None and resume is not None and resume.is_dir() else output
+
+
+def execution_file(given: Path | None, resume: Path | None) -> Path | None:
+    """The file of how to run that was given, else that of the run which is resumed, if any."""
+    of_run = None if given is not None or resume is None else resume / FILES["execution"]
+    return of_run if of_run is not None and of_run.is_file() else given
 
 
 def _training_config(base: TrainingConfig, named: set[str], model: Given, training: Given) -> TrainingConfig:

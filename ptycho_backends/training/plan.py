@@ -32,6 +32,7 @@ from ptycho_backends.scans.grouping import (
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.training.canvas import room_for
+from ptycho_backends.training.resuming import resumed_config, resumed_for
 from ptycho_backends.values import Batch, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -331,14 +332,17 @@ def plan_training(
         return data
     if config is None:
         raise ConfigError("config: got None, want a TrainingConfig; only a TrainingPlan carries its own")
+    resumed = None
+    if resume_from is not None:
+        resumed = resume_from if isinstance(resume_from, TrainedModel) else load_archive(Path(resume_from))
+        config = resumed_config(config, resumed)
     if complete is None:
         config = complete_config(config, data, backend, execution)
     else:
         config = complete(config, data, execution)
-    resumed = None
-    if resume_from is not None:
-        resumed = resume_from if isinstance(resume_from, TrainedModel) else load_archive(Path(resume_from))
+    if resumed is not None:
         _check_same_model(resumed.config, config)
+        resumed = resumed_for(config, resumed)
     scan = data.scan if isinstance(data, GroupedData) else data
     if needs_truth(config) and scan.object_guess is None:
         raise ScanError(

@@ -14,8 +14,23 @@ from ptycho_backends.scans.scan_files import load_scan
 from ptycho_backends.testing.faults import FAULTS, Fault
 
 DATA = Path(os.environ.get("PTYCHO_SHARED", Path(__file__).parents[2] / "shared"), "data")
-SCANS = ("siemens_star_64", "siemens_n64_train", "siemens_n128_test", "w235_n64", "w235_n128", "sim_n64_test", "sim_n128_test")
-SOUND = (*SCANS, "siemens_star_128", "siemens_n64_test", "siemens_n128_train", "sim_n64_train", "sim_n128_train")
+SCANS = (
+    "siemens_star_64",
+    "siemens_n64_train",
+    "siemens_n128_test",
+    "w235_n64",
+    "w235_n128",
+    "sim_n64_test",
+    "sim_n128_test",
+)
+SOUND = (
+    *SCANS,
+    "siemens_star_128",
+    "siemens_n64_test",
+    "siemens_n128_train",
+    "sim_n64_train",
+    "sim_n128_train",
+)
 
 
 def verdict(fault: Fault, findings: list[Finding]) -> str:
@@ -27,6 +42,12 @@ def verdict(fault: Fault, findings: list[Finding]) -> str:
     return f"{'also' if right else 'NO'}: {found or 'nothing'}"
 
 
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(paths: list[Path]) -> int:
     """Print the table; the number of cases that are not as wanted."""
     logging.disable(logging.WARNING)
@@ -36,15 +57,15 @@ def main(paths: list[Path]) -> int:
     for path in sound:
         findings = check_scan(load_scan(path))
         wrong += bool(findings)
-        print(f"{path.stem}, as it is: {'; '.join(map(str, findings)) or 'nothing'}", flush=True)
+        say(f"{path.stem}, as it is: {'; '.join(map(str, findings)) or 'nothing'}")
     scans = [load_scan(path) for path in paths or [DATA / f"{name}.npz" for name in SCANS]]
-    print("\n| fault | " + " | ".join(scan.name for scan in scans) + " |\n| --- |" + " --- |" * len(scans))
+    say("\n| fault | " + " | ".join(scan.name for scan in scans) + " |\n| --- |" + " --- |" * len(scans))
     for fault in FAULTS.values():
         verdicts = [verdict(fault, check_scan(fault.spoil(scan))) for scan in scans]
         wrong += sum(text != "yes" for text in verdicts)
-        print(f"| {fault.name} | {' | '.join(verdicts)} |", flush=True)
+        say(f"| {fault.name} | {' | '.join(verdicts)} |")
     count = len(sound) + len(FAULTS) * len(scans)
-    print(f"\n{count - wrong} of {count} as wanted, {(time.perf_counter() - started) / count:.1f} s each")
+    say(f"\n{count - wrong} of {count} as wanted, {(time.perf_counter() - started) / count:.1f} s each")
     return wrong
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
+from ptycho_backends.checking import require_sound
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
@@ -207,6 +208,7 @@ def train(
     resume_from: AnyPath | TrainedModel | None = None,
     on_epoch: EpochCallback | None = None,
     overwrite: bool = True,
+    check: bool = True,
 ) -> RunResult:
     """Train a model and write it, with its configuration and history.
 
@@ -229,6 +231,8 @@ def train(
     overwrite : bool
         Replace an earlier training in the folder, unless this one continues it: its files go, its checkpoints among
         them. False refuses the folder.
+    check : bool
+        Look at the scans first: what is certainly wrong is refused, doubts are logged (`checking.require_sound`).
 
     Returns
     -------
@@ -250,6 +254,8 @@ def train(
         execution = execution_recipe(settings.model.architecture)
     if config is not None and not isinstance(data, TrainingPlan):
         config = _with_folder(config, output_dir)
+    if check:
+        _require_sound(data)
     plan = plan_for(chosen, data, config, execution, _resumed_model(resume_from, chosen))
     _require_light(plan.groups)
     named = Path(plan.config.output_dir if output_dir is None else output_dir)
@@ -349,6 +355,7 @@ def train_synthetic(
         execution=execution,
         on_epoch=on_epoch,
         overwrite=overwrite,
+        check=False,
     )
 
 
@@ -484,6 +491,7 @@ def run(
     on_pass: PassCallback | None = None,
     agree_on_phase: bool | None = None,
     overwrite: bool = True,
+    check: bool = True,
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
@@ -524,6 +532,7 @@ def run(
         resume_from=resume_from,
         on_epoch=on_epoch,
         overwrite=overwrite,
+        check=check,
     )
     assert trained.model is not None
     inferred = infer(
@@ -705,6 +714,15 @@ def _chosen_backend(
     backend: str | Backend | None, config: TrainingConfig | InferenceConfig | None
 ) -> Backend:
     return get_backend(backend, config=config) if backend is None or isinstance(backend, str) else backend
+
+
+def _require_sound(data: Scan | TrainingPlan) -> None:
+    """The quick checks of every scan that is trained on."""
+    if isinstance(data, Scan):
+        require_sound(data)
+    elif not isinstance(data.groups, CanvasGroups):
+        for scan in data.groups.parts or (data.scan,):
+            require_sound(scan)
 
 
 def _require_light(groups: GroupedData) -> None:

@@ -9,8 +9,8 @@ from scipy.spatial import cKDTree
 
 from ptycho_backends.scans.scan import Scan
 
-# Frames that statistics of patterns are taken from.
-SAMPLED = 200
+# Frames that statistics of patterns are taken from, and pixels in them at most.
+SAMPLED, LEAST_SAMPLED, SAMPLED_PIXELS = 200, 16, 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,8 @@ class Facts:
     def sample(self) -> NDArray[np.int64]:
         """Numbers of the frames looked at."""
         count = len(self.scan)
-        return np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).astype(np.int64))
+        most = min(SAMPLED, max(LEAST_SAMPLED, SAMPLED_PIXELS // self.scan.N**2))
+        return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
     @cached_property
     def counts(self) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ def check_orientation(scan: Scan, options: ScanOptions = NO_OPTIONS) -> Iterator
         return
     errors = {name: trial.error(**_moved(trial, moves)) for name, moves in ORIENTATIONS.items()}
     best = min(errors, key=lambda name: errors[name])
-    evidence = f"error of held-out pixels {errors[best]:.3g}, as the scan is {present:.3g}, in shuffled order {shuffled:.3g}"
+    evidence = f"error of held-out pixels {errors[best]:.3g}, as it is {present:.3g}, shuffled {shuffled:.3g}"
     if errors[best] < BETTER * present and errors[best] < WRONG * shuffled:
         moves = ORIENTATIONS[best]
         text = _TEXTS.get(best, f"positions and patterns do not fit: {best.replace('_', ' ')}")
@@ -150,8 +150,8 @@ def _scale(
     yield Finding(
         "pixel_size",
         ERROR if least < 0.7 * error else WARNING,
-        f"the object pixel is {100 * abs(1 - 1 / scale):.0f} % too {'large' if scale > 1 else 'small'}: detector pixel, "
-        "distance or energy is wrong",
+        f"the object pixel is {100 * abs(1 - 1 / scale):.0f} % too {'large' if scale > 1 else 'small'}: detector "
+        "pixel, distance or energy is wrong",
         f"error of held-out pixels {least:.3g} with positions times {scale:.3g}, as they are {error:.3g}",
         Cure(cure, changes, "or correct --detector-pixel, --distance or --energy by this factor"),
     )

@@ -35,7 +35,9 @@ class Likeness:
         here = np.sort(generator.choice(count, min(count, LOOKED_AT), replace=False))
         object.__setattr__(self, "_here", here)
         object.__setattr__(self, "_beside", neighbour[here])
-        object.__setattr__(self, "_others", np.sort(generator.choice(count, min(count, COMPARED), replace=False)))
+        object.__setattr__(
+            self, "_others", np.sort(generator.choice(count, min(count, COMPARED), replace=False))
+        )
         object.__setattr__(self, "_known", {})
 
     def rank(self, order: NDArray[np.int64] | None = None) -> float:

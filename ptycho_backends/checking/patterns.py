@@ -25,7 +25,7 @@ HOT, HOT_BACKGROUND = 8.0, 1.0
 # A pixel is dead where it counts nothing and the faintest of its neighbours has so many counts in the mean.
 DEAD_NEIGHBOURS = 20.0
 # Dead pixels that hide less than this part of the counts do not matter.
-HIDDEN = 5e-4
+HIDDEN = 1e-3
 # So many pixels at the very same largest value, and that large, are saturated.
 SATURATED_PIXELS, SATURATED_VALUE = 12, 100.0
 # Frames below this part of the median are empty.
@@ -74,13 +74,13 @@ def check_centre(facts: Facts) -> Iterator[Finding]:
     if far is not None:
         here, there = correlation(far, amplitude), correlation(far, np.sqrt(moved))
         unshifted = there > DECISIVE and there > here + LEAD
-        evidence = (
-            f"correlation of the mean pattern with the probe's far field {here:.2f} as it is, {there:.2f} shifted"
-        )
+        evidence = f"correlation with the probe's far field {here:.2f} as it is, {there:.2f} shifted"
     else:
         inner, outer = _inner(facts.mean), _inner(moved)
         unshifted = outer > 0.5 and outer > 4 * inner
-        evidence = f"{100 * outer:.0f} % of the counts are near the corners, {100 * inner:.0f} % near the middle"
+        evidence = (
+            f"{100 * outer:.0f} % of the counts are near the corners, {100 * inner:.0f} % near the middle"
+        )
     if unshifted:
         yield Finding(
             "unshifted",
@@ -149,11 +149,11 @@ def check_pixels(facts: Facts) -> Iterator[Finding]:
     hot = valid & (seen + HOT_BACKGROUND > HOT * (brightest_neighbour(seen) + HOT_BACKGROUND))
     hot &= peaks + HOT_BACKGROUND > 0.5 * HOT * (brightest_neighbour(peaks) + HOT_BACKGROUND)
     for name, pixels, text in (
-        ("hot_pixels", hot, "hot: far brighter than all their neighbours"),
+        ("hot_pixels", hot, "hot: far brighter than all neighbours"),
         (
             "dead_pixels",
             valid & (largest == 0) & (faintest_neighbour(seen) > DEAD_NEIGHBOURS),
-            "dead: they count nothing among bright ones",
+            "dead: no counts among bright neighbours",
         ),
     ):
         places = np.argwhere(pixels)
@@ -166,9 +166,9 @@ def check_pixels(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             name,
             WARNING,
-            f"{len(places)} pixels are {text}",
-            f"[ky, kx] = {', '.join(f'[{r}, {c}]' for r, c in places[:6])}; mean counts {seen[row, column]:.4g}, beside "
-            f"it at most {near:.4g}",
+            f"{len(places)} pixel{'s are' if len(places) > 1 else ' is'} {text}",
+            f"[ky, kx] = {', '.join(f'[{r}, {c}]' for r, c in places[:6])}; mean counts {seen[row, column]:.4g}, "
+            f"beside it at most {near:.4g}",
             Cure(
                 f"--mask {scan.name}_mask.npy",
                 {"bad_pixels": tuple(map(tuple, places.tolist()))},

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from ptycho_backends.checking.facts import Facts, listed
 from ptycho_backends.checking.findings import ERROR, WARNING, Cure, Finding
+from ptycho_backends.scans.extent import patches_outside
 from ptycho_backends.scans.raw_scan import POSITION_UNITS
 from ptycho_backends.scans.scan import Scan
 
@@ -22,8 +23,6 @@ STRAY_NEIGHBOUR, STRAY_PROBE = 6.0, 0.6
 SAME_POSITION = 1e-6
 # Bytes that a refinement takes for each pixel of the canvas, and the part of the memory that is much.
 BYTES_A_PIXEL, MUCH_MEMORY = 160, 0.5
-# Patches may reach so many pixels beyond the object.
-LABEL_MARGIN_PX = 2.0
 # Units in the order in which they are tried.
 UNITS = ("m", "um", "nm")
 
@@ -124,7 +123,10 @@ def _strays(facts: Facts) -> Finding | None:
     if not len(strays) or len(strays) > 0.2 * len(facts.scan):
         return None
     positions = facts.scan.scan_positions_px[strays]
-    shown = "; ".join(f"{number} at x = {x:.5g}, y = {y:.5g}" for number, (x, y) in zip(strays[:4], positions[:4], strict=True))
+    shown = "; ".join(
+        f"{number} at x = {x:.5g}, y = {y:.5g}"
+        for number, (x, y) in zip(strays[:4], positions[:4], strict=True)
+    )
     plural = "s are" if len(strays) > 1 else " is"
     return Finding(
         "strays",
@@ -161,22 +163,13 @@ def _memory_bytes() -> float:
         return 0.0
 
 
-def patches_outside(scan: Scan) -> NDArray[np.int64]:
-    """Numbers of the positions whose patches reach beyond the object of the scan, by more than 2 pixels."""
-    if scan.object_guess is None:
-        return np.zeros(0, np.int64)
-    height, width = scan.object_guess.shape
-    low = scan.scan_positions_px - scan.N // 2
-    beyond = np.maximum(-low, low + scan.N - np.array([width, height]))
-    return np.flatnonzero((beyond > LABEL_MARGIN_PX).any(axis=1))
-
-
 def check_labels(scan: Scan) -> Iterator[Finding]:
     """The object of the file does not cover the patches, whose labels would be zeros there."""
-    outside = patches_outside(scan)
+    if scan.object_guess is None:
+        return
+    outside = patches_outside(scan.scan_positions_px, scan.N, scan.object_guess.shape)
     if not len(outside):
         return
-    assert scan.object_guess is not None
     height, width = scan.object_guess.shape
     x, y = scan.xcoords, scan.ycoords
     yield Finding(

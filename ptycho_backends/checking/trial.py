@@ -21,6 +21,8 @@ PASSES, BATCHES, DAMPING = 6, 4, 0.1
 # One of so many pixels is held out of each pattern.
 CLASSES = 8
 MOST_MODES = 3
+# Part of the brightest light below which an image is not shown.
+LIT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,11 @@ class Trial:
         side = scan.N
         if side > SIDE and np.sum(_middle(amplitude, SIDE) ** 2) > CROPPED_COUNTS * np.sum(amplitude**2):
             side = SIDE
-            amplitude, valid, modes = _middle(amplitude, side), _middle(valid, side), _cropped_far(modes, side)
+            amplitude, valid, modes = (
+                _middle(amplitude, side),
+                _middle(valid, side),
+                _cropped_far(modes, side),
+            )
         here = positions[few] * side / scan.N
         return cls(amplitude, valid, here - here.mean(axis=0), modes, side / scan.N)
 
@@ -78,14 +84,27 @@ class Trial:
         valid = self.valid
         if transposed:
             measured, valid = measured.transpose(0, 2, 1), valid.T
-        refiner, snake = self._refiner(self.positions_px if positions_px is None else positions_px, measured, valid)
+        residuals = self._refined(
+            self.positions_px if positions_px is None else positions_px, measured, valid
+        ).evaluate()
+        error = float(residuals[6] / max(residuals[7], REFINEMENT_FLOOR))
+        return error if np.isfinite(error) else np.inf
+
+    def image(self) -> NDArray[np.complex128]:
+        """(H, W) complex, the object of the trial; 0 where there is little light."""
+        refiner = self._refined(self.positions_px, self.measured, self.valid)
+        light = refiner.light()
+        return np.where(light > LIT * light.max(), refiner.canvas(), 0)
+
+    def _refined(
+        self, positions: NDArray[np.float64], measured: NDArray[np.float64], valid: NDArray[np.bool_]
+    ) -> reference.Refiner:
+        refiner, snake = self._refiner(positions, measured, valid)
         settings = PassSettings(damping=DAMPING, smoothness=0.0)
         batches = min(BATCHES, len(snake))
         for number in range(1, PASSES + 1):
             refiner.sweep(even_batches(snake, batches, 0, number), None, settings)
-        residuals = refiner.evaluate()
-        error = float(residuals[6] / max(residuals[7], REFINEMENT_FLOOR))
-        return error if np.isfinite(error) else np.inf
+        return refiner
 
     def _refiner(
         self, positions: NDArray[np.float64], measured: NDArray[np.float64], valid: NDArray[np.bool_]

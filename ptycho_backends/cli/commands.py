@@ -10,7 +10,9 @@ import typer
 
 from ptycho_backends import __version__
 from ptycho_backends.builtin_backends import BUILT_IN
+from ptycho_backends.cli.checking import check as check_command
 from ptycho_backends.cli.convert import convert
+from ptycho_backends.cli.inspection import inspect
 from ptycho_backends.cli.options import (
     RUNNING_PANEL,
     Accelerator,
@@ -18,6 +20,7 @@ from ptycho_backends.cli.options import (
     Architecture,
     BackendName,
     BatchSize,
+    Check,
     ConfigFile,
     Debug,
     Epochs,
@@ -52,9 +55,7 @@ from ptycho_backends.cli.options import (
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
 from ptycho_backends.cli.reporting import (
-    EXIT_ERROR,
     again,
-    described,
     epoch_lines,
     pass_lines,
     report,
@@ -240,6 +241,7 @@ def train(
     probe_from: ProbeFrom = None,
     resume: Resume = None,
     overwrite: Overwrite = False,
+    check: Check = True,
     accelerator: Accelerator = None,
     precision: Precision = None,
     verbose: Verbose = 0,
@@ -324,6 +326,7 @@ def train(
             execution=how,
             on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             overwrite=overwrite,
+            check=check,
         )
         report(result, say, again=again(context, backend=result.backend, resume=result.output_dir))
 
@@ -363,6 +366,7 @@ def run(
     learning_rate: LearningRate = None,
     resume: Resume = None,
     overwrite: Overwrite = False,
+    check: Check = True,
     accelerator: Accelerator = None,
     precision: Precision = None,
     verbose: Verbose = 0,
@@ -427,6 +431,7 @@ def run(
             refine=refinement,
             on_pass=pass_lines(say),
             overwrite=overwrite,
+            check=check,
         )
         report(result, say, again=again(context, backend=result.backend, resume=result.output_dir))
 
@@ -592,41 +597,8 @@ def refine(
 
 
 app.command()(convert)
-
-
-@app.command()
-@reads_scans
-def inspect(
-    path: Annotated[
-        Path, typer.Argument(help="An archive, a checkpoint, the folder of a run, or a scan.", metavar="PATH")
-    ],
-    reading: Reading = READ_AS_IT_IS,
-    verbose: Verbose = 0,
-    debug: Debug = False,
-) -> None:
-    """Describe an archive (content, origin, integrity), or a scan.
-
-    Example: ptycho-backends inspect run/wts.h5.zip
-    """
-    with session(verbose, False, debug):
-        if _is_scan(path):
-            from ptycho_backends.cli.settings import scan_of
-
-            typer.echo(described(scan_of(path, reading)))
-            return
-        from ptycho_backends.archive.model_file import inspect_archive
-
-        summary = inspect_archive(path)
-        typer.echo(str(summary))
-        if not summary.whole:
-            raise typer.Exit(EXIT_ERROR)
-
-
-def _is_scan(path: Path) -> bool:
-    """Recognise a scan by its content, and by its suffix where no reader recognises it."""
-    from ptycho_backends.scans.scan_files import is_scan
-
-    return path.suffix.lower() in (".npz", ".h5", ".hdf5") or is_scan(path)
+app.command()(reads_scans(check_command))
+app.command()(reads_scans(inspect))
 
 
 @app.command()

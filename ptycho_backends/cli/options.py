@@ -122,6 +122,10 @@ Overwrite = Annotated[
     bool,
     option("--overwrite", help="Replace an earlier run in the folder, which is refused otherwise."),
 ]
+Check = Annotated[
+    bool,
+    option("--check/--no-check", help="Look at the scan first, and refuse what is certainly wrong. (check)"),
+]
 StitchingSize = Annotated[
     int | None,
     option(

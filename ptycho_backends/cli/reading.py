@@ -199,6 +199,30 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "leave_out": (
+        Annotated[
+            str | None,
+            _reading_option(
+                "--leave-out",
+                help="Numbers of positions to leave out with their patterns, counted from 0.",
+                metavar="7,12",
+            ),
+        ],
+        None,
+    ),
+    "scale_positions": (
+        Annotated[
+            float | None,
+            _reading_option("--scale-positions", help="Multiply the positions, about their middle."),
+        ],
+        None,
+    ),
+    "centre_probe": (
+        Annotated[
+            bool, _reading_option("--centre-probe", help="Move the probe from the corner to the middle.")
+        ],
+        False,
+    ),
 }
 """Type with the option's texts, and default, by the name of the parameter."""
 
@@ -259,6 +283,29 @@ class Reading:
                 raise ConfigError(f"dataset: got {wrong[0]!r}, want PART=PATH")
             values["datasets"] = dict(one.split("=", 1) for one in given["dataset"])
         return ScanOptions(**values)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Changes of the scan once it is read, as `checking.cures.CHANGES` names them.
+
+        Raises
+        ------
+        ConfigError
+            If `--leave-out` is no list of numbers, or the scale no number above 0.
+        """
+        found: dict[str, Any] = {}
+        numbers, scale = self.given.get("leave_out"), self.given.get("scale_positions")
+        if numbers is not None:
+            if not re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", numbers):
+                raise ConfigError(f"leave_out: got {numbers!r}, want numbers of positions, as in 7,12")
+            found["leave_out"] = tuple(int(number) for number in numbers.split(","))
+        if scale is not None:
+            if not 0 < scale < float("inf"):
+                raise ConfigError(f"scale_positions: got {scale}, want a number > 0")
+            found["scale_positions"] = scale
+        if self.given.get("centre_probe"):
+            found["centre_probe"] = True
+        return found
 
     @property
     def words(self) -> str:

@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
+from ptycho_backends.checking.cures import changed
 from ptycho_backends.cli.reading import Reading
 from ptycho_backends.config import (
     ExecutionConfig,
@@ -67,13 +68,14 @@ class TrainingJob:
 def scan_of(path: Path, reading: Reading) -> Scan:
     """The scan in a file or folder, read as the options of the command want."""
     valid = None if reading.mask is None else load_mask(reading.mask)
-    return load_scan(
+    scan = load_scan(
         path,
         measurement=reading.measurement,
         mapped=reading.mapped,
         valid_pixels=valid,
         options=reading.options,
     )
+    return changed(scan, reading.changes)
 
 
 def scans_of(paths: Sequence[Path], reading: Reading) -> list[Scan]:

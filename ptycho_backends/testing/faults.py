@@ -37,7 +37,13 @@ class Fault:
 
 def _placed(scan: Scan, x: np.ndarray, y: np.ndarray) -> Scan:
     return dataclasses.replace(
-        scan, xcoords=x, ycoords=y, xcoords_start=None, ycoords_start=None, object_guess=None, object_mask=None
+        scan,
+        xcoords=x,
+        ycoords=y,
+        xcoords_start=None,
+        ycoords_start=None,
+        object_guess=None,
+        object_mask=None,
     )
 
 

@@ -22,7 +22,7 @@ from ptycho_backends.errors import ConfigError, GroupingError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.reference.initial_weights import initial_weights, probe_shape
-from ptycho_backends.scans.extent import require_sane_canvas
+from ptycho_backends.scans.extent import patches_outside, require_sane_canvas
 from ptycho_backends.scans.grouping import (
     GroupedData,
     Resampling,
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Stream of the random numbers that split off the validation set; epochs, counted from 1, have their own.
 SPLIT_STREAM = 0
+# Part of the patches that may reach beyond the object that labels are taken from.
+MOST_UNLABELLED = 0.1
 
 
 Completion = Callable[[TrainingConfig, Scan | GroupedData, ExecutionConfig | None], TrainingConfig]
@@ -349,6 +351,8 @@ def plan_training(
             f"{scan.name}: no objectGuess, which supervised training and the real-space error need; "
             "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
         )
+    if needs_truth(config) and not isinstance(data, GroupedData):
+        _require_labels(scan)
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
     groups = groups.as_configured(config)
     if config.model.architecture == "unrolled":
@@ -358,6 +362,24 @@ def plan_training(
     start = new_model(scans, config, backend, groups.probe_gain) if resumed is None else resumed
     start = dataclasses.replace(start, config=config)
     return TrainingPlan(config, groups, train, validation, start, _resampling(config, groups, train))
+
+
+def _require_labels(scan: Scan) -> None:
+    """Refuse a scan of whose patches many lie beyond its object, where labels would be zeros; warn of a few."""
+    assert scan.object_guess is not None
+    outside = patches_outside(scan.scan_positions_px, scan.N, scan.object_guess.shape)
+    if not len(outside):
+        return
+    height, width = scan.object_guess.shape
+    text = (
+        f"{scan.name}: {len(outside)} of {len(scan)} patches reach beyond objectGuess of {width} x {height} pixels, "
+        f"where labels are zeros (positions x {scan.xcoords.min():.4g} .. {scan.xcoords.max():.4g}, y "
+        f"{scan.ycoords.min():.4g} .. {scan.ycoords.max():.4g}); want the object of these positions, or "
+        "model_type='pinn' with realspace_mae_weight=0"
+    )
+    if len(outside) > MOST_UNLABELLED * len(scan):
+        raise ScanError(text)
+    log.warning(text)
 
 
 def _make_room(config: TrainingConfig, groups: GroupedData, resumed: TrainedModel | None) -> None:

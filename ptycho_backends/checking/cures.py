@@ -72,7 +72,7 @@ def _with_mask(scan: Scan, bad: Any) -> Scan:
     return dataclasses.replace(scan, valid_pixels=valid)
 
 
-def _in_order(scan: Scan, order: Any) -> Scan:
+def in_order(scan: Scan, order: Any) -> Scan:
     """Patterns in another order, at the positions as they are."""
     moved = scan.part(order)
     return dataclasses.replace(
@@ -89,7 +89,7 @@ CHANGES: Mapping[str, Callable[[Scan, Any], Scan]] = MappingProxyType(
         "scale_positions": scaled,
         "centre_probe": with_centred_probe,
         "bad_pixels": _with_mask,
-        "order": _in_order,
+        "order": in_order,
     }
 )
 """Changes of a scan by name; `options` are fields of `ScanOptions`."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends.checking.cures import in_order
 from ptycho_backends.checking.findings import ERROR, WARNING, Cure, Finding
 from ptycho_backends.checking.pairing import Likeness, likely_orders
 from ptycho_backends.checking.trial import Trial
@@ -67,7 +68,7 @@ def check_orientation(scan: Scan, options: ScanOptions = NO_OPTIONS) -> Iterator
         yield Finding(best, ERROR, text, evidence, Cure(words, {"options": dict(moves)}))
         yield from _scale(trial, errors[best], moves, options)
         return
-    order = _order(scan)
+    order = _order(scan, present, shuffled)
     if order is not None:
         yield order
         return
@@ -94,32 +95,33 @@ def turned(positions: NDArray[np.float64], moves: Mapping[str, bool]) -> NDArray
     return moved * [-1 if moves.get("flip_x") else 1, -1 if moves.get("flip_y") else 1]
 
 
-def _order(scan: Scan) -> Finding | None:
+def _order(scan: Scan, present: float, shuffled: float) -> Finding | None:
     """Patterns that belong to other positions."""
-    likeness = Likeness(scan)
-    rank = likeness.rank()
-    if likeness.is_significant(rank):
-        return None
-    ranks = {what: likeness.rank(order) for what, order in likely_orders(scan).items()}
-    what = min(ranks, key=lambda name: ranks[name])
-    evidence = (
-        f"patterns of neighbours are as unlike as others: rank {rank:.2f}, by accident {0.5:.2f} +- "
-        f"{likeness.deviation:.2f}"
-    )
-    if likeness.is_significant(ranks[what]):
-        order = likely_orders(scan)[what]
+    orders = likely_orders(scan)
+    errors = {}
+    for what, order in orders.items():
+        trial = Trial.of(in_order(scan, order))
+        errors[what] = np.inf if trial is None else trial.error()
+    what = min(errors, key=lambda name: errors[name])
+    if errors[what] < BETTER * present and errors[what] < WRONG * shuffled:
         return Finding(
             "shuffled_frames",
             ERROR,
             "the patterns are in another order than the positions",
-            f"{evidence}; with {what} {ranks[what]:.2f}",
-            Cure(changes={"order": order}, advice=f"check --fix takes {what}"),
+            f"error of held-out pixels {errors[what]:.3g} with {what}, as it is {present:.3g}, shuffled {shuffled:.3g}",
+            Cure(changes={"order": orders[what]}, advice=f"check --fix takes {what}"),
         )
+    likeness = Likeness(scan)
+    rank = likeness.rank()
+    if likeness.is_significant(rank):
+        return None
     return Finding(
         "shuffled_frames",
         ERROR,
         "the patterns belong to other positions",
-        evidence,
+        f"patterns of neighbours are as unlike as others: rank {rank:.2f}, by accident 0.5 +- "
+        f"{likeness.deviation:.2f}; "
+        f"error of held-out pixels {present:.3g}, shuffled {shuffled:.3g}",
         Cure(advice="pair patterns and positions anew by their numbers in the source; no option can"),
     )
 

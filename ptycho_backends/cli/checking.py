@@ -52,13 +52,16 @@ def check(
                 "" if loaded.probe_guess is not None else "; axes and signs not tried, for it has no probe"
             )
             say(f"{loaded.name}: nothing found{doubt}")
+        # where --fix writes it
+        mask_name, mask_path = f"{loaded.name}_mask.npy", str(_mask_path(loaded.name, scan))
         for finding in findings:
-            say(
-                f"{finding.severity}: {finding.text}\n    evidence: {finding.evidence}\n    cure: {finding.cure}"
-            )
+            cure = str(finding.cure).replace(mask_name, mask_path)
+            say(f"{finding.severity}: {finding.text}\n    evidence: {finding.evidence}\n    cure: {cure}")
         options = " ".join(finding.cure.options for finding in findings if finding.cure.options)
         if options:
-            say(f"\nall cures: ptycho-backends run {scan}{reading.words} {options}")
+            say(
+                f"\nall cures: ptycho-backends run {scan}{reading.words} {options.replace(mask_name, mask_path)}"
+            )
         if picture is not None:
             from ptycho_backends.checking.picture import save_check_figure
 
@@ -67,6 +70,10 @@ def check(
             _write_fixed(loaded, scan, findings, output, say)
     if not fix and any(finding.is_error for finding in findings):
         raise typer.Exit(EXIT_WRONG)
+
+
+def _mask_path(name: str, path: Path) -> Path:
+    return path.with_name(f"{name}_mask.npy")
 
 
 def _write_fixed(loaded, path: Path, findings, output: Path | None, say: Say) -> None:  # type: ignore[no-untyped-def]
@@ -78,7 +85,7 @@ def _write_fixed(loaded, path: Path, findings, output: Path | None, say: Say) ->
 
     fixed = cured(loaded, findings)
     if any("bad_pixels" in finding.cure.changes for finding in findings):
-        mask = path.with_name(f"{loaded.name}_mask.npy")
+        mask = _mask_path(loaded.name, path)
         with replaced_atomically(mask) as stream:
             np.save(stream, fixed.valid_pixels)
         say(f"wrote {mask}")

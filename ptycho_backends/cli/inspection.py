@@ -1,5 +1,6 @@
 """The command `inspect`: description and picture of a scan, and of every file that the program writes."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -138,9 +139,12 @@ def _scan_or_result(path: Path, reading: Reading) -> Description:
     try:
         return _scan(path, reading)
     except ScanError:
-        if path.suffix.lower() not in (".h5", ".hdf5") or not _is_product(path):
+        if path.suffix.lower() not in (".h5", ".hdf5"):
             raise
-        return _product(path)
+        # of a run or of Ptychodus, without patterns
+        with contextlib.suppress(ScanError):
+            return _product(path)
+        raise
 
 
 def _names_in_npz(path: Path) -> set[str]:
@@ -204,21 +208,13 @@ def _refinement_state(path: Path) -> Description:
     ), None
 
 
-def _is_product(path: Path) -> bool:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            return "object_array" in file or "probe_array" in file
-    except OSError:
-        return False
-
-
 def _product(path: Path) -> Description:
     from ptycho_backends.scans.product import load_product
 
     product = load_product(path)
-    return _row("product", f"of Ptychodus: {product!r}"), None
+    probe, image = (" x ".join(map(str, shape)) for shape in (product.probe.shape, product.object.shape))
+    count = len(product.scan_positions_m)
+    return _row("product", f"of Ptychodus: {count} positions, probe {probe}, object {image}"), None
 
 
 def _table(path: Path) -> Description:

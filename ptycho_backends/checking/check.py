@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def check_scan(scan: Scan, *, trials: bool = True, options: ScanOptions = NO_OPTIONS) -> list[Finding]:
-    """Look for what is wrong with a scan.
+    """Find the faults of a scan.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Findings of a check: what is wrong, the evidence, and the cure as an option to copy."""
+"""Findings of a check: the fault, the evidence, and the cure as an option to copy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -24,7 +24,7 @@ Panel = Callable[["Axes"], None]
 
 
 def save_check_figure(scan: Scan, findings: Sequence[Finding], path: str | os.PathLike[str]) -> Path:
-    """Draw a scan, and what was found about it.
+    """Draw a scan and its findings.
 
     Positions over the object, the mean pattern with its centre, the histogram of the patterns, and images of a few
     positions: as the scan is, and with all cures.

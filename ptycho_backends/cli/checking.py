@@ -35,7 +35,7 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Look for what is wrong with a scan, before an hour is spent on it; each finding has a cure to copy.
+    """Find the faults of a scan before an hour is spent on it; each finding has a cure to copy.
 
     Exit code 1 if something is certainly wrong.
 

@@ -16,7 +16,7 @@ WRONG_DETECTOR_PIXEL = 1.2
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, and what a check has to say about it.
+    """A fault, and the finding that a check has to make of it.
 
     Attributes
     ----------

@@ -1,13 +1,9 @@
 """Extent of a scan, and the refusal of canvases that are out of proportion to the measured patches."""
 
-import logging
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
-
-log = logging.getLogger(__name__)
 
 # Canvases below this need no justification.
 ALWAYS_ALLOWED_PIXELS = 4_000_000
@@ -17,16 +13,6 @@ MOST_PIXELS_PER_PATCH = 16.0
 MOST_LISTED = 5
 # Patches may reach so many pixels beyond an object.
 OBJECT_MARGIN_PX = 2.0
-
-
-def warn_of_one_pixel(positions_px: NDArray[np.float64], name: str) -> None:
-    """Log a warning where several different positions (M, 2) lie within one object pixel."""
-    span = float(np.max(np.ptp(positions_px, axis=0)))
-    if 0 < span < 1.0:
-        log.warning(
-            "%s: all %d positions lie within %.3g object pixels; are they in metres? Want object pixels",
-            name, len(positions_px), span,
-        )  # fmt: skip
 
 
 def patches_outside(

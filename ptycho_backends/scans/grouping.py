@@ -17,7 +17,6 @@ from scipy.spatial import cKDTree
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import GroupingError, ScanError
 from ptycho_backends.reference.physics import extract_patches
-from ptycho_backends.scans.extent import warn_of_one_pixel
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.values import Batch
 
@@ -315,7 +314,6 @@ def group_scan(
     ----------
     docs/model.md, section 2.
     """
-    warn_of_one_pixel(scan.scan_positions_px, scan.name)
     generator = np.random.default_rng(seed)
     available, order = _available_and_order(len(scan), n_subsample, sequential_sampling, generator)
     count, size = len(available), gridsize**2

@@ -94,7 +94,8 @@ def likely_orders(scan: Scan) -> dict[str, NDArray[np.int64]]:
         # names sorted as text: 1, 10, 11, 2
         "the patterns in the order of numbers, not of texts": np.argsort(np.argsort(numbers.astype(str))),
     }
-    if not np.array_equal(np.sort(scan.scan_index), scan.scan_index):
-        orders["the patterns sorted by scan_index"] = np.argsort(scan.scan_index, kind="stable")
-        orders["the patterns placed by scan_index"] = np.argsort(np.argsort(scan.scan_index, kind="stable"))
+    index = scan.scan_index
+    if index is not None and not np.array_equal(np.sort(index), index):
+        orders["the patterns sorted by scan_index"] = np.argsort(index, kind="stable")
+        orders["the patterns placed by scan_index"] = np.argsort(np.argsort(index, kind="stable"))
     return orders

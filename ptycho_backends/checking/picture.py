@@ -123,7 +123,9 @@ def _histogram(scan: Scan) -> Panel:
     def draw(axes: "Axes") -> None:
         counts = Facts(scan).counts
         largest = max(float(counts.max()), 1.0)
-        axes.hist(counts[counts > 0], bins=np.geomspace(min(0.5, largest / 2), largest, 50), color="gray")
+        axes.hist(
+            counts[counts > 0], bins=np.geomspace(min(0.5, largest / 2), largest, 50).tolist(), color="gray"
+        )
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.tick_params(labelsize=6)

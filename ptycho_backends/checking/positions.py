@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_backends.checking.facts import Facts, listed
 from ptycho_backends.checking.findings import ERROR, WARNING, Cure, Finding
@@ -31,6 +30,16 @@ def check_positions(facts: Facts) -> Iterator[Finding]:
     """Findings about the positions; the unit first, because all else depends on it."""
     scan = facts.scan
     if len(scan) < 4:
+        return
+    if not np.ptp(scan.scan_positions_px, axis=0).any():
+        x, y = scan.scan_positions_px[0]
+        yield Finding(
+            "one_position",
+            ERROR,
+            "all positions are the same",
+            f"{len(scan)} times x = {x:.5g}, y = {y:.5g}",
+            Cure(advice="look at the data sets of the positions"),
+        )
         return
     if unit := _unit(facts):
         yield unit
@@ -93,19 +102,24 @@ def _unit(facts: Facts) -> Finding | None:
 
 def _duplicates(facts: Facts) -> Iterator[Finding]:
     scan = facts.scan
-    close = SAME_POSITION * max(facts.step, np.finfo(float).tiny)
-    pairs = cKDTree(scan.scan_positions_px).query_pairs(close, output_type="ndarray")
-    if not len(pairs):
+    places = (
+        np.rint(scan.scan_positions_px / (SAME_POSITION * facts.step))
+        if facts.step > 0
+        else scan.scan_positions_px
+    )
+    _, first, inverse = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    original = first[inverse.reshape(-1)]
+    again = np.flatnonzero(original != np.arange(len(scan)))
+    if not len(again):
         return
-    again = np.unique(pairs.max(axis=1))
     frames = scan.diffraction_amplitude
-    same = np.array([bool(np.array_equal(frames(one), frames(other))) for one, other in pairs[:50]])
-    what = "with the same pattern" if same.all() else "with patterns of their own"
+    same = [np.array_equal(frames([number]), frames([original[number]])) for number in again[:50]]
+    what = "with the same pattern" if all(same) else "with patterns of their own"
     yield Finding(
         "duplicates",
         WARNING,
-        f"{len(again)} positions occur twice, {what}",
-        f"numbers {listed(again)} repeat {listed(np.unique(pairs.min(axis=1)))}",
+        f"{len(again)} position{'s repeat others' if len(again) > 1 else ' repeats another one'}, {what}",
+        f"numbers {listed(again)} repeat {listed(np.unique(original[again]))}",
         Cure(f"--leave-out {','.join(map(str, again))}", {"leave_out": tuple(again.tolist())}),
     )
 

@@ -21,6 +21,8 @@ PASSES, BATCHES, DAMPING = 6, 4, 0.1
 # One of so many pixels is held out of each pattern.
 CLASSES = 8
 MOST_MODES = 3
+# Part of the usual energy below which a pattern is empty.
+LEAST_ENERGY = 1e-3
 # Part of the brightest light below which an image is not shown.
 LIT = 0.05
 
@@ -53,11 +55,10 @@ class Trial:
         if scan.probe_modes is None or len(scan) < 9 or scan.N % 2:
             return None
         positions = scan.scan_positions_px
-        energies = scan.pattern_energies
-        usable = energies > 1e-3 * np.median(energies)
-        distance = np.hypot(*(positions - np.median(positions[usable], axis=0)).T)
-        distance[~usable] = np.inf
-        few = np.sort(np.argsort(distance, kind="stable")[: min(POSITIONS, int(usable.sum()))])
+        distance = np.hypot(*(positions - np.median(positions, axis=0)).T)
+        near = np.argsort(distance, kind="stable")[: 2 * POSITIONS]
+        energies = scan.energies_of(near)
+        few = np.sort(near[energies > LEAST_ENERGY * np.median(energies)][:POSITIONS])
         amplitude = scan.diffraction_amplitude(few).astype(np.float64)
         valid = np.ones((scan.N, scan.N), bool) if scan.valid_pixels is None else scan.valid_pixels
         modes = scan.probe_modes[:MOST_MODES].astype(np.complex128)

@@ -245,7 +245,7 @@ class TrainingSchedule:
             return min(rate, self._first_rate)
         if first == self._first_rate:
             return rate
-        log.warning("learning_rate: %g from here on, instead of %g before", self._first_rate, first)
+        log.info("learning_rate: %g from here on, instead of %g before", self._first_rate, first)
         return max(min(PLATEAU_SMALLEST_RATE, self._first_rate), rate * self._first_rate / first)
 
 

@@ -338,6 +338,10 @@ class _BetweenSteps(Callback):
         self._history_folder = history_folder
         self._accum_steps = accum_steps
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Lightning's own handler of SIGTERM ends the program with exit code 0
+        self._interrupts.take_signals()
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,

@@ -1,7 +1,5 @@
 """Check that each pattern belongs to its position: neighbours see the same object, so their patterns are alike."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -16,7 +14,6 @@ SIDE = 32
 RANDOM_RANK, RANK_DEVIATION, SIGNIFICANT = 0.5, 0.289, 4.0
 
 
-@dataclass(frozen=True, eq=False)
 class Likeness:
     """Likeness of patterns at neighbouring positions.
 
@@ -25,20 +22,15 @@ class Likeness:
     scan : Scan
     """
 
-    scan: Scan
-
-    def __post_init__(self) -> None:
-        scan = self.scan
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
         count = len(scan)
         neighbour = cKDTree(scan.scan_positions_px).query(scan.scan_positions_px, k=2)[1][:, 1]
         generator = np.random.default_rng(0)
-        here = np.sort(generator.choice(count, min(count, LOOKED_AT), replace=False))
-        object.__setattr__(self, "_here", here)
-        object.__setattr__(self, "_beside", neighbour[here])
-        object.__setattr__(
-            self, "_others", np.sort(generator.choice(count, min(count, COMPARED), replace=False))
-        )
-        object.__setattr__(self, "_known", {})
+        self._here = np.sort(generator.choice(count, min(count, LOOKED_AT), replace=False))
+        self._beside = neighbour[self._here]
+        self._others = np.sort(generator.choice(count, min(count, COMPARED), replace=False))
+        self._known: dict[int, NDArray[np.float64]] = {}
 
     def rank(self, order: NDArray[np.int64] | None = None) -> float:
         """Mean rank of a neighbour's pattern among random ones by distance, 0 .. 1; 0.5 if it is one of them.
@@ -48,9 +40,9 @@ class Likeness:
         order : (M,) integer array, optional
             Pattern of each position; default: as they are.
         """
-        here, beside, others = self._here, self._beside, self._others  # type: ignore[attr-defined]
+        here, beside, others = self._here, self._beside, self._others
         if order is None:
-            order = np.arange(len(self.scan))
+            order = np.arange(len(self._scan))
         one, other, rest = (self._features(order[numbers]) for numbers in (here, beside, others))
         near = np.sum((one - other) ** 2, axis=1)
         far = np.sum(one**2, axis=1)[:, None] - 2 * one @ rest.T + np.sum(rest**2, axis=1)
@@ -62,7 +54,7 @@ class Likeness:
     @property
     def deviation(self) -> float:
         """Standard deviation of the rank of random pairs."""
-        return RANK_DEVIATION / np.sqrt(len(self._here))  # type: ignore[attr-defined]
+        return RANK_DEVIATION / np.sqrt(len(self._here))
 
     def is_significant(self, rank: float) -> bool:
         """True where neighbours are more alike than random pairs are by accident."""
@@ -70,13 +62,13 @@ class Likeness:
 
     def _features(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
         """(m, SIDE * SIDE) amplitudes on larger pixels, of one norm."""
-        known = self._known  # type: ignore[attr-defined]
+        known = self._known
         missing = np.array(sorted({int(number) for number in numbers} - set(known)), np.int64)
         for start in range(0, len(missing), 64):
             part = missing[start : start + 64]
-            amplitude = self.scan.diffraction_amplitude(part).astype(np.float64)
-            step = max(1, self.scan.N // SIDE)
-            side = self.scan.N // step
+            amplitude = self._scan.diffraction_amplitude(part).astype(np.float64)
+            step = max(1, self._scan.N // SIDE)
+            side = self._scan.N // step
             cut = amplitude[:, : side * step, : side * step].reshape(len(part), side, step, side, step)
             flat = cut.mean(axis=(2, 4)).reshape(len(part), -1)
             flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)

@@ -2,15 +2,19 @@
 
 import dataclasses
 import os
+import signal
 
 import pytest
 from oracle_backend import OracleBackend
 
 from ptycho_backends import workflows
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
-from ptycho_backends.errors import ConfigError, OutputError
+from ptycho_backends.errors import ConfigError, OutputError, ScanError
+from ptycho_backends.refinement.refine import ByItself
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.checkpoints import Checkpoints, best_checkpoints
+from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
+from ptycho_backends.training.plan import plan_training
 from ptycho_backends.training.run_folder import free_folder, resumable_file
 from ptycho_backends.training.schedule import TrainingSchedule
 from ptycho_backends.values import TrainingState
@@ -129,3 +133,29 @@ def test_the_next_free_folder(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run_2").mkdir()
     assert free_folder(tmp_path / "run") == tmp_path / "run_3"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_the_step(number):
+    before = signal.getsignal(number)
+    interrupts = Interrupts(ByItself())
+    with interrupts.listening():
+        # a framework's own handler
+        signal.signal(number, signal.SIG_IGN)
+        interrupts.take_signals()
+        os.kill(os.getpid(), number)
+        with pytest.raises(TrainingInterrupted):
+            interrupts.raise_if_requested()
+        with pytest.raises(TrainingInterrupted):
+            os.kill(os.getpid(), number)
+        assert interrupts.within_step
+    assert signal.getsignal(number) == before
+
+
+def test_labels_outside_the_object_are_refused(scan):
+    supervised = settings(model=ModelConfig(N=64, n_filters_scale=1, model_type="supervised"))
+    plan_training(scan, supervised, "torch")
+    moved = dataclasses.replace(scan, xcoords=scan.xcoords + 1000)
+    with pytest.raises(ScanError, match="24 of 24 patches reach beyond objectGuess"):
+        plan_training(moved, supervised, "torch")
+    plan_training(moved, settings(), "torch")

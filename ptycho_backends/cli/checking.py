@@ -1,13 +1,17 @@
 """The command `check`: findings about a scan, their cures, and the scan with the cures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptycho_backends.cli.options import Debug, Quiet, ScanFile, Verbose, option
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading
 from ptycho_backends.cli.reporting import Say, session
+
+if TYPE_CHECKING:
+    from ptycho_backends.checking import Finding
+    from ptycho_backends.scans.scan import Scan
 
 # Exit code where something is certainly wrong.
 EXIT_WRONG = 1
@@ -76,7 +80,10 @@ def _mask_path(name: str, path: Path) -> Path:
     return path.with_name(f"{name}_mask.npy")
 
 
-def _write_fixed(loaded, path: Path, findings, output: Path | None, say: Say) -> None:  # type: ignore[no-untyped-def]
+def _write_fixed(
+    loaded: "Scan", path: Path, findings: "list[Finding]", output: Path | None, say: Say
+) -> None:
+    """Write the scan with all cures, and its mask where pixels are bad."""
     import numpy as np
 
     from ptycho_backends.checking import check_scan, cured
@@ -84,10 +91,11 @@ def _write_fixed(loaded, path: Path, findings, output: Path | None, say: Say) ->
     from ptycho_backends.scans.scan_files import save_scan
 
     fixed = cured(loaded, findings)
-    if any("bad_pixels" in finding.cure.changes for finding in findings):
+    valid = fixed.valid_pixels
+    if valid is not None and any("bad_pixels" in finding.cure.changes for finding in findings):
         mask = _mask_path(loaded.name, path)
         with replaced_atomically(mask) as stream:
-            np.save(stream, fixed.valid_pixels)
+            np.save(stream, valid)
         say(f"wrote {mask}")
     target = path.with_name(f"{path.name.split('.')[0]}_fixed.npz") if output is None else output
     say(f"wrote {save_scan(fixed, target)}")

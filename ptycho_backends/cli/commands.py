@@ -29,6 +29,7 @@ from ptycho_backends.cli.options import (
     Likelihood,
     OptionalScanFiles,
     Output,
+    Pace,
     Passes,
     Photons,
     Precision,
@@ -519,6 +520,7 @@ def refine(
     reading: Reading = READ_AS_IT_IS,
     product: ProductFile = None,
     passes: Passes = None,
+    pace: Pace = None,
     refine_probe: RefineProbe = None,
     refine_positions: RefinePositions = False,
     probe_modes: ProbeModes = None,
@@ -544,7 +546,7 @@ def refine(
         from ptycho_backends.cli.settings import execution_config, refinement_config, scan_of
 
         config = refinement_config(
-            "auto" if passes is None else str(passes), "auto", refine_probe=refine_probe,
+            "auto" if passes is None else str(passes), "auto", pace=pace, refine_probe=refine_probe,
             refine_positions=refine_positions, n_probe_modes=probe_modes, likelihood=likelihood,
         )  # fmt: skip
         how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)

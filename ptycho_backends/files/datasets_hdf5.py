@@ -36,7 +36,7 @@ _CACHE_SLOTS = 10_007
 MAX_TEXT = 1 << 16
 
 # Of a listing of unknown files.
-MAX_LISTED = 1000
+MAX_LISTED, MAX_GROUPS = 1000, 200
 MAX_DEPTH = 8
 
 
@@ -147,11 +147,11 @@ class DatasetFile:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def datasets(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays of numbers in the file, by their paths; at most `MAX_LISTED`, `MAX_DEPTH` deep."""
+        """Shapes of the arrays of numbers in the file, by their paths; at most `MAX_LISTED` of them."""
         found: dict[str, tuple[int, ...]] = {}
         # groups may hold themselves, so their number is limited too
         open_groups, visited = [("", 0)], 0
-        while open_groups and len(found) < MAX_LISTED and visited < MAX_LISTED:
+        while open_groups and len(found) < MAX_LISTED and visited < MAX_GROUPS:
             group, depth = open_groups.pop(0)
             visited += 1
             for member in self.members(group)[:MAX_LISTED]:

@@ -1,166 +1,234 @@
-"""Refinement, inference and training steps on one GPU, beside pty-chi and beside the processor; agreement in float64.
+"""Speed, memory, idle time and agreement on one GPU, within a budget of seconds.
 
-    python benchmarks/gpu.py SCAN.npz... [--device cuda|cpu] [--json FILE]
+    python benchmarks/gpu.py --out FOLDER [--budget SECONDS] [--device cuda|cpu] [--only NAME...] [--small]
 
-For a bare machine without network: needs PyTorch, Lightning and this package's own dependencies, no TensorFlow.
-On a machine without a GPU it runs small on the processor. Prints one table; times are medians after a warm-up.
+For a bare machine without network: needs PyTorch, Lightning and this package's own dependencies, no TensorFlow;
+packages missing there travel as wheels (pyfive and numcodecs, and for the comparison pty-chi with pydantic). Scans are
+simulated. The most important measurements come first; those for which no time is left are named. FOLDER gets
+`gpu.json` after each of them, `parity.txt`, and `profiles.txt` with the operations that take longest. `--small` takes
+seconds on a processor.
 """
 
 # ruff: noqa: T201 - this is a program
 import argparse
+import contextlib
+import gc
 import json
 import logging
+import os
+import platform
 import time
+import traceback
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import gpu_measures as measures
 import torch
-from refinement import measured, ours, ptychi, summary
+from gpu_measures import SETTINGS, STEP_PATTERNS, Figures, Where
 
-from ptycho_backends import (
-    ExecutionConfig,
-    ModelConfig,
-    RefinementConfig,
-    TrainingConfig,
-    get_backend,
-    load_scan,
-)
-from ptycho_backends.reference import refinement as reference
-from ptycho_backends.refinement.plan import plan_refinement
-from ptycho_backends.refinement.refine import Refinement
-from ptycho_backends.scans.grouping import group_scan
-from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.training.plan import new_model
-
-REPEATS = 5
+NOT_OFFERED = "not offered"
+NO_TIME = "no time left"
 
 
-def seconds_of(work: Callable[[], object], device: str, repeats: int = REPEATS) -> float:
-    """Median seconds of `work`, the device's own work included."""
-    found = []
-    for number in range(repeats + 1):
+class Run:
+    """Measurements within a budget; each is kept as it comes, also one that fails or for which no time is left."""
+
+    def __init__(self, where: Where, folder: Path, budget_s: float, only: tuple[str, ...] = ("",)) -> None:
+        self.where, self.folder, self.budget_s, self.only = where, folder, budget_s, only
+        self._started = time.perf_counter()
+        self.rows: list[Figures] = []
+        gpu = where.device == "cuda"
+        self.machine = {
+            "device": torch.cuda.get_device_name() if gpu else platform.processor() or platform.machine(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.budget_s - (time.perf_counter() - self._started)
+
+    def measure(
+        self, name: str, needs_s: float, work: Callable[..., Figures], *arguments: Any, **fields: Any
+    ) -> None:
+        """Take down the figures of `work`, which takes about `needs_s` seconds."""
+        if not name.startswith(self.only):
+            return
         started = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if number:
-            found.append(time.perf_counter() - started)
-    return float(np.median(found))
+        row: Figures = {"name": name}
+        if self.left() < needs_s:
+            row["status"] = NO_TIME
+        else:
+            try:
+                row |= {"status": "measured", **work(self.where, *arguments, **fields)}
+            except Exception as error:
+                row |= {
+                    "status": "failed",
+                    "error": f"{type(error).__name__}: {str(error)[:400]}",
+                    "where": traceback.format_exc()[-1500:],
+                }
+            row["took_s"] = time.perf_counter() - started
+        self._keep(row)
+        # what failed for want of memory should not keep any
+        gc.collect()
+        if self.where.device == "cuda":
+            torch.cuda.empty_cache()
 
+    def say_not_offered(self, name: str) -> None:
+        """Take down that the library has no such setting."""
+        if name.startswith(self.only):
+            self._keep({"name": name, "status": NOT_OFFERED})
 
-def ceilings(device: str) -> dict[str, float]:
-    """Copy bandwidth in GB/s and matrix rate in TFLOP/s, float32 and bfloat16."""
-    side, size = (8192, 1 << 28) if device == "cuda" else (1024, 1 << 24)
-    source = torch.zeros(size, device=device)
-    target = torch.empty_like(source)
-    copied = seconds_of(lambda: target.copy_(source), device)
-    found = {"copy_GB_per_s": 8 * size / copied / 1e9}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(side, side, device=device, dtype=dtype)
-        found[f"matrix_{str(dtype)[6:]}_TFLOP_per_s"] = (
-            2 * side**3 / seconds_of(lambda a=a: a @ a, device) / 1e12
+    def _keep(self, row: Figures) -> None:
+        self.rows.append(row)
+        text = json.dumps({"machine": self.machine, "rows": self.rows}, indent=1, default=str)
+        (self.folder / "gpu.json").write_text(text)
+        shown = (
+            row.get("error")
+            or row.get("patterns_per_s")
+            or row.get("frame_iterations_per_s")
+            or row["status"]
         )
-    return found
+        shown = f"{shown:,.0f}" if isinstance(shown, float) else shown
+        print(f"[{self.budget_s - self.left():5.0f} s] {row['name']}: {shown}", flush=True)
 
 
-def agreement(device: str) -> dict[str, float]:
-    """Relative difference of a refined image from the NumPy reference, in float64 and float32."""
-    scan = simulate_star(32, 40, n_photons=1e5)
-    config = RefinementConfig(passes=6, n_probe_modes=2, refine_positions=True)
-    plan = plan_refinement(None, scan, config)
-    steps = reference.Refiner(plan.problem, plan.state.canvas, plan.state.probe)
-    want = Refinement(plan, steps, "reference").run()
-    found = {}
-    for precision in ("64-true", "32-true"):
-        execution = ExecutionConfig(accelerator="gpu" if device == "cuda" else "cpu", precision=precision)
-        got = get_backend("torch").refine(None, scan, config, execution=execution)
-        error = np.linalg.norm(got.object - want.object) / np.linalg.norm(want.object)
-        found[f"refined_{precision}"] = float(error)
-    return found
+def steps(run: Run, architecture: str, settings: tuple[str, ...], sides: list[tuple[int, int]]) -> None:
+    """Training steps and inferences of one batch."""
+    for side, count in sides:
+        for setting in settings:
+            for training in (True, False):
+                name = f"{'train' if training else 'infer'}|{architecture}|{side}|{count}|{setting}"
+                if "compiled" in setting and architecture == "unrolled":
+                    run.say_not_offered(name)
+                    continue
+                fields = SETTINGS[setting]
+                run.measure(
+                    name, 45.0 if fields.get("compile_network") else 2.0, measures.step,
+                    architecture, side, count, training, STEP_PATTERNS[side], **fields,
+                )  # fmt: skip
 
 
-def network_rates(device: str) -> dict[str, float]:
-    """Patterns a second of inference and of training steps, by size and precision."""
-    sizes = ((64, 1), (64, 2), (128, 1)) if device == "cuda" else ((64, 1),)
-    found: dict[str, float] = {}
-    for side, gridsize in sizes:
-        for precision in ("32-true", "bf16-mixed"):
-            found |= rates_of(side, gridsize, precision, device)
-    return found
+def measure_small(run: Run) -> None:
+    """A little of everything that differs in kind."""
+    lines: list[str] = []
+    run.measure("ceilings", 0.5, measures.ceilings)
+    run.measure("parity, float64 and float32", 0.5, measures.parity, False, lines)
+    (run.folder / "parity.txt").write_text("\n".join(lines) + "\n")
+    run.measure("whole run|64|1", 0.5, measures.whole_run, 64, 1, 16)
+    run.measure("refinement|32", 0.5, measures.refinement_pass, 32, run.folder)
+    run.measure("to 0.99|torch", 0.5, measures.until_good, 32, 300, "torch", run.left)
+    steps(run, "unrolled", ("fp32", "compiled"), [(32, 1)])
 
 
-def rates_of(side: int, gridsize: int, precision: str, device: str) -> dict[str, float]:
-    backend = get_backend("torch")
-    scan = simulate_star(side, 512 if device == "cuda" else 64, n_photons=1e6)
-    config = TrainingConfig(model=ModelConfig(N=side, gridsize=gridsize, n_filters_scale=2), nphotons=1e9)
-    groups = group_scan(scan, gridsize=gridsize)
-    model = new_model(scan, config, "torch")
-    execution = ExecutionConfig(
-        accelerator="gpu" if device == "cuda" else "cpu", precision=precision, enable_progress_bar=False,
-        inference_batch_size=256,
-    )  # fmt: skip
-    batches = [groups.batch(np.arange(16 * k, 16 * k + 16) % len(groups)) for k in range(8)]
-    name = f"N{side} C{gridsize**2} {precision}"
-    infer = seconds_of(lambda: backend.infer(model, groups, execution=execution), device, 3)
-    step = seconds_of(
-        lambda: backend.train_step(config, model.weights, batches, execution=execution), device, 3
-    )
-    return {
-        f"infer and stitch, {name}": len(groups) * gridsize**2 / infer,
-        f"train step, {name}": len(batches) * 16 * gridsize**2 / step,
-    }
+def measure_all(run: Run) -> None:
+    """The most important first."""
+    folder, batches = run.folder, {64: 1024, 128: 256, 256: 64}
+    sides = [(side, count) for side in batches for count in (1, 4)]
+    bf16, lines = SETTINGS["bf16"], []
+    run.measure("ceilings", 3.0, measures.ceilings)
+    for tf32, kind in ((False, "float32"), (True, "TF32")):
+        run.measure(f"parity, float64 and {kind}", 15.0, measures.parity, tf32, lines)
+        (folder / "parity.txt").write_text("\n".join(lines) + "\n")
+    for side, count in ((64, 1), (64, 4), (128, 1)):
+        run.measure(f"whole run|{side}|{count}", 6.0, measures.whole_run, side, count, batches[side])
+    run.measure("refinement|128", 8.0, measures.refinement_pass, 128, folder)
+    run.measure("inference|64|1", 5.0, measures.prediction, 64, 1, 1024, folder)
+    run.measure("epoch, batches of 16|64|1", 10.0, measures.training_epoch, 64, 1, 16, folder)
+    run.measure("epoch, batches of 256|64|1", 5.0, measures.training_epoch, 64, 1, 256, folder)
+    for engine in ("torch", "pty-chi", "pty-chi compact"):
+        if engine != "torch" and find_spec("ptychi") is None:
+            run.say_not_offered(f"to 0.99|{engine}, not installed")
+            continue
+        run.measure(f"to 0.99|{engine}", 8.0, measures.until_good, 128, 1024, engine, run.left)
+    for architecture in ("cnn", "unrolled"):
+        steps(run, architecture, ("fp32", "tf32", "bf16"), sides)
+    for side, count in ((64, 1), (64, 4), (128, 1)):
+        name = f"infer|cnn|{side}|{count}|graph"
+        if run.where.device == "cuda":
+            run.measure(name, 2.0, measures.graph, "cnn", side, count, STEP_PATTERNS[side])
+        else:
+            run.say_not_offered(name)
+    refined = {"n_probe_modes": 2, "refine_positions": True}
+    run.measure("refinement, modes, positions|128", 6.0, measures.refinement_pass, 128, folder, **refined)
+    run.measure("stitching|64", 2.0, measures.stitching, 64)
+    run.measure("inference, default batches|64|1", 5.0, measures.prediction, 64, 1, 32, folder)
+    run.measure("whole run, bf16|64|1", 5.0, measures.whole_run, 64, 1, 1024, **bf16)
+    steps(run, "cnn", ("bf16 compiled",), [(64, 1)])
+    steps(run, "unrolled", ("compiled",), [(64, 1)])
+    for side, count in ((128, 4), (256, 1), (256, 4)):
+        run.measure(f"whole run|{side}|{count}", 8.0, measures.whole_run, side, count, batches[side])
+    run.measure("refinement|64", 6.0, measures.refinement_pass, 64, folder)
+    run.measure("refinement|256", 8.0, measures.refinement_pass, 256, folder)
+    steps(run, "cnn", ("compiled",), [(64, 1)])
+    steps(run, "cnn", ("bf16 compiled",), [(128, 1), (64, 4)])
 
 
-def main() -> None:
+def table(run: Run) -> list[str]:
+    """Short: a line for each row of the grid, and one for each other measurement."""
+    lines = [", ".join(f"{key} {value}" for key, value in run.machine.items())]
+    cells: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    columns = [*SETTINGS, "graph"]
+    marks = {NOT_OFFERED: "none", NO_TIME: "late", "failed": "FAILED"}
+    for row in run.rows:
+        kind, *rest = row["name"].split("|")
+        if kind in ("train", "infer"):
+            architecture, side, count, setting = rest
+            good = row["status"] == "measured"
+            text = f"{row['patterns_per_s']:,.0f}" if good else marks[row["status"]]
+            cells.setdefault((kind, architecture, side, count), {})[setting] = text
+            if good and setting == "fp32" and "peak_MiB" in row:
+                cells[kind, architecture, side, count]["peak"] = f"{row['peak_MiB']:,.0f}"
+            continue
+        shown = {
+            key: f"{value:,.4g}" if isinstance(value, float) else str(value)
+            for key, value in row.items()
+            if key not in ("name", "status", "where", "took_s", "worst", "quantities", "groups_in_batch")
+        }
+        status = "" if row["status"] == "measured" else f" {row['status']}"
+        lines.append(f"{row['name']}:{status} " + "  ".join(f"{key} {value}" for key, value in shown.items()))
+    lines.append("patterns a second of one step on the device (late: no time left; none: not offered)")
+    lines.append(f"{'':28}" + "".join(f"{name:>14}" for name in (*columns, "peak, MiB")))
+    for (kind, architecture, side, count), found in cells.items():
+        name = f"{kind} {architecture} N {side} C {count}"
+        lines.append(f"{name:28}" + "".join(f"{found.get(column, ''):>14}" for column in (*columns, "peak")))
+    left_out = [row["name"] for row in run.rows if row["status"] == NO_TIME]
+    if left_out:
+        lines.append(f"no time left for: {', '.join(left_out)}")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("scans", nargs="*", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--budget", type=float, default=285.0, help="seconds")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, choices=("cpu", "cuda"))
+    parser.add_argument("--small", action="store_true", help="seconds on a processor")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="NAME",
+        help="measurements whose names begin so, as 'refinement'",
     )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--without-ptychi", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
-    device = options.device
-    found: dict[str, object] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "processor",
-        "torch": torch.__version__,
-        "ceilings": ceilings(device),
-        "agreement with the reference": agreement(device),
-    }
-    print(json.dumps(found, indent=1), flush=True)
-    rows = []
-    for path in options.scans:
-        scan = load_scan(path)
-        for _ in range(2):
-            own = measured(path.stem, scan, lambda scan=scan: ours("torch", scan, 1, device), "torch")
-        rows.append(
-            summary(own) | {"patterns_passes_per_s": len(scan) * own[-1]["passes"] / own[-1]["seconds"]}
-        )
-        if not options.without_ptychi:
-            for compact in (False, True):
-                label = "ptychi compact" if compact else "ptychi"
-                for repeat in range(2):
-                    stages = lambda scan=scan, compact=compact, repeat=repeat: ptychi(  # noqa: E731
-                        scan, 1, device, compact, 3 if repeat == 0 else 60
-                    )
-                    own = measured(path.stem, scan, stages, label)
-                rows.append(
-                    summary(own)
-                    | {"patterns_passes_per_s": len(scan) * own[-1]["passes"] / own[-1]["seconds"]}
-                )
-        for row in rows[-3:]:
-            print(
-                "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else str(v) for k, v in row.items()),
-                flush=True,
-            )
-    found["refinement"] = rows
-    found["patterns per second"] = network_rates(device)
-    print(json.dumps(found["patterns per second"], indent=1), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+    options.out.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (options.out / "profiles.txt").unlink()
+    run = Run(Where(options.device, options.small), options.out, options.budget, tuple(options.only))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (measure_small if options.small else measure_all)(run)
+    print("\n".join(table(run)))
+    return int(any(row["status"] == "failed" or row.get("crashes") for row in run.rows))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -153,7 +153,10 @@ def refinement_stages(adapter) -> Iterator:
 
     chunk = StageArrays(seed=0)
     shape, places, weights = chunk.canvas.shape, (chunk.corners, chunk.fractions), chunk.weights
-    light, gain = refinement.illumination(*places, chunk.probe, shape), refinement.slow_gain(shape, 5.0, 2.5)
+    light, gain = (
+        refinement.illumination(*places, chunk.probe, shape),
+        refinement.slow_gain(shape, 5.0, 2.5, 0.1),
+    )
     settings = PassSettings(damping=0.1, smoothness=3.0, step=0.5)
     everything = {"with_probe": True, "with_positions": True}
     chunk_arguments = chunk.canvas, chunk.probe, chunk.measured, *weights, *places
@@ -169,7 +172,7 @@ def refinement_stages(adapter) -> Iterator:
         ),
         ("chunk_sums", *chunk_arguments, chunk.canvas, "amplitude"),
         ("roughness", chunk.canvas, 0.07),
-        ("slow_gain", shape, 5.0, 2.5),
+        ("slow_gain", shape, 5.0, 2.5, 0.1),
         ("object_step", chunk.canvas, chunk.canvas[::-1].copy(), light, gain, 0.25, settings),
         ("probe_step", chunk.probe, chunk.probe[::-1].copy(), chunk.measured[0] ** 2),
     ):

@@ -106,16 +106,16 @@ def test_roughness(adapter, precision, chunk, edge):
     compare(adapter, "roughness", precision, chunk.canvas, edge)
 
 
-@given(chunk=chunks(), width=st.floats(1, 20), strength=st.floats(0.01, 5))
-def test_slow_gain(adapter, chunk, width, strength):
-    compare(adapter, "slow_gain", "float64", chunk.canvas.shape, width, strength)
+@given(chunk=chunks(), width=st.floats(1, 20), strength=st.floats(0.01, 40), floor=st.floats(0.01, 0.5))
+def test_slow_gain(adapter, chunk, width, strength, floor):
+    compare(adapter, "slow_gain", "float64", chunk.canvas.shape, width, strength, floor)
 
 
 @PRECISIONS
 @given(chunk=chunks(), smoothness=st.sampled_from([0.0, 3.0]), slow=st.booleans())
 def test_steps(adapter, precision, chunk, smoothness, slow):
     light = reference.illumination(chunk.corners, chunk.fractions, chunk.probe, chunk.canvas.shape)
-    gain = reference.slow_gain(chunk.canvas.shape, 5.0, 2.5) if slow else None
+    gain = reference.slow_gain(chunk.canvas.shape, 5.0, 2.5, 0.1) if slow else None
     settings = PassSettings(damping=0.1, smoothness=smoothness, step=0.5)
     numerator = np.flip(chunk.canvas).copy()
     compare(adapter, "object_step", precision, chunk.canvas, numerator, light, gain, 0.25, settings)

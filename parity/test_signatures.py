@@ -47,6 +47,7 @@ MODULES = "modules compute in torch, and only hold variables in TensorFlow"
 OPTIMISER = "torch's Adam is Algorithm 1; Keras's is not, so TensorFlow has one here"
 TAPE = "gradients are recorded on a tape, for the variables that it is given"
 PRECISIONS = "TensorFlow lacks precisions and numerics that torch has, and refuses them before it begins"
+COPIES = "TensorFlow schedules its own copies between host and device"
 REPLICAS = "devices are replicas of one process in TensorFlow, and processes of their own in torch"
 
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
@@ -59,6 +60,8 @@ DIFFERENT = {
         "network_dtype": MIXED,
         "strategy": REPLICAS,
         "device_kind": REPLICAS,
+        "on_device": COPIES,
+        "array_later": COPIES,
     },
     "layers": {"Layer": MODULES, "attach_layers": MODULES},
     "model": {

@@ -352,7 +352,12 @@ class InferenceConfig(_CheckedConfig):
 class RefinementConfig(_CheckedConfig):
     """How the image of a whole scan is refined through the diffraction model (`docs/refinement.md`)."""
 
-    passes: int | None = setting(None, optional(integer(1)), "passes over the scan; None: automatic")
+    passes: int | None = setting(None, optional(integer(1)), "passes over the scan; None: the pace's own")
+    pace: str = setting(
+        "thorough",
+        choice("thorough", "fast"),
+        "13 passes, or 6 with a learned metric for scans of good overlap",
+    )
     likelihood: str = setting(
         "amplitude", choice("amplitude", "poisson"), "distance between measured and predicted patterns"
     )

@@ -88,6 +88,13 @@ SLOW_DOSE = 20.0
 LOW_LIGHT = 0.05
 DARK_OBJECT = 0.1
 
+# Damping and slow metric of the fast pace, learned on scans that train networks (benchmarks/pace.py);
+# and the positions below which they overshoot.
+FAST_OBJECT_DAMPING = 0.05
+FAST_SLOW_STRENGTH = 40.0
+FAST_SLOW_GAIN_LIMIT = 200.0
+FAST_FROM_POSITIONS = 250
+
 # Keeps sums that may be empty from being divided by zero.
 REFINEMENT_FLOOR = 1e-6
 

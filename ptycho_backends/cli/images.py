@@ -16,6 +16,7 @@ from ptycho_backends.cli.options import (
     Likelihood,
     Output,
     Overwrite,
+    Pace,
     Passes,
     Precision,
     ProbeModes,
@@ -144,6 +145,7 @@ def refine(
     reading: Reading = READ_AS_IT_IS,
     product: ProductFile = None,
     passes: Passes = None,
+    pace: Pace = None,
     refine_probe: RefineProbe = None,
     refine_positions: RefinePositions = False,
     probe_modes: ProbeModes = None,
@@ -170,7 +172,7 @@ def refine(
         from ptycho_backends.cli.settings import execution_config, refinement_config, scan_of
 
         config = refinement_config(
-            "auto" if passes is None else str(passes), "auto", refine_probe=refine_probe,
+            "auto" if passes is None else str(passes), "auto", pace=pace, refine_probe=refine_probe,
             refine_positions=refine_positions, n_probe_modes=probe_modes, likelihood=likelihood,
         )  # fmt: skip
         how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)

@@ -196,6 +196,14 @@ Passes = Annotated[
     int | None,
     option("--passes", "-e", panel=TRAINING_PANEL, min=1, help="Passes over the scan. Default: automatic."),
 ]
+Pace = Annotated[
+    str | None,
+    option(
+        "--pace",
+        panel=TRAINING_PANEL,
+        help="thorough (13 passes), or fast (6 passes, about half the time) for scans of good overlap.",
+    ),
+]
 RefineProbe = Annotated[
     bool | None,
     option(

@@ -36,7 +36,7 @@ _CACHE_SLOTS = 10_007
 MAX_TEXT = 1 << 16
 
 # Of a listing of unknown files.
-MAX_LISTED = 1000
+MAX_LISTED, MAX_GROUPS = 1000, 200
 MAX_DEPTH = 8
 
 
@@ -100,6 +100,13 @@ class DatasetFile:
                 return False
         return True
 
+    def is_entry(self, name: str) -> bool:
+        """Recognise a group that NeXus marks as an entry."""
+        try:
+            return self.attributes(name).get("NX_class") == "NXentry"
+        except ScanError:
+            return False
+
     def members(self, name: str = "") -> list[str]:
         """Names in the group `name`, sorted; none if it is an array or absent."""
         import h5py
@@ -140,11 +147,13 @@ class DatasetFile:
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
     def datasets(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arrays of numbers in the file, by their paths; at most `MAX_LISTED`, `MAX_DEPTH` deep."""
+        """Shapes of the arrays of numbers in the file, by their paths; at most `MAX_LISTED` of them."""
         found: dict[str, tuple[int, ...]] = {}
-        open_groups = [("", 0)]
-        while open_groups and len(found) < MAX_LISTED:
+        # groups may hold themselves, so their number is limited too
+        open_groups, visited = [("", 0)], 0
+        while open_groups and len(found) < MAX_LISTED and visited < MAX_GROUPS:
             group, depth = open_groups.pop(0)
+            visited += 1
             for member in self.members(group)[:MAX_LISTED]:
                 path = f"{group}/{member}"
                 shape = self.shape(path)

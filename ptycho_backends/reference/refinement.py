@@ -253,10 +253,10 @@ def roughness(canvas: NDArray, edge: float) -> NDArray:
     return differences_adjoint(weight * by_x, weight * by_y)
 
 
-def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> NDArray:
+def slow_gain(shape: tuple[int, int], width_px: float, strength: float, floor: float) -> NDArray:
     """Gain of the second metric, for slow variations of the phase, per frequency of the real FFT; zero at zero.
 
-    .. math:: g(k) = s / (k^2 w^2 + s_0 / g_{max})
+    .. math:: g(k) = s / (k^2 w^2 + f)
 
     Parameters
     ----------
@@ -264,11 +264,13 @@ def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> NDArr
     width_px : float
         Root-mean-square radius of the probe `w`, along one axis.
     strength : float
-        `s`; `SLOW_STRENGTH`, or less where slow phases are not to be trusted.
+        `s`; less than the pace's where slow phases are not to be trusted.
+    floor : float
+        `f`, which holds the gain of the slowest variations at `s / f`.
     """
     rows, columns = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
     squared = (2 * np.pi * width_px) ** 2 * (rows[:, None] ** 2 + columns**2)
-    gain = strength / (squared + constants.SLOW_STRENGTH / constants.SLOW_GAIN_LIMIT)
+    gain = strength / (squared + floor)
     gain[0, 0] = 0.0
     return gain
 

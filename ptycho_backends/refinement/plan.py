@@ -185,7 +185,7 @@ def plan_refinement(
     state = RefinementState(empty + 1.0, empty, probe, np.zeros_like(probe), positions, np.zeros(2))
     plan = RefinementPlan(
         config, scan, used, problem, origin, margin, energy, centre_of_mass_px(probe),
-        batches_of_passes(phases(config.passes)), along_a_snake(positions), state, start,
+        batches_of_passes(phases(config.passes, config.pace)), along_a_snake(positions), state, start,
         None if model is None else correction_weights(model.weights),
     )  # fmt: skip
     if start is not None:

@@ -23,7 +23,7 @@ from ptycho_backends.refinement.plan import (
     centre_of_mass_px,
     width_px,
 )
-from ptycho_backends.refinement.schedule import even_batches
+from ptycho_backends.refinement.schedule import even_batches, pace_of
 from ptycho_backends.training.interrupts import Interrupts, Processes, TrainingInterrupted
 from ptycho_backends.training.launch import ProcessRank
 from ptycho_backends.values import PassCallback, PassSettings, Reconstruction, RefinementRecord
@@ -96,6 +96,7 @@ class Refinement:
         self._plan, self._steps, self._backend = plan, steps, backend
         self._processes = ByItself() if processes is None else processes
         self._state = plan.state
+        self._pace = pace_of(plan.config.pace, plan.problem.count)
         self._best = self._least_held_out = np.inf
         self._rises = 0
         self._corrected = False
@@ -166,9 +167,10 @@ class Refinement:
     def _pass(self, batches: int, after_batch: Callable[[], None] | None) -> RefinementRecord:
         started = time.perf_counter()
         plan, state, config = self._plan, self._state, self._plan.config
+        pace = self._pace
         number = len(state.passes) + 1
         settings = PassSettings(
-            damping=constants.OBJECT_DAMPING,
+            damping=pace.damping,
             smoothness=config.smoothness
             * constants.SMOOTHNESS
             * float(np.sqrt(self._dose * min(state.misfit, LARGEST_MISFIT))),
@@ -178,9 +180,12 @@ class Refinement:
         )
         gain = None
         if number >= SLOW_FROM:
-            strength = constants.SLOW_STRENGTH * state.trust * self._dose / (self._dose + constants.SLOW_DOSE)
+            strength = pace.slow_strength * state.trust * self._dose / (self._dose + constants.SLOW_DOSE)
             gain = slow_gain(
-                plan.problem.shape, width_px(self._steps.probe().astype(np.complex128)), strength
+                plan.problem.shape,
+                width_px(self._steps.probe().astype(np.complex128)),
+                strength,
+                pace.slow_strength / pace.slow_gain_limit,
             )
         parts = even_batches(plan.snake, batches, config.seed, number)
         if number == 1:

@@ -111,14 +111,14 @@ def is_written_by_ptychodus(path: Path) -> bool:
 
 
 def _number_or_unknown(name: str, entries: Mapping[str, NDArray]) -> float | None:
-    """The file's entry `name`, a number that is NaN where it is unknown."""
+    """The file's entry `name`, a number that is NaN, or 0, where it is unknown."""
     if name not in entries:
         return None
     value = entries[name]
     if value.size != 1 or value.dtype.kind not in "iuf":
         raise ScanError(f"{name}: got {value.dtype} of shape {value.shape}, want one number")
     number = float(value.reshape(()))
-    return None if math.isnan(number) else number
+    return None if math.isnan(number) or number == 0 else number
 
 
 def read_entries(

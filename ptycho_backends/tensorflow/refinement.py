@@ -228,12 +228,12 @@ def roughness(canvas: tf.Tensor, edge: float) -> tf.Tensor:
     return differences_adjoint(_scaled(by_x, weight), _scaled(by_y, weight))
 
 
-def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> tf.Tensor:
+def slow_gain(shape: tuple[int, int], width_px: float, strength: float, floor: float) -> tf.Tensor:
     """Mirror of `reference.refinement.slow_gain`, in float64."""
     rows = tf.constant(np.fft.fftfreq(shape[0]), tf.float64)
     columns = tf.constant(np.fft.rfftfreq(shape[1]), tf.float64)
     squared = (2 * math.pi * width_px) ** 2 * (tf.square(rows)[:, None] + tf.square(columns))
-    gain = strength / (squared + constants.SLOW_STRENGTH / constants.SLOW_GAIN_LIMIT)
+    gain = strength / (squared + floor)
     return tf.where(squared == 0.0, tf.zeros_like(gain), gain)
 
 

@@ -1,9 +1,11 @@
 """Device and precision of a computation on PyTorch."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
@@ -34,6 +36,28 @@ def device(execution: ExecutionConfig) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     raise ConfigError(f"accelerator: got {wanted!r}, but this machine has none; use 'cpu' or 'auto'")
+
+
+def on_device(tensor: Tensor, where: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """`tensor`, of the host, on `where`; a GPU gets it without a wait for the work that it still has to do."""
+    tensor = tensor if dtype is None else tensor.to(dtype)
+    return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
+
+
+def array_later(tensor: Tensor) -> Callable[[], NDArray]:
+    """Gives `tensor` as an array; a GPU copies it meanwhile, and only the call waits for that."""
+    if tensor.device.type != "cuda":
+        return lambda: tensor.cpu().numpy()
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    there.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def array() -> NDArray:
+        copied.synchronize()
+        return there.numpy()
+
+    return array
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Predictions in batches, and the small operations that parity compares."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ptycho_torch.backend.arrays import (
     tensors_from_batch,
     weights_from_tensors,
 )
-from ptycho_torch.backend.device import autocast, compute_dtype, computing, device
+from ptycho_torch.backend.device import array_later, autocast, compute_dtype, computing, device, on_device
 from ptycho_torch.backend.model import PtychoModel, adam
 
 
@@ -36,7 +37,7 @@ class _Runner:
         self.model = model.to(self.where)
 
     def tensors(self, batch: Batch) -> TensorBatch:
-        there = {name: tensor.to(self.where) for name, tensor in tensors_from_batch(batch).items()}
+        there = {name: on_device(tensor, self.where) for name, tensor in tensors_from_batch(batch).items()}
         return in_precision(there, self.dtype)
 
     @torch.inference_mode()
@@ -51,12 +52,12 @@ class _Runner:
         )
 
     @torch.inference_mode()
-    def object(self, batch: Batch) -> NDArray:
+    def object(self, batch: Batch) -> Callable[[], NDArray]:
         tensors = self.tensors(batch)
         with autocast(self.execution, self.where):
             fed = batch.intensity_scale * tensors["diffraction"]
             image = self.model.object(fed, tensors["offsets"], *self._of_unrolled(tensors))
-        return image.cpu().numpy()[..., None]
+        return array_later(image[..., None])
 
     @staticmethod
     def _of_unrolled(tensors: TensorBatch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -135,11 +136,18 @@ def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     runner = _Runner(model.config.model, model.weights, execution)
+    # a GPU computes the next batch while the caller has this one
+    ahead = 0 if runner.where.type == "cpu" else 1
+    under_way: deque[tuple[slice, Callable[[], NDArray]]] = deque()
     for part, batch in prediction_batches(model, groups, execution, shard):
         with computing(execution):
-            patches = runner.object(batch)
+            under_way.append((part, runner.object(batch)))
         # outside of `computing`, because the caller goes on here
-        yield part, patches
+        if len(under_way) > ahead:
+            done, patches = under_way.popleft()
+            yield done, patches()
+    for done, patches in under_way:
+        yield done, patches()
 
 
 def infer(

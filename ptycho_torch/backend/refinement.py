@@ -25,7 +25,7 @@ from ptycho_backends.values import (
 from ptycho_torch.backend import process_group
 from ptycho_torch.backend.arrays import tensors_from_weights
 from ptycho_torch.backend.correction import corrected_scan
-from ptycho_torch.backend.device import compute_dtype, computing, device
+from ptycho_torch.backend.device import compute_dtype, computing, device, on_device
 
 # Positions that are computed at once on a GPU, for N = 64: its cores are many, its launches slow.
 GPU_CHUNK = 4096
@@ -210,12 +210,12 @@ def roughness(canvas: Tensor, edge: float) -> Tensor:
     return differences_adjoint(weight * by_x, weight * by_y)
 
 
-def slow_gain(shape: tuple[int, int], width_px: float, strength: float) -> Tensor:
+def slow_gain(shape: tuple[int, int], width_px: float, strength: float, floor: float) -> Tensor:
     """Mirror of `reference.refinement.slow_gain`, in float64."""
     rows = torch.fft.fftfreq(shape[0], dtype=torch.float64)
     columns = torch.fft.rfftfreq(shape[1], dtype=torch.float64)
     squared = (2 * np.pi * width_px) ** 2 * (rows[:, None].square() + columns.square())
-    gain = strength / (squared + constants.SLOW_STRENGTH / constants.SLOW_GAIN_LIMIT)
+    gain = strength / (squared + floor)
     gain[0, 0] = 0.0
     return gain
 
@@ -298,10 +298,10 @@ class Refiner:
         if self._measured is None:
             gathered = ahead(self._problem.chunks(batch, self._chunk), DEFAULT_PREFETCH)
             for part, amplitude in gathered:
-                measured = torch.from_numpy(amplitude).to(self._device, self._dtype)
-                yield part, torch.as_tensor(part).to(self._device), measured
+                measured = on_device(torch.from_numpy(amplitude), self._device, self._dtype)
+                yield part, on_device(torch.as_tensor(part), self._device), measured
             return
-        everything = torch.as_tensor(batch).to(self._device)
+        everything = on_device(torch.as_tensor(batch), self._device)
         for start in range(0, len(batch), self._chunk):
             index = everything[start : start + self._chunk]
             yield batch[start : start + self._chunk], index, self._measured[index].to(self._dtype)
@@ -337,8 +337,8 @@ class Refiner:
 
     def place(self, corners: NDArray, fractions: NDArray) -> None:
         """As the mirrored method."""
-        self._corners = torch.as_tensor(corners).to(self._device)
-        self._fractions = torch.as_tensor(fractions).to(self._device, self._dtype)
+        self._corners = on_device(torch.as_tensor(corners), self._device)
+        self._fractions = on_device(torch.as_tensor(fractions), self._device, self._dtype)
 
     def keep(self) -> None:
         """As the mirrored method."""
@@ -388,7 +388,7 @@ class Refiner:
         problem = self._problem
         residuals = torch.zeros(8, dtype=torch.float64, device=self._device)
         position_sums = self._fractions.new_zeros(problem.count, 5) if settings.with_positions else None
-        slow = None if gain is None else torch.as_tensor(gain).to(self._device, self._dtype)
+        slow = None if gain is None else on_device(torch.as_tensor(gain), self._device, self._dtype)
         with computing(self._execution):
             for batch in batches:
                 canvas = self._canvas + constants.REFINEMENT_MOMENTUM * self._velocity
@@ -407,7 +407,7 @@ class Refiner:
                         position_sums[index] = sums.position_sums
                 total = self._of_all(total, settings)
                 residuals += total.residuals
-                index = torch.as_tensor(batch).to(self._device)
+                index = on_device(torch.as_tensor(batch), self._device)
                 light = illumination(self._corners[index], self._fractions[index], self._probe, problem.shape)
                 moved = object_step(
                     canvas, total.numerator, light, slow, len(batch) / problem.count, settings

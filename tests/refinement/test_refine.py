@@ -14,7 +14,7 @@ from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.refinement.checkpoint import NAME, load_state, save_state
 from ptycho_backends.refinement.environment import VARIABLE, refined_if_wanted, wanted_refinement
 from ptycho_backends.refinement.plan import on_canvas, plan_refinement, resumed_plan
-from ptycho_backends.refinement.schedule import AUTOMATIC, batches_of_passes, phases
+from ptycho_backends.refinement.schedule import PACES, batches_of_passes, pace_of, phases
 from ptycho_backends.scans.simulate import simulate_star
 
 FEW = RefinementConfig(passes=4)
@@ -107,13 +107,27 @@ def test_missing_modes_are_made_and_moved(scan):
     assert plan_refinement(None, scan).config.refine_probe is False
 
 
+@pytest.mark.parametrize("pace", PACES)
 @pytest.mark.parametrize("passes", [1, 2, 5, 13, 40])
-def test_the_schedule_has_as_many_passes_as_asked_for_and_ends_whole(passes):
-    batches = batches_of_passes(phases(passes))
+def test_the_schedule_has_as_many_passes_as_asked_for_and_ends_whole(passes, pace):
+    batches = batches_of_passes(phases(passes, pace))
     assert len(batches) == passes
     assert batches[-1] == 1
     assert sorted(batches, reverse=True) == batches
-    assert phases(13) == AUTOMATIC
+
+
+@pytest.mark.parametrize(("pace", "passes"), [("thorough", 13), ("fast", 6)])
+def test_the_schedule_is_the_paces_own_where_no_number_is_asked_for(pace, passes):
+    assert phases(passes, pace) == phases(None, pace) == PACES[pace].phases
+
+
+def test_the_fast_pace_keeps_the_usual_metric_for_few_positions(backend, scan):
+    fast = backend.refine(None, scan, RefinementConfig(pace="fast"))
+    assert [record.batches for record in fast.passes] == [8, 8, 8, 3, 3, 1]
+    assert compare(fast, scan, trim_px=4).phase_correlation_ramp_removed > 0.98
+    usual, few, many = (pace_of(*asked) for asked in (("thorough", 249), ("fast", 249), ("fast", 250)))
+    assert dataclasses.replace(few, phases=usual.phases) == usual
+    assert many.slow_strength > few.slow_strength
 
 
 def test_ctrl_c_keeps_the_image_and_resuming_gives_the_same_one(backend, scan, tmp_path):

@@ -51,14 +51,8 @@ def scans_of_folder(folder: Path) -> list[Path]:
     """
     if _images(folder):
         return [folder]
-    found = []
-    for path in _natural(folder):
-        if (
-            path.suffix.lower() in SCAN_SUFFIXES
-            and not _belongs_to_another(path)
-            and kind_of(path) is not None
-        ):
-            found.append(path)
+    named = [path for path in _natural(folder) if path.suffix.lower() in SCAN_SUFFIXES]
+    found = [path for path in named if not _belongs_to_another(path) and kind_of(path) is not None]
     if not found:
         raise ScanError(f"{folder}: a folder without images and without scans ({', '.join(SCAN_SUFFIXES)})")
     return found

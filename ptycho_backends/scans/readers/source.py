@@ -66,8 +66,12 @@ class Source:
 
     @cached_property
     def groups(self) -> list[str]:
-        """Names at the root of an HDF5 file that begin with 'entry', sorted."""
-        return sorted(name for name in self.entries if name.startswith("entry"))
+        """Entries of CXI and NeXus: names at the root of an HDF5 file that begin so, or are marked so; sorted."""
+        named = sorted(name for name in self.entries if name.startswith("entry"))
+        if named or self.kind != "HDF5":
+            return named
+        with self.hdf5() as file:
+            return [name for name in sorted(self.entries) if file.is_entry(name)]
 
     @contextmanager
     def hdf5(self) -> Iterator[DatasetFile]:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ptycho_backends import ExecutionConfig, RefinementConfig, get_backend
+from ptycho_backends import ExecutionConfig, RefinementConfig, compare, get_backend, load_scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_torch.backend import refinement
 
@@ -43,3 +43,13 @@ def test_two_processes_refine_as_one(scan, alone):
 def test_patterns_that_stay_on_the_host_give_the_same(scan, alone, monkeypatch):
     monkeypatch.setattr(refinement, "RESIDENT_BYTES_ON_HOST", 0)
     same(get_backend("torch").refine(None, scan, CONFIG, execution=DOUBLE), alone)
+
+
+def test_the_fast_pace_reaches_what_ten_usual_passes_reach(shared):
+    scan = load_scan(shared / "data" / "sim_n64_test.npz")
+    usual, fast = (
+        get_backend("torch").refine(None, scan, config)
+        for config in (RefinementConfig(passes=10), RefinementConfig(pace="fast"))
+    )
+    reached, found = (compare(image, scan).phase_correlation_ramp_removed for image in (usual, fast))
+    assert found >= reached > 0.997

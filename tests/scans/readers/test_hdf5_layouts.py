@@ -154,3 +154,26 @@ def test_layout_without_patterns_is_described(tmp_path):
         file["numbers"] = np.arange(3)
     with pytest.raises(ScanError, match=r"other\.h5: HDF5 of another layout, which holds numbers"):
         load_scan(tmp_path / "other.h5")
+
+
+def test_groups_in_circles_end(tmp_path):
+    with h5py.File(tmp_path / "circles.h5", "w") as file:
+        for number in range(30):
+            file[f"group_{number}"] = file["/"]
+        file["soft"] = h5py.SoftLink("/soft")
+    with pytest.raises(ScanError, match="another layout"):
+        load_scan(tmp_path / "circles.h5")
+
+
+def test_entries_of_any_name(scan, counts, metres, tmp_path):
+    with h5py.File(tmp_path / "scan.nxs", "w") as file:
+        entry = file.create_group("scan_7")
+        entry.attrs["NX_class"] = "NXentry"
+        data = entry.create_group("measured")
+        data.attrs["NX_class"], data.attrs["signal"] = "NXdata", "counts"
+        data["counts"] = counts
+        for axis, values in zip("xy", metres.T, strict=True):
+            entry[f"sample/transformations/translation_{axis}"] = values
+    got = load_scan(tmp_path / "scan.nxs", options=ScanOptions(pixel_size_m=1e-8))
+    np.testing.assert_array_equal(got.patterns, counts)
+    np.testing.assert_allclose(got.scan_positions_px, scan.scan_positions_px)

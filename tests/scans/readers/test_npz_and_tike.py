@@ -100,3 +100,10 @@ def test_other_names(scan, counts, metres, tmp_path):
     np.testing.assert_allclose(got.scan_positions_px, scan.scan_positions_px)
     with pytest.raises(ScanError, match="patterns: no array absent in the file, which holds raw, xy"):
         load_scan(path, options=ScanOptions(datasets={"patterns": "absent"}))
+
+
+@pytest.mark.parametrize("unknown", [0.0, np.nan, None])
+def test_unknown_lengths(unknown, scan, counts, tmp_path):
+    path = tmp_path / "scan.npz"
+    np.savez(path, xcoords=scan.xcoords, ycoords=scan.ycoords, diff3d=counts, pixel_size_m=unknown)
+    assert load_scan(path).pixel_size_m is None

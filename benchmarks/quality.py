@@ -1,11 +1,12 @@
 """Quality of every architecture and of refinement side by side: writes quality.md and its pictures.
 
-    python benchmarks/quality.py [--seconds S] [--prior MODEL] [--gridsize G] [--backends torch tensorflow]
-        [--output docs] [--quick | --text]
+    python benchmarks/quality.py [--seconds S] [--times T...] [--prior MODEL] [--gridsize G]
+        [--backends torch tensorflow] [--output docs] [--quick | --text]
 
-Every network is trained within S seconds (default 240) on one scan and reconstructs another one, group by group. All
-figures are in `quality/quality.json` as well, from which `--text` writes the page anew. `--quick` measures small parts
-of scans within about a minute, to test this program. The scans are those of the folder that PTYCHO_SHARED names
+Every network is trained within S seconds (default 240) on one scan and reconstructs another one, group by group.
+Seconds are those of the processor, so that other work on the machine does not count: give one thread to everything.
+All figures are in `quality/quality.json` as well, from which `--text` writes the page anew. `--quick` measures small
+parts of scans within about a minute, to test this program. The scans are those of the folder that PTYCHO_SHARED names
 (default ../shared). pty-chi takes part where it is installed (`pip install --group ptychi`).
 """
 
@@ -50,7 +51,7 @@ from ptycho_backends.registry import installed_backends
 from ptycho_backends.scans.simulate import simulate_scan
 from ptycho_backends.testing.parity import versions
 from ptycho_backends.training.plan import inference_groups, plan_training
-from ptycho_backends.values import EpochRecord, Reconstruction, TrainedModel
+from ptycho_backends.values import Reconstruction, TrainedModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAIRS = (
@@ -203,9 +204,9 @@ class Quality:
     def _timed(self, compute: Callable[[], T]) -> tuple[T, float]:
         """The result of the last call, and its seconds."""
         for _ in range(self._effort.calls):
-            started = time.perf_counter()
+            started = time.process_time()
             result = compute()
-        return result, time.perf_counter() - started
+        return result, time.process_time() - started
 
     def trained(
         self, architecture: str, backend: Backend, scan: Scan, seconds: float
@@ -217,18 +218,18 @@ class Quality:
         )
         if seconds == 0:
             return plan_training(scan, config, backend.name).start, 0.0
-        records: list[EpochRecord] = []
+        times_s: list[float] = []
         few = min(len(scan), 4 * BATCH)
         trial = dataclasses.replace(config, nepochs=2, n_groups=few, resample_groups=False)
-        backend.train(scan, trial, execution=CPU, on_epoch=records.append)
-        groups = PLANNED * seconds / max(records[-1].seconds, 1e-3) * few
+        backend.train(scan, trial, execution=CPU, on_epoch=lambda _: times_s.append(time.process_time()))
+        groups = PLANNED * seconds / max(times_s[-1] - times_s[-2], 1e-3) * few
         in_an_epoch = int(np.clip(groups, 2, len(scan)))
         epochs = max(1, round(groups / in_an_epoch))
         config = dataclasses.replace(config, nepochs=epochs, n_groups=in_an_epoch)
-        started = time.perf_counter()
+        started = time.process_time()
         with ended_after(seconds):
             trained = backend.train(scan, config, execution=CPU)
-        return trained, time.perf_counter() - started
+        return trained, time.process_time() - started
 
     def _of_model(
         self, architecture: str, name: str, model: TrainedModel, scan: Scan
@@ -276,22 +277,23 @@ def middle_of(positions_px: NDArray) -> NDArray[np.float64]:
 
 @contextlib.contextmanager
 def ended_after(seconds: float) -> Iterator[None]:
-    """End a training as Ctrl-C does, after the current step, when the time is over."""
+    """End a training as Ctrl-C does, after the current step, when the processor has spent that time on it."""
     done = threading.Event()
+    end_s = time.process_time() + seconds
 
     def end() -> None:
         # Ctrl-C means an end after the step only while the training listens
         while not done.wait(0.02):
+            if time.process_time() < end_s:
+                continue
             if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
                 signal.raise_signal(signal.SIGINT)
                 return
 
-    timer = threading.Timer(seconds, end)
-    timer.start()
+    threading.Thread(target=end, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
         done.set()
 
 
@@ -316,7 +318,9 @@ def of_ptychi(scan: Scan) -> list[Row]:
     """The row of pty-chi's LSQML after 60 epochs of compact batches; none where pty-chi is not installed."""
     if find_spec("ptychi") is None:
         return []
-    *_, (seconds, _, image) = import_module("refinement").ptychi(scan, 1, "cpu", True)
+    started = time.process_time()
+    *_, (_, _, image) = import_module("refinement").ptychi(scan, 1, "cpu", True)
+    seconds = time.process_time() - started
     return [row("pty-chi LSQML, 60 epochs", "torch", image, scan, infer_s=seconds)]
 
 
@@ -428,6 +432,7 @@ def conditions(effort: Effort, gridsize: int, prior: Path | None, backends: list
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, help="limit of each training (240)")
+    parser.add_argument("--times", type=float, nargs="+", help="limits of the trainings of several lengths")
     parser.add_argument("--prior", type=Path, help="model of the architecture unrolled")
     parser.add_argument("--gridsize", type=int, default=2, help="of the network unrolled (2)")
     parser.add_argument("--backends", nargs="+", default=["torch", "tensorflow"])
@@ -448,6 +453,8 @@ def main(arguments: list[str] | None = None) -> None:
         effort = QUICK if options.quick else Effort()
         if options.seconds is not None:
             effort = dataclasses.replace(effort, seconds=options.seconds)
+        if options.times is not None:
+            effort = dataclasses.replace(effort, times_s=tuple(options.times))
         shared = Path(os.environ.get("PTYCHO_SHARED", REPOSITORY.parent / "shared"))
         folder.mkdir(parents=True, exist_ok=True)
         prior = None if options.prior is None else load_archive(options.prior)

@@ -52,8 +52,8 @@ def _conditions(of: Mapping[str, Any]) -> str:
     cores = f"{of['cores']} cores ({of['threads'] or 'all'} threads)"
     lines = [
         f"Each network was trained for {of['seconds']:g} s at most. `unrolled` works on groups of",
-        f"{of['gridsize'] ** 2} positions, the others on single ones. Seconds of inference are those of a second call,",
-        f"on {cores}.",
+        f"{of['gridsize'] ** 2} positions, the others on single ones. All seconds are the processor's; those of",
+        f"inference are of a second call, on {cores}.",
         f"Software: {software}.",
     ]
     if of["patterns"] is not None:

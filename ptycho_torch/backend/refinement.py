@@ -65,20 +65,31 @@ def _weights(fractions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def spread(images: Tensor, corners: Tensor, fractions: Tensor, canvas: Tensor) -> Tensor:
     """Mirror of `reference.refinement.spread`; changes `canvas`."""
-    right, down = fractions[:, 0, None, None], fractions[:, 1, None, None]
-    n, N, _ = images.shape
-    rows = images.new_zeros(n, N + 1, N)
-    rows[:, 1:] = images * down
-    rows[:, :-1] += images - rows[:, 1:]
-    window = images.new_zeros(n, N + 1, N + 1)
-    window[..., 1:] = rows * right
-    window[..., :-1] += rows - window[..., 1:]
+    # a real product of the parts of complex numbers is half of a complex one
+    parts = torch.view_as_real(images.resolve_conj()) if images.is_complex() else images[..., None]
+    right, down = fractions[:, 0, None, None, None], fractions[:, 1, None, None, None]
+    N = parts.shape[1]
+    rows = _shared_out(parts, down, dim=1)
+    window = _shared_out(rows, right, dim=2)
+    window = torch.view_as_complex(window) if images.is_complex() else window[..., 0]
     steps = torch.arange(N + 1, device=images.device)
     index = (corners[:, 1, None] + steps)[:, :, None] * canvas.shape[1] + (corners[:, 0, None] + steps)[
         :, None
     ]
     canvas.view(-1).scatter_add_(0, index.reshape(-1), window.reshape(-1))
     return canvas
+
+
+def _shared_out(values: Tensor, later: Tensor, dim: int) -> Tensor:
+    """`values` between the pixels of one more along `dim`: the fraction `later` to the next, the rest to the first."""
+    n = values.shape[dim]
+    shape = list(values.shape)
+    shape[dim] += 1
+    shared = values.new_zeros(shape)
+    moved = values * later
+    shared.narrow(dim, 1, n).copy_(moved)
+    shared.narrow(dim, 0, n).add_(values).sub_(moved)
+    return shared
 
 
 def illumination(corners: Tensor, fractions: Tensor, probe: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -101,6 +112,11 @@ def _power(waves: Tensor) -> Tensor:
     return waves.real.square() + waves.imag.square()
 
 
+def _over_modes(values: Tensor) -> Tensor:
+    """Sum over the second axis; without a copy where it has one mode."""
+    return values[:, 0] if values.shape[1] == 1 else values.sum(dim=1)
+
+
 def pixel_weights(
     valid: Tensor, classes: Tensor | None, numbers: Tensor, class_count: int
 ) -> tuple[Tensor, Tensor]:
@@ -115,14 +131,16 @@ def modulus_change(
     waves: Tensor, measured: Tensor, weights: Tensor, likelihood: str
 ) -> tuple[Tensor, Tensor]:
     """Mirror of `reference.refinement.modulus_change`."""
-    far = torch.fft.fft2(waves, norm="ortho")
-    intensity = _power(far).sum(dim=1)
+    # one scaling of real numbers in the place of two of complex ones
+    N = waves.shape[-1]
+    far = torch.fft.fft2(waves)
+    intensity = _over_modes(_power(far)) / N**2
     amplitude = intensity.sqrt()
     if likelihood == "poisson":
         factor = 0.5 * (measured.square() / (intensity + constants.POISSON_FLOOR) - 1.0)
     else:
         factor = measured / (amplitude + constants.MODULUS_FLOOR) - 1.0
-    change = torch.fft.ifft2(far * (factor * weights)[:, None], norm="ortho")
+    change = torch.fft.ifft2(far * (factor * weights / N**2)[:, None], norm="forward")
     return change, amplitude
 
 
@@ -165,7 +183,7 @@ def chunk_sums(
     else:
         seen = views(canvas, corners, fractions, N)
     change, amplitude = modulus_change(probe * seen[:, None], measured, weights, likelihood)
-    towards = (probe.conj() * change).sum(dim=1)
+    towards = _over_modes(probe.conj().resolve_conj() * change)
     found: dict[str, Tensor] = {}
     if with_probe:
         found["probe_numerator"] = (seen.conj()[:, None] * change).sum(dim=0)

@@ -190,7 +190,7 @@ def step(canvas: Tensor, groups: Groups, *, slow: bool) -> Tensor:
     change, _ = modulus_change(
         groups.probe * seen[:, None], groups.measured, groups.pixel_weights, "amplitude"
     )
-    towards = (groups.probe.conj() * change).sum(dim=1)
+    towards = (groups.probe.conj().resolve_conj() * change).sum(dim=1)
     numerator = spread(towards, groups.corners, groups.fractions, torch.zeros_like(tall)).reshape(B, S, S)
     brightest = groups.light.amax(dim=(1, 2), keepdim=True)
     moved = numerator / (groups.light + constants.GROUP_DAMPING * brightest)

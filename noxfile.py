@@ -50,6 +50,13 @@ def ptychodus(session: nox.Session) -> None:
     session.run("pytest", "tests/ptychodus", *IN_PARALLEL, *session.posargs)
 
 
+@nox.session(default=False)
+def mlflow(session: nox.Session) -> None:
+    """Runs in MLflow, with MLflow itself and a local SQLite store, on both backends."""
+    install(session, "all", "mlflow")
+    session.run("pytest", "tests/training/test_tracking.py", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, formatting, spelling, the floors of the packages, plain English."""

@@ -13,6 +13,7 @@ from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig
 from ptycho_backends.params import params
 from ptycho_backends.params.bridge import LEGACY_NAMES
 from ptycho_backends.testing.agreement import ALLOWANCES
+from ptycho_backends.testing.fields import field_rows
 from ptycho_backends.testing.measurements import PROFILE_CASES, PROFILES
 
 DOCS = Path(__file__).parent
@@ -44,6 +45,7 @@ def parity_tables() -> dict[str, str]:
     return {
         "allowances": _table(("what", "allowed", "measured as", "reason"), allowances),
         "profiles": _table(("profile", "cases", *efforts), profiles),
+        "fields": _table(("field", "other value", "what becomes of it", "beside"), field_rows()),
     }
 
 
@@ -86,7 +88,8 @@ def field_table(cls: type[Any]) -> str:
             rows.append((_code(field.name), "`ModelConfig()`", "a ModelConfig", doc))
             continue
         default = str(field.default) if isinstance(field.default, Path) else repr(field.default)
-        rows.append((_code(field.name), _code(default), field.metadata["rule"].text, doc))
+        default = field.metadata["default_text"] or _code(default)
+        rows.append((_code(field.name), default, field.metadata["rule"].text, doc))
     return _table(("field", "default", "allowed", "meaning"), rows)
 
 

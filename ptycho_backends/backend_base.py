@@ -28,6 +28,7 @@ from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.canvas import with_room_for, works_on_scans
+from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
@@ -258,7 +259,7 @@ class BackendBase(abc.ABC):
         """Plan once, then `train_plan`; parameters as `protocol.Backend.train`."""
         execution = self.checked(execution)
         if resume_from is not None and not isinstance(resume_from, TrainedModel):
-            resume_from = self.load(resume_from)
+            resume_from = model_to_resume(Path(resume_from), self.load)
         plan = plan_for(self, data, config, execution, resume_from)
         return self.train_plan(plan, execution, output_dir, on_epoch)
 

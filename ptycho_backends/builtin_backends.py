@@ -1,11 +1,12 @@
 """The built-in backends as data: names and aliases, where each lives, its frameworks, its habits.
 
 The one table that knows a backend by name. Everything else asks it, or the registry above it, which adds the
-backends of third parties. Nothing is imported from here.
+backends of third parties. No framework is imported from here.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 
 
@@ -67,8 +68,29 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
     }
 )
 
-DEFAULT_BACKEND = "tensorflow"
-"""Default of the field `backend` in a configuration: the framework of the legacy package."""
+LEGACY_BACKEND = "tensorflow"
+"""Framework of the legacy package."""
+
+
+def is_importable(module: str) -> bool:
+    """True if `module` is installed; imports nothing."""
+    try:
+        spec = find_spec(module)
+        # without an origin it is some folder of that name on the path, not the framework
+        return spec is not None and spec.origin is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def default_backend() -> str:
+    """`LEGACY_BACKEND`; or the first installed backend, where that one is missing."""
+    order = [LEGACY_BACKEND, *BUILT_IN]
+    found = (name for name in order if all(map(is_importable, BUILT_IN[name].frameworks)))
+    return next(found, LEGACY_BACKEND)
+
+
+DEFAULT_BACKEND = default_backend()
+"""Default of the field `backend` in a configuration."""
 
 ALIASES: Mapping[str, str] = MappingProxyType(
     {alias: name for name, entry in BUILT_IN.items() for alias in entry.aliases}

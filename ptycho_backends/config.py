@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ptycho_backends import constants
-from ptycho_backends.builtin_backends import DEFAULT_BACKEND, canonical_name
+from ptycho_backends.builtin_backends import DEFAULT_BACKEND, LEGACY_BACKEND, canonical_name
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.rules import (
     Rule,
@@ -48,6 +48,7 @@ ATTENTION, UNROLLED, OF_PATCHES = ("attention",), ("unrolled",), ("cnn", "attent
 AUXILIARY_LOSSES = ("Total_Variation", "Mean_Deviation")
 AMPLITUDE_ACTIVATIONS = ("sigmoid", "swish", "softplus", "relu")
 BACKEND_NAME = name_of("backend", canonical_name)
+DEFAULT_BACKEND_TEXT = f"`{LEGACY_BACKEND!r}`, or the one that is installed"
 
 
 class _CheckedConfig:
@@ -296,7 +297,9 @@ class TrainingConfig(_CheckedConfig):
         later=True,
     )
     phase_subtraction: bool = setting(False, boolean(), "remove the mean phase of each label", later=True)
-    backend: str = setting(DEFAULT_BACKEND, BACKEND_NAME, "framework that computes")
+    backend: str = setting(
+        DEFAULT_BACKEND, BACKEND_NAME, "framework that computes", default_text=DEFAULT_BACKEND_TEXT
+    )
     tv_weight: float = setting(0.0, number(0), "within the real-space loss: roughness of the object")
     seed: int = setting(42, integer(0), "seed of the weights, the batches and the validation set")
     amp_loss: str | None = setting(
@@ -342,7 +345,9 @@ class InferenceConfig(_CheckedConfig):
     )
     debug: bool = setting(False, boolean(), "log more")
     output_dir: Path = setting(Path("inference_outputs"), _PATH, "where results go")
-    backend: str = setting(DEFAULT_BACKEND, BACKEND_NAME, "framework that computes")
+    backend: str = setting(
+        DEFAULT_BACKEND, BACKEND_NAME, "framework that computes", default_text=DEFAULT_BACKEND_TEXT
+    )
     agree_on_phase: bool | None = setting(
         None, optional(boolean()), "bring patches to one constant phase; None: as the architecture wants"
     )

@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 
-from ptycho_backends.builtin_backends import ALIASES, BUILT_IN, BackendEntry, canonical_name
+from ptycho_backends.builtin_backends import ALIASES, BUILT_IN, BackendEntry, canonical_name, is_importable
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, UnknownBackendError
 from ptycho_backends.protocol import Backend
@@ -22,7 +21,7 @@ def backend_names() -> tuple[str, ...]:
 
 def installed_backends() -> tuple[str, ...]:
     """Built-in backends whose framework is installed, in order of preference; imports nothing."""
-    return tuple(name for name, entry in BUILT_IN.items() if all(map(_importable, entry.frameworks)))
+    return tuple(name for name, entry in BUILT_IN.items() if all(map(is_importable, entry.frameworks)))
 
 
 def get_backend(
@@ -120,12 +119,3 @@ def _loaded(name: str, points: list[EntryPoint]) -> Backend:
         raise BackendUnavailableError(
             f"{name} backend selected, but {targets[0]} cannot be imported: {error}"
         ) from error
-
-
-def _importable(module: str) -> bool:
-    try:
-        spec = find_spec(module)
-        # without an origin it is some folder of that name on the path, not the framework
-        return spec is not None and spec.origin is not None
-    except (ImportError, ValueError):
-        return False

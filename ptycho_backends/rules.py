@@ -147,14 +147,23 @@ def optional(rule: Rule) -> Rule:
     )
 
 
-def setting(default: Any, rule: Rule, doc: str, *, only: tuple[str, ...] = (), later: bool = False) -> Any:
+def setting(
+    default: Any,
+    rule: Rule,
+    doc: str,
+    *,
+    only: tuple[str, ...] = (),
+    later: bool = False,
+    default_text: str = "",
+) -> Any:
     """A dataclass field that knows its rule and its one-line explanation (`docs/configuration.md`).
 
     `only` names the architectures that know the field; empty if every one does. `later` marks a field that
-    archives did not have at first: where it is absent it has its default.
+    archives did not have at first: where it is absent it has its default. `default_text` describes a default that
+    depends on the machine.
     """
     explanation = f"{', '.join(only)}: {doc}" if only else doc
-    metadata = {"rule": rule, "doc": explanation, "only": only, "later": later}
+    metadata = {"rule": rule, "doc": explanation, "only": only, "later": later, "default_text": default_text}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -753,7 +753,7 @@ def _require_product(path: AnyPath | None, scan: Scan) -> None:
 def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend) -> TrainedModel | None:
     if resume_from is None or isinstance(resume_from, TrainedModel):
         return resume_from
-    return backend.load(resumable_file(resume_from))
+    return checkpoints.model_to_resume(resumable_file(resume_from), backend.load)
 
 
 def _inference_config(model: TrainedModel, config: InferenceConfig | None) -> InferenceConfig:

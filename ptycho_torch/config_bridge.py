@@ -75,6 +75,7 @@ def to_model_config(
     ConfigError
         For a value that is not allowed, or an override that is no field.
     """
+    _require(data=(data, DataConfig), model=(model, ModelConfig))
     check([data, model])
     values: dict[str, Any] = {
         "N": int(data.N),
@@ -118,6 +119,12 @@ def to_training_config(
         As `to_model_config`; or `nphotons` among the overrides contradicts an `intensity_scale` that was
         set.
     """
+    _require(
+        model=(model, neutral.ModelConfig),
+        data=(data, DataConfig),
+        network=(network, ModelConfig),
+        training=(training, TrainingConfig),
+    )
     check([data, network, training])
     overrides = dict(overrides or {})
     # N is 0 as long as the data, which decide it, are not read
@@ -166,6 +173,9 @@ def to_inference_config(
     ConfigError
         As `to_model_config`.
     """
+    _require(
+        model=(model, neutral.ModelConfig), data=(data, DataConfig), inference=(inference, InferenceConfig)
+    )
     check([data, inference])
     values = {"model": model, "neighbor_count": max(data.K, data.C), "backend": "torch"}
     return _made(neutral.InferenceConfig, values, overrides)
@@ -272,6 +282,16 @@ def neighbour_choice(data: DataConfig) -> NeighbourChoice:
         groups_per_seed=data.n_subsample,
         scan_pattern=data.scan_pattern,
     )
+
+
+def _require(**arguments: tuple[Any, type]) -> None:
+    """Refuse an argument that is none of its class; callers mix up classes of the same name."""
+    problems = [
+        f"{name}: got {type(value).__name__} of {type(value).__module__}, want {kind.__name__} of {kind.__module__}"
+        for name, (value, kind) in arguments.items()
+        if not isinstance(value, kind)
+    ]
+    neutral.raise_if_any("configurations", problems)
 
 
 def _made(cls: type[C], values: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> C:

@@ -49,6 +49,11 @@ class PtychoDataContainerTorch:
             self.probeGuess = torch.as_tensor(probe)
 
     @property
+    def probe(self) -> torch.Tensor | None:
+        """`probeGuess` under the name that the legacy container has for it."""
+        return self.probeGuess
+
+    @property
     def Y_I(self) -> torch.Tensor | None:
         """Amplitude of the ground truth; the legacy name means intensity."""
         return None if self.Y is None else self.Y.abs()

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.legacy.raw_data import RawData
+from ptycho_backends.legacy.raw_data import LegacyGroups
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.training.plan import plan_training
 from ptycho_torch.backend.arrays import tensors_from_batch
 from ptycho_torch.backend.data import PtychoDataModule
+from ptycho_torch.raw_data_bridge import RawDataTorch
 
 
 class MemmapDatasetBridge(Dataset):
@@ -38,8 +40,8 @@ class MemmapDatasetBridge(Dataset):
     Attributes
     ----------
     scan : Scan
-    raw_data : RawData
-        The same under the legacy names.
+    raw_data : RawDataTorch
+        The same under the legacy names; groups as `config` says.
     groups : GroupedData
 
     Raises
@@ -61,7 +63,8 @@ class MemmapDatasetBridge(Dataset):
         self._plan = plan_training(self.scan, config, "torch")
         self.config = self._plan.config
         self.groups: GroupedData = self._plan.groups
-        self.raw_data = RawData.from_scan(self.scan)
+        self.raw_data = RawDataTorch.from_scan(self.scan)
+        self.raw_data.config = self.config
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -75,6 +78,20 @@ class MemmapDatasetBridge(Dataset):
     def batch(self, indices: NDArray | slice) -> dict[str, Tensor]:
         """The groups `indices` as tensors with a leading axis."""
         return tensors_from_batch(self._plan.gather(np.arange(len(self))[indices]))
+
+    def generate_grouped_data(
+        self,
+        N: int | None = None,
+        K: int | None = None,
+        nsamples: int | None = None,
+        gridsize: int | None = None,
+        **options: Any,
+    ) -> LegacyGroups:
+        """`RawDataTorch.generate_grouped_data`: the grouped dictionary, whose patterns are read on access."""
+        return self.raw_data.generate_grouped_data(N, K, nsamples, gridsize, **options)
+
+    # name of the port
+    get_grouped_data = generate_grouped_data
 
     def data_module(self, execution: ExecutionConfig | None = None) -> PtychoDataModule:
         """Training and validation batches for a Lightning trainer."""

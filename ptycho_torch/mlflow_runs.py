@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ptycho_backends.errors import ArchiveError, BackendUnavailableError
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.training.tracking import DATABASE
 from ptycho_torch.lightning_utils import find_best_checkpoint
 
 _RUN = re.compile(r"[0-9a-f]{32}$")
@@ -16,6 +17,16 @@ _RUN = re.compile(r"[0-9a-f]{32}$")
 def is_run_id(name: str | os.PathLike[str]) -> bool:
     """True if `name` is the number of an MLflow run, and no file or folder."""
     return bool(_RUN.match(os.fspath(name))) and not Path(name).exists()
+
+
+def store_in(path: str | os.PathLike[str]) -> str:
+    """Address of the store in a folder of runs, or in an SQLite file; of a folder with `mlflow.db`, that file."""
+    path = Path(path)
+    if (path / DATABASE).is_file():
+        path = path / DATABASE
+    if path.suffix == ".db":
+        return f"sqlite:///{path.resolve()}"
+    return path.resolve().as_uri()
 
 
 def model_of_run(run_id: str, tracking_uri: str | None = None) -> Path:

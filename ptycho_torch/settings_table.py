@@ -204,6 +204,11 @@ SECTIONS: dict[type, str] = {
 
 def problems_of(config: Any) -> list[str]:
     """Every refused value of `config`, as "field (key in the settings file): got X, want Y"."""
+    if type(config) not in SETTINGS:
+        return [
+            f"got {type(config).__name__}, want an instance of one of "
+            f"{', '.join(cls.__name__ for cls in SETTINGS)} of ptycho_torch.config_params"
+        ]
     found = []
     for setting in SETTINGS[type(config)]:
         value = getattr(config, setting.field)

@@ -1,8 +1,14 @@
-"""`main`: training on a folder of files, with the interface of the legacy port."""
+"""`main`: training on a folder of files, with the interface of the legacy port.
+
+`python -m ptycho_torch.train --ptycho_dir DIR [--config FILE] [--disable_mlflow]` does the same.
+"""
 
 import difflib
 import os
+import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ from ptycho_backends.config import raise_if_any
 from ptycho_backends.config_file import read_mapping
 from ptycho_backends.errors import ConfigError, OutputError
 from ptycho_torch.api.base_api import ConfigManager, PtychoDataLoader, PtychoModel, Trainer
+from ptycho_torch.command import run_command
 from ptycho_torch.config_bridge import field_names
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_module import PtychoPINN_Lightning
@@ -27,8 +34,11 @@ def main(
     ptycho_dir: str | os.PathLike[str],
     config_path: str | os.PathLike[str] | None = None,
     existing_config: ConfigManager | Sequence[Any] | None = None,
+    disable_mlflow: bool = False,
 ) -> Path:
     """Train on the `*.npz` files of a folder; checkpoints and logs go into a new `run_<time>` in it.
+
+    Where MLflow is installed, the run is logged there too (`logger_backend='mlflow'`).
 
     Parameters
     ----------
@@ -38,6 +48,8 @@ def main(
         class in `config_params`. Other fields keep their defaults.
     existing_config : ConfigManager, or (data, model, training, inference, datagen), optional
         In place of a file; trailing ones are optional.
+    disable_mlflow : bool
+        No MLflow, even where it is installed.
 
     Returns
     -------
@@ -62,7 +74,8 @@ def main(
     # checks the settings and fills `params.cfg` before it reads a file
     data = PtychoDataLoader(ptycho_dir, manager)
     model = PtychoModel._new_model(PtychoPINN_Lightning, manager)
-    Trainer._from_lightning(model, data, config_manager=manager).train()
+    logger = None if disable_mlflow or find_spec("mlflow") is None else "mlflow"
+    Trainer._from_lightning(model, data, config_manager=manager, logger_backend=logger).train()
     best = find_best_checkpoint(data.output_dir)
     if best is None:
         raise OutputError(
@@ -98,3 +111,22 @@ def load_config_manager(path: str | os.PathLike[str]) -> ConfigManager:
         configs[f"{name}_config"] = {key: value for key, value in values.items() if key in known}
     raise_if_any(os.fspath(path), problems)
     return ConfigManager(**configs)
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """`python -m ptycho_torch.train`: prints the path of the best model; returns the exit code."""
+    parser = ArgumentParser(
+        prog="python -m ptycho_torch.train", description="Train on the scans of a folder."
+    )
+    parser.add_argument("--ptycho_dir", required=True, help="folder with *.npz files of scans")
+    parser.add_argument("--config", help="YAML or JSON: " + ", ".join(SECTIONS))
+    parser.add_argument("--disable_mlflow", action="store_true", help="no MLflow, even where it is installed")
+    return run_command(
+        parser,
+        lambda given: main(given.ptycho_dir, given.config, disable_mlflow=given.disable_mlflow),
+        arguments,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command())

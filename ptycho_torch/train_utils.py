@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends.errors import BackendUnavailableError, ConfigError
+from ptycho_backends.training.tracking import flattened
 from ptycho_torch.backend.arrays import tensors_from_batch
 from ptycho_torch.backend.data import PtychoDataModule
 from ptycho_torch.backend.model import adam
@@ -185,14 +186,6 @@ def log_parameters_mlflow(*configs: Any) -> dict[str, Any]:
     for config in configs:
         if not dataclasses.is_dataclass(config) or isinstance(config, type):
             raise ConfigError(f"log_parameters_mlflow: got {config!r}, want configuration objects")
-        _flatten(type(config).__name__, dataclasses.asdict(config), parameters)
+        parameters |= flattened(type(config).__name__, dataclasses.asdict(config))
     mlflow.log_params(parameters)
     return parameters
-
-
-def _flatten(prefix: str, values: dict[str, Any], into: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            _flatten(f"{prefix}.{name}", value, into)
-        else:
-            into[f"{prefix}.{name}"] = value

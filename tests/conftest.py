@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMEWORKS = {"torch": ("torch", "lightning"), "tensorflow": ("tensorflow", "keras")}
-FOLDERS = {"ptycho_torch": "torch", "tensorflow": "tensorflow"}
+FOLDERS = {"ptycho_torch": "torch", "torch": "torch", "tensorflow": "tensorflow"}
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the processor

@@ -77,3 +77,21 @@ def test_one_spelling_inside_and_the_legacy_one_in_params(cls, tmp_path):
 def test_a_dictionary_of_before_is_understood():
     update_legacy_dict(params.cfg, TrainingConfig(backend="torch"))
     assert training_config_from_legacy_dict(params.cfg).backend == "torch"
+
+
+@pytest.mark.parametrize(
+    ("installed", "default"),
+    [
+        (("torch", "lightning"), "torch"),
+        (("tensorflow", "keras"), "tensorflow"),
+        (("torch", "lightning", "tensorflow", "keras"), "tensorflow"),
+        ((), "tensorflow"),
+    ],
+)
+def test_the_default_is_a_backend_that_is_installed(monkeypatch, installed, default):
+    monkeypatch.setattr(table, "is_importable", lambda module: module in installed)
+    assert table.default_backend() == default
+
+
+def test_the_default_of_configurations_is_that_one():
+    assert TrainingConfig().backend == InferenceConfig().backend == table.DEFAULT_BACKEND

@@ -26,7 +26,7 @@ from ptycho_backends.training.plan import plan_training
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TOY = Path(__file__).resolve().parent / "toy_backend"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("workflows/*.md")])
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from ptycho_backends import registry
+from ptycho_backends import builtin_backends, registry
 from ptycho_backends.config import TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, UnknownBackendError
 
@@ -98,6 +98,6 @@ def test_another_missing_module_is_not_blamed_on_the_user(monkeypatch):
 
 
 def test_nothing_installed(monkeypatch, points):
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr(builtin_backends, "find_spec", lambda name: None)
     with pytest.raises(BackendUnavailableError, match=r"ptycho-backends\[torch\].*tensorflow"):
         registry.get_backend()

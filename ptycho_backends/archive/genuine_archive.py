@@ -1,4 +1,4 @@
-"""Archives of the legacy package PtychoPINN (TensorFlow), read as models.
+"""Archives of the legacy package PtychoPINN (TensorFlow), read as models; those of its port go to `port_model`.
 
 Needs neither TensorFlow nor dill: the pickles are read as data, and of the Keras files only the HDF5 part.
 """
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ptycho_backends import constants
 from ptycho_backends.archive import members as member
 from ptycho_backends.archive.members import ArchiveContents
+from ptycho_backends.archive.port_model import VERSION as PORT_VERSION
+from ptycho_backends.archive.port_model import is_port_version, port_heading, read_port_archive
 from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import ModelConfig, TrainingConfig, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
@@ -65,6 +67,8 @@ def read_genuine(members: Members) -> ArchiveContents:
     ArchiveError
         If a member is damaged or hostile, or the model is one that this library does not have.
     """
+    if is_port(members):
+        return read_port_archive(members)
     models = _announced_models(members)
     # Every member is read to its end before any is used, so that damage anywhere is found.
     for folder in models:
@@ -85,8 +89,15 @@ def read_genuine(members: Members) -> ArchiveContents:
     return ArchiveContents(model, _params_snapshot(legacy, model))
 
 
+def is_port(members: Members) -> bool:
+    """Recognise, among archives with the legacy manifest, those of PtychoPINN's PyTorch port."""
+    return is_port_version(load_data(members.read(MANIFEST, MAX_PICKLE_BYTES), MANIFEST))
+
+
 def genuine_heading(members: Members) -> dict[str, Any]:
     """Heading of a summary; tolerant of missing values, because only people read it."""
+    if is_port(members):
+        return port_heading(members)
     models = _announced_models(members)
     heading = {"format": "PtychoPINN", "version": VERSION, "backend": WRITER, "models": models}
     try:
@@ -103,7 +114,7 @@ def _announced_models(members: Members) -> tuple[str, ...]:
     manifest = load_data(members.read(MANIFEST, MAX_PICKLE_BYTES), MANIFEST)
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if version != VERSION:
-        raise ArchiveError(f"{MANIFEST}: version: got {version!r}, want {VERSION!r}")
+        raise ArchiveError(f"{MANIFEST}: version: got {version!r}, want {VERSION!r} or {PORT_VERSION!r}")
     models = manifest.get("models")
     if not isinstance(models, list) or TRAINED not in models or set(models) - {TRAINED, SHARING}:
         raise ArchiveError(f"{MANIFEST}: models: got {models!r}, want [{TRAINED!r}, {SHARING!r}]")

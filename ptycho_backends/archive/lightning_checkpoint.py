@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.archive import members as member
+from ptycho_backends.archive.port_model import is_port_checkpoint, port_checkpoint
 from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import TrainingConfig, config_from_plain, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
@@ -41,17 +42,17 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> TrainedModel:
-    """Read a checkpoint that the PyTorch backend wrote; `params.cfg` stays as it is.
+    """Read a checkpoint that the PyTorch backend or PtychoPINN's port wrote; `params.cfg` stays as it is.
 
     Returns
     -------
     TrainedModel
-        With its `training_state`, so that training goes on from it, on any backend.
+        With its `training_state`, so that training goes on from it, on any backend; a model of the port has none.
 
     Raises
     ------
     ArchiveError
-        If the file is damaged or hostile, or was not written by this library; the text names the member
+        If the file is damaged or hostile, or was written by neither; the text names the member
         and the reason.
     """
     with _opened(Path(path)) as checkpoint:
@@ -59,7 +60,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> TrainedModel:
 
 
 def checkpoint_values(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object under `CHECKPOINT_KEY` alone, unchecked beyond being one.
+    """The JSON object under `CHECKPOINT_KEY` alone, unchecked beyond being one; empty for a file of the port.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def checkpoint_heading(path: Path) -> dict[str, Any]:
     with _opened(path) as checkpoint:
         version = str(checkpoint.content.get("pytorch-lightning_version", "unknown"))
         return {
-            "format": "Lightning checkpoint",
+            "format": "Lightning checkpoint" + (" of PtychoPINN's port" if checkpoint.is_of_port else ""),
             "version": version,
             "backend": WRITER,
             "libraries": {"lightning": version},
@@ -114,18 +115,26 @@ class _Checkpoint:
     def __init__(self, members: ZipMembers) -> None:
         self._members = members
         self._shapes: Mapping[str, tuple[int, ...]] = {}
+        self.content: dict[Any, Any]
+        self.values: dict[str, Any]
         self._file = TorchFile(members)
         self._text = f"{self._file.pickle}: {CHECKPOINT_KEY}"
         content = self._file.content
+        self.is_of_port = is_port_checkpoint(content)
+        if self.is_of_port:
+            self.content, self.values = content, {}
+            return
         text = content.get(CHECKPOINT_KEY) if type(content) is dict else None
         if type(text) is not str:
-            raise ArchiveError(f"{self._text}: missing, so this library did not write it")
+            raise ArchiveError(
+                f"{self._text}: missing, so neither this library nor PtychoPINN's port wrote it"
+            )
         if len(text) > member.MAX_TEXT_BYTES:
             raise ArchiveError(f"{self._text}: {len(text)} bytes, want at most {member.MAX_TEXT_BYTES}")
-        self.content: dict[Any, Any] = content
+        self.content = content
         try:
             # unlike an archive's, it may have NaN in it: a loss that diverged
-            self.values: dict[str, Any] = json.loads(text)
+            self.values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ArchiveError(f"{self._text}: not JSON ({error})") from error
         if type(self.values) is not dict:
@@ -140,7 +149,7 @@ class _Checkpoint:
 
     def model(self) -> TrainedModel:
         try:
-            return self._model()
+            return port_checkpoint(self._file) if self.is_of_port else self._model()
         except ArchiveError:
             raise
         # missing keys and values of other types; ConfigError is a ValueError

@@ -38,6 +38,7 @@ from ptycho_backends.scans.readers.folder import scans_of_folder
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_mask, load_scan
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
+from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.launch import launched
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
 from ptycho_backends.training.run_folder import FILES, resumable_file
@@ -120,7 +121,7 @@ def training_job(
     named = set() if config_file is None else _named_fields(config_file)
     # the file's backend only if the file names one: a default is no choice
     chosen = get_backend(backend, config=base if "backend" in named else None)
-    resumed = None if resume is None else chosen.load(resumable_file(resume))
+    resumed = None if resume is None else model_to_resume(resumable_file(resume), chosen.load)
     if base is None and resumed is not None:
         base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
         named.discard("output_dir")

@@ -210,13 +210,17 @@ def load_data(
     return raw
 
 
-def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceModel, TrainingConfig]:
+def load_inference_bundle(
+    bundle_dir: AnyPath, *, backend: str | None = None
+) -> tuple[model_manager.InferenceModel, TrainingConfig]:
     """The model in a folder, and the configuration it was trained with; `params.cfg` is filled from it.
 
     Parameters
     ----------
     bundle_dir : path
         Holds `wts.h5.zip`, or the unpacked content of one; the file itself will do as well.
+    backend : str, optional
+        Computes the predictions. Default: `PTYCHO_BACKEND`, else the maker of the model.
 
     Returns
     -------
@@ -231,7 +235,7 @@ def load_inference_bundle(bundle_dir: AnyPath) -> tuple[model_manager.InferenceM
     BackendUnavailableError
         If the framework that `PTYCHO_BACKEND` names is not installed.
     """
-    model = model_manager.load_inference_model(bundle_dir)
+    model = model_manager.load_inference_model(bundle_dir, backend)
     return model, model.trained.config
 
 

@@ -55,6 +55,11 @@ class PtychoDataContainer:
         return self.labels()
 
     @property
+    def probe(self) -> NDArray[np.complex64] | None:
+        """`probeGuess` under the name that the legacy container has for it."""
+        return self.probeGuess
+
+    @property
     def Y_I(self) -> NDArray[np.float32] | None:
         """Amplitude of the ground truth; the legacy name means intensity."""
         return None if self.Y is None else np.abs(self.Y)

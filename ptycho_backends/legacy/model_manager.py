@@ -22,6 +22,7 @@ from ptycho_backends.legacy.framework_choice import inference_backend
 from ptycho_backends.params import params
 from ptycho_backends.params.bridge import dataclass_to_legacy_dict
 from ptycho_backends.protocol import Backend
+from ptycho_backends.registry import get_backend
 from ptycho_backends.values import Batch, Prediction, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,10 @@ class ModelManager:
 
     @staticmethod
     def load_multiple_models(
-        base_path: str | os.PathLike[str], model_names: Sequence[str] | None = None
+        base_path: str | os.PathLike[str],
+        model_names: Sequence[str] | None = None,
+        *,
+        backend: str | None = None,
     ) -> dict[str, InferenceModel]:
         """The models of an archive, and `params.cfg` filled from it.
 
@@ -136,6 +140,8 @@ class ModelManager:
             As `load_archive`; or the path without its `.zip`, as legacy callers spell it.
         model_names : sequence of str, optional
             Default: both, 'autoencoder' and 'diffraction_to_obj'.
+        backend : str, optional
+            Computes the predictions. Default: as `inference_backend`.
 
         Raises
         ------
@@ -153,8 +159,8 @@ class ModelManager:
             raise ArchiveError(f"{path}: no model {', '.join(unknown)}, want {' or '.join(MODELS)}")
         trained = load_archive(path)
         _require_legacy_scaling(trained, path)
-        backend = inference_backend(trained.backend)
-        return {name: InferenceModel(trained, backend, name) for name in names}
+        chosen = inference_backend(trained.backend) if backend is None else get_backend(backend)
+        return {name: InferenceModel(trained, chosen, name) for name in names}
 
 
 def _require_legacy_scaling(trained: TrainedModel, path: Path) -> None:
@@ -190,7 +196,7 @@ def save(out_prefix: str | os.PathLike[str]) -> Path:
     )
 
 
-def load_inference_model(path: str | os.PathLike[str]) -> InferenceModel:
+def load_inference_model(path: str | os.PathLike[str], backend: str | None = None) -> InferenceModel:
     """The model of an archive that predicts objects; warns where `params.cfg` asked for another one.
 
     Raises
@@ -199,7 +205,7 @@ def load_inference_model(path: str | os.PathLike[str]) -> InferenceModel:
     """
     requested, initial = dict(params.cfg), params.defaults()
     stock = dataclass_to_legacy_dict(ModelConfig())
-    model = ModelManager.load_multiple_models(path, [OBJECT_ONLY])[OBJECT_ONLY]
+    model = ModelManager.load_multiple_models(path, [OBJECT_ONLY], backend=backend)[OBJECT_ONLY]
     trained = dataclass_to_legacy_dict(model.trained.config.model)
     differing = [
         f"{key} {requested[key]!r} (the model: {value!r})"

@@ -523,8 +523,11 @@ def _sampling_seed(config: TrainingConfig) -> int:
 
 
 def groups_for_inference(scan: Scan, config: InferenceConfig) -> GroupedData:
-    """The groups that `config` reconstructs from; in the scan's order, so that results are repeatable."""
-    return group_scan(
+    """The groups that `config` reconstructs from; in the scan's order, so that results are repeatable.
+
+    With `debug` their number, reach and normalisation are logged.
+    """
+    groups = group_scan(
         scan,
         gridsize=config.model.gridsize,
         n_groups=config.n_groups,
@@ -535,3 +538,10 @@ def groups_for_inference(scan: Scan, config: InferenceConfig) -> GroupedData:
         enable_oversampling=config.enable_oversampling,
         neighbor_pool_size=config.neighbor_pool_size,
     )
+    if config.debug:
+        reach = float(np.abs(groups.relative_offsets_px).max())
+        log.info(
+            "inference: %d groups of %d from %s, up to %.2f pixels from their centres; patterns times %.4g",
+            len(groups), groups.nn_indices.shape[1], scan.name, reach, groups.normalisation,
+        )  # fmt: skip
+    return groups

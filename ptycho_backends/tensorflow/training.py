@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import tensorflow as tf
@@ -24,6 +23,7 @@ from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
 from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.progress import ProgressLine
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
+from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def train(
         execution = dataclasses.replace(execution, enable_progress_bar=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(computing(execution))
-        record = _recorder(execution, folder, stack)
+        tracked_run = stack.enter_context(tracked(plan.config, execution, folder))
+        record = _recorder(execution, folder, stack, tracked_run)
         with strategy(execution).scope():
             module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))
         interrupts = stack.enter_context(Interrupts(processes).listening())
@@ -80,8 +81,12 @@ def train(
             run.epochs()
         except TrainingInterrupted:
             interrupts.report(module.epochs_done)
-            return run.interrupted_model()
-        return module.trained_model()
+            model = run.interrupted_model()
+        else:
+            model = module.trained_model()
+        if tracked_run is not None:
+            tracked_run.model = model
+        return model
 
 
 class _Run:
@@ -153,7 +158,9 @@ class _Run:
         return model
 
 
-def _recorder(execution: ExecutionConfig, folder: Path | None, stack: contextlib.ExitStack) -> Recorder:
+def _recorder(
+    execution: ExecutionConfig, folder: Path | None, stack: contextlib.ExitStack, run: TrackedRun | None
+) -> Recorder:
     """Logger of `execution`, called after each epoch; `stack` closes its files."""
     kind = loggers.logger_of(execution, folder)
     if kind is None or folder is None:
@@ -169,8 +176,4 @@ def _recorder(execution: ExecutionConfig, folder: Path | None, stack: contextlib
             writer.flush()
 
         return to_tensorboard
-    mlflow = import_module("mlflow")
-    mlflow.set_tracking_uri((folder / "mlruns").resolve().as_uri())
-    mlflow.set_experiment("ptycho-backends")
-    stack.enter_context(mlflow.start_run())
-    return lambda module, record: mlflow.log_metrics(metrics_of(record), step=record.epoch)
+    return lambda module, record: None if run is None else run.log(module.history)

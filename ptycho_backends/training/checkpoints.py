@@ -2,7 +2,10 @@
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from ptycho_backends.archive.model_file import save_archive
 from ptycho_backends.config import ExecutionConfig
@@ -35,6 +38,37 @@ def best_checkpoints(folder: Path) -> dict[str, tuple[int, str, float]]:
 def best_name(epoch: int, metric: str, value: float) -> str:
     """Name, without suffix, of the checkpoint of an epoch, counted from 1."""
     return f"best-epoch={epoch}-{metric}={value:.6g}"
+
+
+def model_to_resume(path: Path, load: Callable[[Path], TrainedModel]) -> TrainedModel:
+    """The model in the file `path`; of an archive without the state of the optimiser, that of the checkpoint beside it.
+
+    The archive of a run (`wts.h5.zip`) has weights only. The last checkpoint of the same folder is taken in its
+    place if its weights are the same.
+
+    Parameters
+    ----------
+    path : Path
+    load : callable
+        Reads a model file.
+    """
+    model = load(path)
+    checkpoint = path.parent / FOLDER / LAST_CHECKPOINT
+    if model.training_state is not None or not path.is_file() or not checkpoint.is_file():
+        return model
+    try:
+        last = load(checkpoint)
+    except ArchiveError as error:
+        log.warning("the checkpoint beside the model cannot be read: %s", error)
+        return model
+    same = last.weights.keys() == model.weights.keys() and all(
+        np.array_equal(last.weights[name], weight) for name, weight in model.weights.items()
+    )
+    if not same:
+        log.warning("%s is of another training than %s, and is not used", checkpoint, path)
+        return model
+    log.info("%s: going on from %s, which has the state of the optimiser", path, checkpoint)
+    return last
 
 
 class Checkpoints:

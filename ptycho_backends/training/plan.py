@@ -32,6 +32,7 @@ from ptycho_backends.scans.grouping import (
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.training.canvas import room_for
+from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.resuming import resumed_config, resumed_for
 from ptycho_backends.values import Batch, TrainedModel
 
@@ -83,6 +84,10 @@ def completed_config(
     if isinstance(data, GroupedData) and data.gridsize != completed.model.gridsize:
         raise ConfigError(
             f"gridsize: got {completed.model.gridsize}, but the data are grouped with {data.gridsize}"
+        )
+    if not completed.positions_provided:
+        raise ConfigError(
+            "positions_provided: got False, want True; a scan always has positions, and they count"
         )
     _fill_in_from_data(completed, data)
     if completed.resample_groups:
@@ -336,7 +341,11 @@ def plan_training(
         raise ConfigError("config: got None, want a TrainingConfig; only a TrainingPlan carries its own")
     resumed = None
     if resume_from is not None:
-        resumed = resume_from if isinstance(resume_from, TrainedModel) else load_archive(Path(resume_from))
+        resumed = (
+            resume_from
+            if isinstance(resume_from, TrainedModel)
+            else model_to_resume(Path(resume_from), load_archive)
+        )
         config = resumed_config(config, resumed)
     if complete is None:
         config = complete_config(config, data, backend, execution)
@@ -345,6 +354,11 @@ def plan_training(
     if resumed is not None:
         _check_same_model(resumed.config, config)
         resumed = resumed_for(config, resumed)
+        if resumed.training_state is None:
+            log.warning(
+                "the model that is resumed has no state of its optimiser, so Adam and the schedule start anew; its "
+                "checkpoint (checkpoints/last.wts.h5.zip of the run) goes on as if nothing had happened"
+            )
     scan = data.scan if isinstance(data, GroupedData) else data
     if needs_truth(config) and scan.object_guess is None:
         raise ScanError(

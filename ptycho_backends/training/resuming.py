@@ -39,7 +39,7 @@ def resumed_config(config: TrainingConfig, resumed: TrainedModel) -> TrainingCon
     if state is not None and config.seed != before.seed:
         problems.append(
             f"seed: got {config.seed}, want {before.seed} as in the training that is resumed: another one would train "
-            "on the groups held out so far; leave it out, or resume from the archive, which starts the optimiser anew"
+            "on the groups held out so far; leave it out, or train from the start"
         )
     if state is not None and state.batches_done and config.batch_size != before.batch_size:
         problems.append(

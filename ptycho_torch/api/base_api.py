@@ -316,8 +316,11 @@ class Trainer:
         dataloader: PtychoDataLoader,
         orchestration: str = "lightning",
         config_manager: ConfigManager | None = None,
+        logger_backend: str | None = None,
     ) -> "Trainer":
         """Give `model` its first weights, and set up the training run.
+
+        `logger_backend` names where the metrics go; default: as `ExecutionConfig`.
 
         Raises
         ------
@@ -327,7 +330,8 @@ class Trainer:
         _require_lightning(orchestration)
         manager = dataloader.config_manager if config_manager is None else config_manager
         data, network, run, image = manager.configs
-        execution = to_execution_config(run, image, data)
+        logger = {} if logger_backend is None else {"logger_backend": logger_backend}
+        execution = to_execution_config(run, image, data, logger)
         plan = training_plan(dataloader.groups, manager)
         module = model._model_class(network, data, run, image, start=plan.start, execution=execution)
         model.model = module

@@ -2,12 +2,12 @@
 
 import os
 
-from ptycho_backends.errors import ScanError
+from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.images.results import save_reconstruction
 from ptycho_backends.values import Reconstruction
 from ptycho_torch.api.base_api import ConfigManager, InferenceEngine, PtychoDataLoader, PtychoModel
 from ptycho_torch.lightning_module import PtychoPINN_Lightning
-from ptycho_torch.mlflow_runs import is_run_id, model_of_run
+from ptycho_torch.mlflow_runs import is_run_id, model_of_run, store_in
 from ptycho_torch.scan_folder import training_files
 
 
@@ -17,6 +17,7 @@ def load_and_predict(
     *,
     output_path: str | os.PathLike[str] | None = None,
     tracking_uri: str | None = None,
+    relative_mlflow_path: str | os.PathLike[str] | None = None,
 ) -> Reconstruction:
     """Reconstruct a scan with a trained model; MLflow is needed only for the number of a run.
 
@@ -30,6 +31,8 @@ def load_and_predict(
         File for the image, NPZ (`ptycho_backends.images.results.save_reconstruction`).
     tracking_uri : str, optional
         Store of MLflow's runs.
+    relative_mlflow_path : path, optional
+        In its place: a folder of runs (`mlruns`), or the SQLite file that has them (`mlflow.db`).
 
     Returns
     -------
@@ -41,8 +44,12 @@ def load_and_predict(
     ArchiveError, BackendUnavailableError
         If there is no model.
     ScanError, ShapeError, GroupingError, ConfigError
-        If the scan does not fit the model.
+        If the scan does not fit the model, or the store is named twice.
     """
+    if relative_mlflow_path is not None:
+        if tracking_uri is not None:
+            raise ConfigError("tracking_uri, relative_mlflow_path: got both, want one of them")
+        tracking_uri = store_in(relative_mlflow_path)
     path = model_of_run(os.fspath(model), tracking_uri) if is_run_id(model) else model
     module = PtychoPINN_Lightning.load_from_checkpoint(path)
     data_config, model_config, training_config, inference_config = module.configs

@@ -27,6 +27,7 @@ from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.progress import Throttle
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
+from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
 from ptycho_torch.backend.device import computing
@@ -126,7 +127,7 @@ class TrainingRun:
             checkpoints = Checkpoints(folder, execution)
         self._interrupts = Interrupts(self._processes)
         writes_history = self._processes.is_first and loggers.logger_of(execution, folder) == "csv"
-        between_steps = _BetweenSteps(
+        between_steps = self._between_steps = _BetweenSteps(
             self._interrupts, checkpoints, folder if writes_history else None, execution.accum_steps
         )
         with self._settings():
@@ -143,13 +144,20 @@ class TrainingRun:
                 torch.backends.cudnn.benchmark = False
                 # no memory is read here before it is written; filling it takes a twentieth of a step
                 _MEMORY.fill_uninitialized_memory = False
-            try:
-                with self._together():
-                    self.trainer.fit(module, datamodule=data)
-            except TrainingInterrupted:
-                interrupts.report(module.epochs_done)
-                return interrupts.resumable(module.trained_model(interrupted=True))
-        return module.trained_model()
+            folder = self._folder if self._processes.is_first else None
+            with tracked(self._plan.config, self._execution, folder) as run:
+                self._between_steps.tracked_run = run
+                try:
+                    with self._together():
+                        self.trainer.fit(module, datamodule=data)
+                except TrainingInterrupted:
+                    interrupts.report(module.epochs_done)
+                    model = interrupts.resumable(module.trained_model(interrupted=True))
+                else:
+                    model = module.trained_model()
+                if run is not None:
+                    run.model = model
+        return model
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -263,9 +271,8 @@ def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
         from lightning.pytorch.loggers import TensorBoardLogger
 
         return TensorBoardLogger(folder, name=loggers.FOLDER, version="")
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    return MLFlowLogger(experiment_name="ptycho-backends", save_dir=str(folder / "mlruns"))
+    # MLflow: `tracked`, the same for every backend
+    return False
 
 
 class _ProcessGroupEnvironment(ClusterEnvironment):
@@ -337,6 +344,7 @@ class _BetweenSteps(Callback):
         self._checkpoints = checkpoints
         self._history_folder = history_folder
         self._accum_steps = accum_steps
+        self.tracked_run: TrackedRun | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         # Lightning's own handler of SIGTERM ends the program with exit code 0
@@ -377,6 +385,8 @@ class _BetweenSteps(Callback):
             self._checkpoints.save_last(module.trained_model())
         if self._history_folder is not None:
             loggers.write_history(module.history, self._history_folder)
+        if self.tracked_run is not None:
+            self.tracked_run.log(module.history)
 
 
 def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:

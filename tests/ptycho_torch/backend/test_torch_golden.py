@@ -5,10 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.values import Batch
+from ptycho_torch.backend import network
+from ptycho_torch.backend.arrays import tensors_from_weights
 from ptycho_torch.backend.backend import TorchBackend
+from ptycho_torch.model_manager_torch import TorchModelManager
 
 CPU = ExecutionConfig(accelerator="cpu")
 
@@ -53,3 +57,21 @@ print(model)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert "TrainedModel(N=64" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [
+        ("torch_port_gs1.wts.h5.zip", "torch_port_gs1"),
+        ("torch_port_gs2.wts.h5.zip", "torch_port_gs2"),
+        ("torch_port_gs2.last.ckpt", "torch_port_gs2"),
+    ],
+)
+def test_patches_of_the_port_are_those_recorded(shared, file, case):
+    model = TorchModelManager.load(shared / "golden" / file)
+    with np.load(shared / "golden" / f"{case}.npz") as recorded:
+        fed, want = torch.tensor(recorded["X"] * np.float32(model.intensity_scale)), recorded["pred_obj"]
+    weights = tensors_from_weights(model.weights, torch.float32)
+    with torch.inference_mode():
+        got = network.object_patches(fed, weights, model.config.model).numpy()
+    assert deviation(got, want) < 1e-5

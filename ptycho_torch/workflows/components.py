@@ -1,10 +1,11 @@
 """Training and reconstruction under the names of the legacy port; always with PyTorch."""
 
+import os
 from typing import Any
 
 from ptycho_backends import constants
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
-from ptycho_backends.legacy import components
+from ptycho_backends.legacy import components, model_manager
 from ptycho_backends.legacy.raw_data import RawData
 
 
@@ -29,3 +30,10 @@ def train_cdi_model_torch(
 ) -> dict[str, Any]:
     """`components.train_cdi_model` on PyTorch, regardless of `PTYCHO_BACKEND`."""
     return components.train_cdi_model(train_data, test_data, config, backend="torch", execution=execution)
+
+
+def load_inference_bundle_torch(
+    bundle_dir: str | os.PathLike[str],
+) -> tuple[model_manager.InferenceModel, TrainingConfig]:
+    """`components.load_inference_bundle` on PyTorch, regardless of `PTYCHO_BACKEND`."""
+    return components.load_inference_bundle(bundle_dir, backend="torch")

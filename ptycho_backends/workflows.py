@@ -56,6 +56,7 @@ from ptycho_backends.scans.statistics import mean_photons as mean_photons
 from ptycho_backends.scans.synthetic import Range, SyntheticScans
 from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
 from ptycho_backends.training.canvas import works_on_scans
+from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
 from ptycho_backends.training.run_folder import (
@@ -753,7 +754,7 @@ def _require_product(path: AnyPath | None, scan: Scan) -> None:
 def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend) -> TrainedModel | None:
     if resume_from is None or isinstance(resume_from, TrainedModel):
         return resume_from
-    return checkpoints.model_to_resume(resumable_file(resume_from), backend.load)
+    return model_to_resume(resumable_file(resume_from), backend.load)
 
 
 def _inference_config(model: TrainedModel, config: InferenceConfig | None) -> InferenceConfig:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ptycho_backends.archive.model_file import load_archive, save_archive
     from ptycho_backends.backend_base import BackendBase
+    from ptycho_backends.checking import Finding, check_scan
     from ptycho_backends.config import (
         ExecutionConfig,
         FinetuneStage,
@@ -45,6 +46,7 @@ _HOMES = {
     "Backend": "protocol",
     "BackendBase": "backend_base",
     "ExecutionConfig": "config",
+    "Finding": "checking",
     "FinetuneStage": "config",
     "GroupedData": "scans.grouping",
     "InferenceConfig": "config",
@@ -59,6 +61,7 @@ _HOMES = {
     "TrainedModel": "values",
     "TrainingConfig": "config",
     "backend_names": "registry",
+    "check_scan": "checking",
     "compare": "images.metrics",
     "export_training_data": "scans.scan_files",
     "get_backend": "registry",
@@ -85,6 +88,7 @@ __all__ = [
     "Backend",
     "BackendBase",
     "ExecutionConfig",
+    "Finding",
     "FinetuneStage",
     "GroupedData",
     "InferenceConfig",
@@ -99,6 +103,7 @@ __all__ = [
     "TrainedModel",
     "TrainingConfig",
     "backend_names",
+    "check_scan",
     "compare",
     "export_training_data",
     "get_backend",

@@ -13,13 +13,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
+from ptycho_backends.checking import require_sound
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
@@ -29,7 +29,6 @@ from ptycho_backends.config import (
 from ptycho_backends.config_file import save_config
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.files.output import output_directory
-from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.images import results
 from ptycho_backends.images.agreement import pattern_agreement
 from ptycho_backends.images.curves import (
@@ -50,44 +49,31 @@ from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.product import save_product
 from ptycho_backends.scans.product_scan import product_from_reconstruction, product_from_scan
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.scans.scan_files import export_training_data, load_scan, save_scan
 from ptycho_backends.scans.simulate import focused_probe, siemens_star, simulate_star, simulate_target
 from ptycho_backends.scans.statistics import holds_counts as holds_counts
 from ptycho_backends.scans.statistics import mean_photons as mean_photons
 from ptycho_backends.scans.synthetic import Range, SyntheticScans
 from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
-from ptycho_backends.training import checkpoints
 from ptycho_backends.training.canvas import works_on_scans
+from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
+from ptycho_backends.training.run_folder import (
+    FILES,
+    IMAGE_FILES,
+    TRAINING_FILES,
+    continues_run,
+    remove_earlier,
+    require_free,
+)
+from ptycho_backends.training.run_folder import resumable_file as resumable_file
 from ptycho_backends.training.synthetic_canvases import CanvasGroups, SyntheticCanvases
 from ptycho_backends.values import EpochCallback, PassCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
 
 AnyPath = str | os.PathLike[str]
-
-FILES: Mapping[str, str] = MappingProxyType(
-    {
-        "scan": "scan.npz",
-        "archive": ARCHIVE_NAME,
-        "config": "config.yaml",
-        "inference_config": "inference.yaml",
-        "execution": "execution.yaml",
-        "history": "history.csv",
-        "history_figure": "history.png",
-        "reconstruction": "reconstruction.npz",
-        "reconstruction_figure": "reconstruction.png",
-        "metrics": "metrics.json",
-        "network_image": "network.npz",
-        "refinement_config": "refinement.yaml",
-        "passes_figure": "refinement.png",
-        "resolution_figure": "resolution.png",
-    }
-)
-
-# Where training keeps the state that makes resuming exact; the archive alone restarts the optimiser.
-LAST_CHECKPOINT = Path(checkpoints.FOLDER, checkpoints.LAST_CHECKPOINT)
 
 AUTOMATIC = RefinementConfig()
 """Refinement that settles everything by itself."""
@@ -159,13 +145,16 @@ def simulate(
     N: int = 64,
     probe: NDArray | None = None,
     seed: int = 0,
+    compressed: bool = True,
+    experiment: Mapping[str, float | None] | None = None,
     **options: Any,
 ) -> Path:
-    """Simulate a scan, its object and probe known, and write it as NPZ.
+    """Simulate a scan, its object and probe known, and write it.
 
     Parameters
     ----------
     path : path
+        Its suffix names the format, one of `scan_files.EXPORTERS`.
     object_kind : {'star', 'leaves', 'texture', 'lines', 'mixed'}
         A Siemens star, or a kind of `synthetic_object`.
     N : int
@@ -174,6 +163,10 @@ def simulate(
         Default: `simulate.focused_probe(N)`.
     seed : int
         Of a synthetic object, of the noise and the positions.
+    compressed : bool
+        False makes a larger file, whose patterns can be mapped.
+    experiment : mapping, optional
+        `pixel_size_m`, `photon_energy_eV` and `detector_distance_m` of the scan, which formats with lengths need.
     **options
         Of `simulate.simulate_target`.
 
@@ -201,7 +194,9 @@ def simulate(
         name=f"simulated_{object_kind}_{np.shape(probe)[-1]}",
         **options,
     )
-    return save_scan(scan, path)
+    known: dict[str, Any] = dict(experiment or {})
+    scan = dataclasses.replace(scan, **known)
+    return export_training_data(scan, path, compressed=compressed)
 
 
 def train(
@@ -213,6 +208,8 @@ def train(
     execution: ExecutionConfig | None = None,
     resume_from: AnyPath | TrainedModel | None = None,
     on_epoch: EpochCallback | None = None,
+    overwrite: bool = True,
+    check: bool = True,
 ) -> RunResult:
     """Train a model and write it, with its configuration and history.
 
@@ -232,6 +229,11 @@ def train(
         An archive, a checkpoint, or the folder of an earlier run.
     on_epoch : callable, optional
         Called with each `EpochRecord`.
+    overwrite : bool
+        Replace an earlier training in the folder, unless this one continues it: its files go, its checkpoints among
+        them. False refuses the folder.
+    check : bool
+        Look at the scans first: what is certainly wrong is refused, doubts are logged (`checking.require_sound`).
 
     Returns
     -------
@@ -253,15 +255,23 @@ def train(
         execution = execution_recipe(settings.model.architecture)
     if config is not None and not isinstance(data, TrainingPlan):
         config = _with_folder(config, output_dir)
+    if check:
+        _require_sound(data)
     plan = plan_for(chosen, data, config, execution, _resumed_model(resume_from, chosen))
     _require_light(plan.groups)
-    folder = output_directory(plan.config.output_dir if output_dir is None else output_dir)
-    if folder != plan.config.output_dir:
-        plan = plan.changed(output_dir=folder)
+    named = Path(plan.config.output_dir if output_dir is None else output_dir)
+    continues = continues_run(named, plan.start)
+    if not overwrite and not continues:
+        require_free(named, (*TRAINING_FILES, *IMAGE_FILES), "an earlier run")
+    folder = output_directory(named)
+    if named != plan.config.output_dir:
+        plan = plan.changed(output_dir=named)
 
     files = {}
     writes = is_first_process(execution, chosen.name)
     if writes:
+        if not continues:
+            remove_earlier(folder, (*TRAINING_FILES, *IMAGE_FILES))
         files["config"] = save_config(plan.config, folder / FILES["config"])
         files["execution"] = save_config(execution, folder / FILES["execution"])
     model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=on_epoch)
@@ -287,6 +297,7 @@ def train_synthetic(
     step_px: Range | None = None,
     resume_from: AnyPath | TrainedModel | None = None,
     on_epoch: EpochCallback | None = None,
+    overwrite: bool = True,
 ) -> RunResult:
     """Train a model of 'unrolled' before the beam time: on refined images of synthetic scans with known objects.
 
@@ -310,7 +321,7 @@ def train_synthetic(
     photons, step_px : float or (float, float), optional
         Mean photons of a pattern, and mean distance of neighbours; of two numbers, each scan draws one between.
         Default: around those of `probe_from`.
-    resume_from, on_epoch
+    resume_from, on_epoch, overwrite
         As in `train`.
 
     Raises
@@ -344,6 +355,8 @@ def train_synthetic(
         backend=chosen,
         execution=execution,
         on_epoch=on_epoch,
+        overwrite=overwrite,
+        check=False,
     )
 
 
@@ -364,6 +377,7 @@ def infer(
     refine: RefinementConfig | None = None,
     on_pass: PassCallback | None = None,
     agree_on_phase: bool | None = None,
+    overwrite: bool = True,
 ) -> RunResult:
     """Reconstruct a scan with a trained model and write the image, a picture, and how good it is.
 
@@ -391,6 +405,8 @@ def infer(
         Called with each `RefinementRecord`.
     agree_on_phase : bool, optional
         Bring all patches to one constant phase before they are averaged. Default: as `config` says.
+    overwrite : bool
+        Replace an earlier image in the folder; False refuses the folder.
 
     Returns
     -------
@@ -416,13 +432,18 @@ def infer(
     if stitching_size is not None and (not 0 < stitching_size <= scan.N or stitching_size % 2):
         raise ConfigError(f"stitching_size: got {stitching_size}, want an even number in 2 .. {scan.N}")
     _require_product(product, scan)
-    folder = output_directory(config.output_dir if output_dir is None else output_dir)
-    config = dataclasses.replace(config, output_dir=folder)
+    product = _absolute(product)
+    named = Path(config.output_dir if output_dir is None else output_dir)
+    if not overwrite:
+        require_free(named, IMAGE_FILES, "an earlier image")
+    folder = output_directory(named)
+    config = dataclasses.replace(config, output_dir=named)
 
     files: dict[str, Path] = {}
     execution = ExecutionConfig() if execution is None else execution
     writes = is_first_process(execution, chosen.name)
     if writes:
+        remove_earlier(folder, IMAGE_FILES)
         files["inference_config"] = save_config(config, folder / FILES["inference_config"])
     # a backend may be older than the arguments
     asked = {"stitching_size": stitching_size, "agree_on_phase": config.agree_on_phase}
@@ -470,6 +491,8 @@ def run(
     refine: RefinementConfig | None = AUTOMATIC,
     on_pass: PassCallback | None = None,
     agree_on_phase: bool | None = None,
+    overwrite: bool = True,
+    check: bool = True,
 ) -> RunResult:
     """`train`, then `infer` the same scan (or `test_scan`) into the same folder.
 
@@ -499,6 +522,7 @@ def run(
         )
     require_sane_canvas(shown.scan_positions_px, shown.N, shown.name)
     _require_product(product, shown)
+    product = _absolute(product)
     chosen = _chosen_backend(backend, settings)
     trained = train(
         data,
@@ -508,6 +532,8 @@ def run(
         execution=execution,
         resume_from=resume_from,
         on_epoch=on_epoch,
+        overwrite=overwrite,
+        check=check,
     )
     assert trained.model is not None
     inferred = infer(
@@ -538,6 +564,7 @@ def refine(
     product: AnyPath | None = None,
     frc: bool = False,
     model: TrainedModel | AnyPath | None = None,
+    overwrite: bool = True,
 ) -> RunResult:
     """Refine the image of a scan through the diffraction model and write it; needs no model and no training.
 
@@ -561,6 +588,8 @@ def refine(
         Refine two halves of the scan as well, and estimate the resolution by their Fourier ring correlation.
     model : TrainedModel or path, optional
         Of the architecture `unrolled`: its learned correction follows the last pass.
+    overwrite : bool
+        Replace an earlier image in the folder; False refuses the folder, unless it is the one that is resumed.
 
     Returns
     -------
@@ -579,8 +608,14 @@ def refine(
     _require_product(product, scan)
     image = starting_image(start)
     trained = model if model is None or isinstance(model, TrainedModel) else chosen.load(model)
+    product = _absolute(product)
+    resumes_here = resume_from is not None and _is_within(resume_from, output_dir)
+    if not overwrite and not resumes_here:
+        require_free(output_dir, IMAGE_FILES, "an earlier image")
     folder = output_directory(output_dir)
     execution = ExecutionConfig() if execution is None else execution
+    if is_first_process(execution, chosen.name) and not resumes_here:
+        remove_earlier(folder, IMAGE_FILES)
     reconstruction = chosen.refine(
         image,
         scan,
@@ -618,6 +653,7 @@ def demo(
     on_epoch: EpochCallback | None = None,
     refine: RefinementConfig | None = AUTOMATIC,
     on_pass: PassCallback | None = None,
+    overwrite: bool = True,
 ) -> RunResult:
     """Simulate a scan of a Siemens star, train on it without labels, reconstruct it, refine the image, compare.
 
@@ -632,6 +668,7 @@ def demo(
     execution : ExecutionConfig, optional
     on_epoch, on_pass : callable, optional
     refine : RefinementConfig, optional
+    overwrite : bool
         As in `run`.
 
     Returns
@@ -643,6 +680,8 @@ def demo(
     scan = simulate_star(DEMO_N, positions, n_photons=DEMO_PHOTONS, seed=seed)
     config = training_recipe()
     config.nepochs, config.batch_size, config.seed, config.backend = epochs, DEMO_BATCH, seed, chosen.name
+    if not overwrite:
+        require_free(output_dir, (*TRAINING_FILES, *IMAGE_FILES), "an earlier run")
     folder = output_directory(output_dir)
     path = save_scan(scan, folder / FILES["scan"])
     config.train_data_file = path
@@ -678,11 +717,31 @@ def _chosen_backend(
     return get_backend(backend, config=config) if backend is None or isinstance(backend, str) else backend
 
 
+def _require_sound(data: Scan | TrainingPlan) -> None:
+    """The quick checks of every scan that is trained on."""
+    if isinstance(data, Scan):
+        require_sound(data)
+    elif not isinstance(data.groups, CanvasGroups):
+        for scan in data.groups.parts or (data.scan,):
+            require_sound(scan)
+
+
 def _require_light(groups: GroupedData) -> None:
     """Raise `ScanError` if every pattern is empty: now, not when the first batch is asked for."""
     if isinstance(groups, CanvasGroups):
         return
     _ = groups.normalisation
+
+
+def _absolute(path: AnyPath | None) -> Path | None:
+    """`path` as it is to be understood whatever the working directory is later."""
+    return None if path is None else Path(path).absolute()
+
+
+def _is_within(path: AnyPath, folder: AnyPath) -> bool:
+    """True for a folder itself and for the files in it."""
+    here = Path(folder).resolve()
+    return here in (Path(path).resolve(), Path(path).resolve().parent)
 
 
 def _require_product(path: AnyPath | None, scan: Scan) -> None:
@@ -695,14 +754,7 @@ def _require_product(path: AnyPath | None, scan: Scan) -> None:
 def _resumed_model(resume_from: AnyPath | TrainedModel | None, backend: Backend) -> TrainedModel | None:
     if resume_from is None or isinstance(resume_from, TrainedModel):
         return resume_from
-    return checkpoints.model_to_resume(resumable_file(resume_from), backend.load)
-
-
-def resumable_file(path: AnyPath) -> Path:
-    """File to resume from in the folder of an earlier run: its last checkpoint, else its archive."""
-    path = Path(path)
-    checkpoint = path / LAST_CHECKPOINT
-    return checkpoint if checkpoint.is_file() else path
+    return model_to_resume(resumable_file(resume_from), backend.load)
 
 
 def _inference_config(model: TrainedModel, config: InferenceConfig | None) -> InferenceConfig:

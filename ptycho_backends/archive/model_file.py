@@ -33,7 +33,7 @@ from ptycho_backends.files.safe_hdf5 import hdf5_bytes
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME, Members, open_members
 from ptycho_backends.params import params
 from ptycho_backends.reference.initial_weights import PROBE, main_mode
-from ptycho_backends.values import TrainedModel
+from ptycho_backends.values import EpochRecord, TrainedModel
 
 FORMAT = "ptycho-backends model"
 VERSION = "1.0"
@@ -103,6 +103,17 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
     contents = _read(Path(path))
     params.cfg.update(contents.params)
     return contents.model
+
+
+def load_archive_history(path: str | os.PathLike[str]) -> tuple[EpochRecord, ...]:
+    """The training history in an archive or a checkpoint; `params.cfg` stays as it is.
+
+    Raises
+    ------
+    ArchiveError
+        As `load_archive`.
+    """
+    return tuple(_read(Path(path)).model.history)
 
 
 def _read(path: Path) -> ArchiveContents:

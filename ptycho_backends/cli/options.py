@@ -8,6 +8,7 @@ import typer
 from ptycho_backends.builtin_backends import BUILT_IN
 
 MODEL_PANEL, TRAINING_PANEL, RUNNING_PANEL, MESSAGES_PANEL = "Model", "Training", "Running", "Messages"
+READING_PANEL = "Reading of scans"
 
 
 def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
@@ -16,20 +17,23 @@ def option(*names: str, panel: str | None = None, **settings: Any) -> Any:
 
 ScanFile = Annotated[
     Path,
-    typer.Argument(help="Scan: an NPZ file, or Ptychodus's training-data HDF5.", metavar="SCAN"),
+    typer.Argument(
+        help="Scan: a file or folder of any format of docs/readers.md (NPZ, HDF5, CXI, MATLAB, TIFF, ...).",
+        metavar="SCAN",
+    ),
 ]
 ScanFiles = Annotated[
     list[Path],
     typer.Argument(
-        help="One scan or several, each with a probe of its own: NPZ files, or Ptychodus's training-data HDF5.",
+        help="One scan or several, each with a probe of its own; files or folders of any format of docs/readers.md.",
         metavar="SCAN...",
     ),
 ]
 OptionalScanFiles = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="One scan or several, each with a probe of its own: NPZ files, or Ptychodus's training-data HDF5. None "
-        "with --synthetic.",
+        help="One scan or several, each with a probe of its own; files or folders of any format of docs/readers.md. "
+        "None with --synthetic.",
         metavar="SCAN...",
         show_default=False,
     ),
@@ -50,30 +54,6 @@ ConfigFile = Annotated[
 ExecutionFile = Annotated[
     Path | None,
     option("--execution", help="YAML file of how to run (execution.yaml of a run).", metavar="YAML"),
-]
-Measurement = Annotated[
-    str,
-    option(
-        "--measurement",
-        help="What the patterns hold: amplitude, intensity (counts), or auto: integers are counts.",
-    ),
-]
-Mapped = Annotated[
-    bool,
-    option(
-        "--mapped",
-        help="Leave the patterns in the file and read them as they are needed, for scans larger than the "
-        "memory; NPZ must hold them uncompressed.",
-    ),
-]
-Mask = Annotated[
-    Path | None,
-    option(
-        "--mask",
-        help="NPY file of the detector's mask: True or not zero where a pixel is valid. A mask in the scan's own "
-        "file counts too.",
-        metavar="FILE.npy",
-    ),
 ]
 Gridsize = Annotated[
     int | None,
@@ -137,6 +117,14 @@ Resume = Annotated[
         help="Go on training: the folder of an earlier run, a checkpoint, or an archive.",
         metavar="PATH",
     ),
+]
+Overwrite = Annotated[
+    bool,
+    option("--overwrite", help="Replace an earlier run in the folder, which is refused otherwise."),
+]
+Check = Annotated[
+    bool,
+    option("--check/--no-check", help="Look at the scan first, and refuse what is certainly wrong. (check)"),
 ]
 StitchingSize = Annotated[
     int | None,

@@ -1,11 +1,13 @@
 """Logging, errors, progress and results of a command, as lines on the terminal."""
 
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -97,6 +99,63 @@ def pass_lines(say: Say) -> "PassCallback":
     return print_pass
 
 
+# Settings that the folder of a run keeps, and options that name it or matter to one call only.
+_KEPT_IN_RUN = ("config", "execution", "output", "resume", "overwrite", "start")
+
+
+def again(
+    context: typer.Context,
+    command: str | None = None,
+    *arguments: Path,
+    backend: str,
+    resume: Path,
+    output: Path | None = None,
+) -> str:
+    """The command that goes on with an interrupted run: the one that runs now, with its options.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Of the command that runs.
+    command : str, optional
+        Another one, with only these `arguments`.
+    backend : str
+        That computes; the default may change meanwhile.
+    resume : Path
+    output : Path, optional
+        Where the command has another default than `resume`.
+    """
+    words = ["ptycho-backends", command or str(context.info_name), *map(str, arguments)]
+    if command is None:
+        for parameter in context.command.params:
+            words += _words(context, parameter)
+    else:
+        words += [
+            word for name in ("accelerator", "refine") for word in _words(context, _named(context, name))
+        ]
+    words += [] if output is None else ["-o", str(output)]
+    return shlex.join([*words, "--resume", str(resume), "--backend", backend])
+
+
+def _named(context: typer.Context, name: str) -> Any:
+    return next(parameter for parameter in context.command.params if parameter.name == name)
+
+
+def _words(context: typer.Context, parameter: Any) -> list[str]:
+    """An argument or option as it was typed; nothing if it was not."""
+    name = parameter.name or ""
+    given = context.get_parameter_source(name)
+    if given is None or given.name != "COMMANDLINE" or name in (*_KEPT_IN_RUN, "backend"):
+        return []
+    value = context.params[name]
+    if parameter.param_type_name == "argument":
+        return [str(item) for item in (value if isinstance(value, list | tuple) else [value])]
+    if isinstance(value, bool):
+        return [(parameter.opts if value else parameter.secondary_opts)[0]]
+    option = max(parameter.opts, key=len)
+    return [option] * value if getattr(parameter, "count", False) else [option, str(value)]
+
+
 def report(result: "RunResult", say: Say, again: str | None = None) -> None:
     """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
     history = () if result.model is None else result.model.history
@@ -152,6 +211,7 @@ def described(scan: "Scan") -> str:
             "none" if scan.object_guess is None else "{} x {} pixels".format(*scan.object_guess.shape),
         ),
         ("pixel", "size unknown" if scan.pixel_size_m is None else f"{scan.pixel_size_m * 1e9:.4g} nm"),
+        *(("taken from" if number == 0 else "", note) for number, note in enumerate(scan.notes)),
     ]
     return "\n".join(f"{label:<12} {value}" for label, value in rows)
 

@@ -11,6 +11,8 @@ import yaml
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
+from ptycho_backends.checking.cures import changed
+from ptycho_backends.cli.reading import Reading
 from ptycho_backends.config import (
     ExecutionConfig,
     InferenceConfig,
@@ -32,14 +34,15 @@ from ptycho_backends.recipes import (
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.merging import groups_of_scans
+from ptycho_backends.scans.readers.folder import scans_of_folder
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_mask, load_scan
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.launch import launched
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
+from ptycho_backends.training.run_folder import FILES, resumable_file
 from ptycho_backends.values import TrainedModel
-from ptycho_backends.workflows import resumable_file
 
 Say = Callable[[str], None]
 AUTO = "auto"
@@ -63,15 +66,23 @@ class TrainingJob:
         return self.scans[0] if len(self.scans) == 1 else groups_of_scans(self.scans, self.config)
 
 
-def scan_of(path: Path, measurement: str, mapped: bool, mask: Path | None) -> Scan:
-    """The scan in a file, with the mask of another one if that is given."""
-    valid = None if mask is None else load_mask(mask)
-    return load_scan(path, measurement=measurement, mapped=mapped, valid_pixels=valid)
+def scan_of(path: Path, reading: Reading) -> Scan:
+    """The scan in a file or folder, read as the options of the command want."""
+    valid = None if reading.mask is None else load_mask(reading.mask)
+    scan = load_scan(
+        path,
+        measurement=reading.measurement,
+        mapped=reading.mapped,
+        valid_pixels=valid,
+        options=reading.options,
+    )
+    return changed(scan, reading.changes)
 
 
-def scans_of(paths: Sequence[Path], measurement: str, mapped: bool, mask: Path | None) -> list[Scan]:
-    """The scans in several files, as `scan_of` reads them."""
-    return [scan_of(path, measurement, mapped, mask) for path in paths]
+def scans_of(paths: Sequence[Path], reading: Reading) -> list[Scan]:
+    """The scans in several files, as `scan_of` reads them; a folder of scans stands for all of them."""
+    each = [one for path in paths for one in (scans_of_folder(path) if path.is_dir() else [path])]
+    return [scan_of(path, reading) for path in each]
 
 
 def probe_of(path: Path, side: int | None) -> NDArray[np.complex64]:
@@ -113,13 +124,25 @@ def training_job(
     resumed = None if resume is None else model_to_resume(resumable_file(resume), chosen.load)
     if base is None and resumed is not None:
         base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
-        if resume is not None and resume.is_dir() and training.get("output_dir") is None:
-            training = training | {"output_dir": resume}
+        named.discard("output_dir")
+    if "output_dir" not in named:
+        training = training | {"output_dir": output_or_resumed(training.get("output_dir"), resume)}
     config = _training_config(
         base or training_recipe(architecture or DEFAULT_ARCHITECTURE), named, model, training
     )
     config.train_data_file, config.backend = path, chosen.name
     return TrainingJob(scans, config, chosen, resumed)
+
+
+def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
+    """The folder that was asked for, else that of the run which is resumed, if any."""
+    return resume if output is None and resume is not None and resume.is_dir() else output
+
+
+def execution_file(given: Path | None, resume: Path | None) -> Path | None:
+    """The file of how to run that was given, else that of the run which is resumed, if any."""
+    of_run = None if given is not None or resume is None else resume / FILES["execution"]
+    return of_run if of_run is not None and of_run.is_file() else given
 
 
 def _training_config(base: TrainingConfig, named: set[str], model: Given, training: Given) -> TrainingConfig:

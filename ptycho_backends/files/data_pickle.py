@@ -342,3 +342,22 @@ class _Finisher:
         if self.bytes_left < 0:
             raise ArchiveError(f"arrays of more than {MAX_ARRAY_BYTES} bytes")
         return np.array(array.values, array.values.dtype.newbyteorder("="))
+
+
+def holds_none(data: bytes) -> bool:
+    """Recognise the pickle of an array whose one object is None, as `numpy.save` writes None; nothing is run.
+
+    Its last list holds None alone.
+    """
+    try:
+        names = [operation.name for operation, _, _ in pickletools.genops(data)]
+    except Exception:  # a damaged pickle makes it raise almost anything
+        return False
+    if "EMPTY_LIST" not in names:
+        return False
+    after = names[len(names) - 1 - names[::-1].index("EMPTY_LIST") :]
+    return [name for name in after if name not in _MEMO][1:3] == ["NONE", "APPEND"]
+
+
+# Instructions that remember a value, which pickles scatter everywhere.
+_MEMO = {"MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"}

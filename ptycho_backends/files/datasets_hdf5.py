@@ -16,8 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.files.file_kind import kind_of
-from ptycho_backends.files.located_hdf5 import MAX_CHUNK_BYTES, Hdf5Tree, member_names, open_hdf5
+from ptycho_backends.files.file_kind import require_hdf5
+from ptycho_backends.files.located_hdf5 import (
+    MAX_CHUNK_BYTES,
+    Hdf5Tree,
+    holds_numbers,
+    member_names,
+    open_hdf5,
+)
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.files.stored_patterns import StoredPatterns
 
@@ -27,6 +33,11 @@ if TYPE_CHECKING:
 # Unpacked chunks that are kept, for patterns that lie beside the last ones.
 MAX_KEPT_BYTES = 64 << 20
 _CACHE_SLOTS = 10_007
+MAX_TEXT = 1 << 16
+
+# Of a listing of unknown files.
+MAX_LISTED, MAX_GROUPS = 1000, 200
+MAX_DEPTH = 8
 
 
 class DatasetFile:
@@ -52,8 +63,7 @@ class DatasetFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        if kind_of(self._path) != "HDF5":
-            raise ScanError(f"{self._path}: not a readable HDF5 file")
+        require_hdf5(self._path)
         with _explained(self._path):
             self._tree = Hdf5Tree(self._path)
             self.names: frozenset[str] = member_names(self._tree.file)
@@ -73,8 +83,84 @@ class DatasetFile:
             attributes = self._tree.find(name).attrs
             for key in attributes:
                 # an array of any size may be claimed, so its values are not looked at
-                if attributes.get_id(key).shape == () and (plain := _plain(attributes[key])) is not None:
+                if attributes.get_id(key).shape not in ((), (1,)):
+                    continue
+                value = attributes[key]
+                if (plain := _plain(value.item() if np.ndim(value) else value)) is not None:
                     found[key] = plain
+        return found
+
+    def holds(self, *names: str) -> bool:
+        """True where there is a data set or group at every one of the paths `names`."""
+        for name in names:
+            try:
+                with _explained(self._path):
+                    self._tree.find(name)
+            except ScanError:
+                return False
+        return True
+
+    def is_entry(self, name: str) -> bool:
+        """Recognise a group that NeXus marks as an entry."""
+        try:
+            return self.attributes(name).get("NX_class") == "NXentry"
+        except ScanError:
+            return False
+
+    def members(self, name: str = "") -> list[str]:
+        """Names in the group `name`, sorted; none if it is an array or absent."""
+        import h5py
+
+        try:
+            with _explained(self._path):
+                found = self._tree.find(name)
+                return sorted(member_names(found)) if isinstance(found, h5py.Group) else []
+        except ScanError:
+            return []
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of the data set `name`; None if there is none, or it holds no numbers."""
+        import h5py
+
+        try:
+            with _explained(self._path):
+                found = self._tree.find(name)
+                is_array = isinstance(found, h5py.Dataset) and found.shape is not None
+                return tuple(found.shape) if is_array and holds_numbers(found.dtype) else None
+        except ScanError:
+            return None
+
+    def text(self, name: str) -> str | None:
+        """The text in the data set `name`; None if it is absent, or no text."""
+        import h5py
+
+        try:
+            with _explained(self._path):
+                found = self._tree.find(name)
+                is_text = isinstance(found, h5py.Dataset) and found.dtype.kind in "OS" and found.size == 1
+                # elsewhere there may be anything of the machine's
+                is_text = is_text and not found.external and not found.is_virtual
+                value = found[()] if is_text and found.dtype.itemsize <= MAX_TEXT else None
+        except ScanError:
+            return None
+        value = value.reshape(-1)[0] if isinstance(value, np.ndarray) else value
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+    def datasets(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arrays of numbers in the file, by their paths; at most `MAX_LISTED` of them."""
+        found: dict[str, tuple[int, ...]] = {}
+        # groups may hold themselves, so their number is limited too
+        open_groups, visited = [("", 0)], 0
+        while open_groups and len(found) < MAX_LISTED and visited < MAX_GROUPS:
+            group, depth = open_groups.pop(0)
+            visited += 1
+            for member in self.members(group)[:MAX_LISTED]:
+                path = f"{group}/{member}"
+                shape = self.shape(path)
+                if shape is not None:
+                    found[path] = shape
+                elif depth < MAX_DEPTH:
+                    open_groups.append((path, depth + 1))
         return found
 
     def array(self, name: str) -> NDArray:
@@ -90,7 +176,7 @@ class DatasetFile:
             array = np.empty(dataset.shape, dataset.dtype.newbyteorder("="))
             if array.size:
                 dataset.read_direct(array)
-            return array
+            return array if array.dtype.names is None else array["real"] + 1j * array["imag"]
 
     def number(self, name: str) -> float:
         """Read the data set `name`, which holds a single real number."""

@@ -242,9 +242,16 @@ def _require_filters(name: str, dataset: "h5py.Dataset") -> None:
             )
 
 
+def holds_numbers(dtype: Any) -> bool:
+    """Recognise numbers, also the complex ones of MATLAB: pairs of `real` and `imag`."""
+    if dtype.names == ("real", "imag"):
+        return all(dtype[name].kind == "f" for name in dtype.names)
+    return dtype.kind in "biufc"
+
+
 def _require_sane_size(name: str, dataset: "h5py.Dataset", file_bytes: int) -> None:
     shape, dtype = dataset.shape, dataset.dtype
-    if shape is None or dtype.kind not in "biufc":
+    if shape is None or not holds_numbers(dtype):
         raise ScanError(f"{name}: got {dtype}, want numbers")
     if math.prod(shape) * dtype.itemsize > max(SMALL_BYTES, MAX_GROWTH * file_bytes):
         raise ScanError(f"{name}: claims shape {shape}, more than {file_bytes} bytes of files can hold")

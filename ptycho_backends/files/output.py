@@ -46,6 +46,8 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def output_directory(path: str | os.PathLike[str]) -> Path:
     """`path` as an existing folder in which files can be made; checked before hours of training.
 
+    The result is absolute, so that a change of the working directory meanwhile does not matter.
+
     Raises
     ------
     OutputError
@@ -53,6 +55,7 @@ def output_directory(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     try:
+        path = path.absolute()
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
             pass

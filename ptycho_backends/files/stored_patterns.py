@@ -2,11 +2,13 @@
 
 import mmap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from ptycho_backends.errors import ScanError
 
 # Pixels that are converted at once where a whole scan is walked through: about 32 MB in float64.
 CHUNK_PIXELS = 1024 * 64**2
@@ -87,6 +89,34 @@ class ClippedPatterns(StoredPatterns):
         below = chosen < 0
         chosen[below if self._kept is None else below & ~self._kept] = 0
         return chosen
+
+
+class JoinedPatterns(StoredPatterns):
+    """Patterns of several parts, one after another.
+
+    Parameters
+    ----------
+    parts : sequence of (m, H, W) arrays or StoredPatterns
+        Of equal frames.
+    """
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        frame = {tuple(part.shape[1:]) for part in parts}
+        if len(frame) != 1:
+            raise ScanError(f"patterns: got parts of frames {sorted(frame)}, want frames of one size")
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.shape = (int(self._starts[-1]), *parts[0].shape[1:])
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray:
+        found = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        which = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(which):
+            mine = which == number
+            found[mine] = self._parts[number][indices[mine] - self._starts[number]]
+            release_pages(self._parts[number])
+        return found
 
 
 def chunks(count: int, side: int, at_most: int = 1024) -> Iterator[slice]:

@@ -11,6 +11,26 @@ ALWAYS_ALLOWED_PIXELS = 4_000_000
 STRAY_FACTOR = 20.0
 MOST_PIXELS_PER_PATCH = 16.0
 MOST_LISTED = 5
+# Patches may reach so many pixels beyond an object.
+OBJECT_MARGIN_PX = 2.0
+
+
+def patches_outside(
+    positions_px: NDArray[np.float64], side: int, shape: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Numbers of the positions whose patches reach beyond an object of `shape` (H, W), by more than 2 pixels.
+
+    Parameters
+    ----------
+    positions_px : (M, 2) real array, [x, y]
+        Of the patches' centres; the object's pixel `[i, j]` lies at `y = i, x = j`.
+    side : int
+        Of a patch, pixels.
+    shape : (int, int)
+    """
+    low = positions_px - side // 2
+    beyond = np.maximum(-low, low + side - np.array([shape[1], shape[0]]))
+    return np.flatnonzero((beyond > OBJECT_MARGIN_PX).any(axis=1))
 
 
 def require_sane_canvas(positions_px: NDArray[np.float64], side: int, name: str) -> None:

@@ -234,7 +234,9 @@ def load_product(path: str | os.PathLike[str]) -> Product:
         if len(positions[0]) != len(positions[1]):
             raise ScanError(f"probe_position_y_m: got {len(positions[1])}, want {len(positions[0])} as of x")
         if {"pixel_width_m", "pixel_height_m"} <= set(of_probe):
-            optional["probe_pixel_size_m"] = _pair(of_probe, "probe", "pixel_width_m", "pixel_height_m")
+            sides = _pair(of_probe, "probe", "pixel_width_m", "pixel_height_m")
+            # early versions wrote 0 for unknown
+            optional["probe_pixel_size_m"] = sides if (sides != 0).all() else None
         return Product(
             metadata=_metadata(attributes),
             scan_positions_m=np.stack(positions, axis=-1),

@@ -45,6 +45,12 @@ PTYCHODUS_ANCHOR_PX = 0.5
 # Frames in which pixels without a use are looked for where not all frames are read.
 SAMPLED_FRAMES = 64
 
+# Positions in object pixels that span less than this are in another unit.
+LEAST_SPAN_PX = 0.1
+
+# Frames in which fractions are looked for.
+COMPARED_FRAMES = 8
+
 # Largest relative difference of a mode that is given twice.
 SAME_MODE = 1e-5
 
@@ -77,7 +83,7 @@ class Scan:
         Ground truth or an earlier reconstruction; the pixel `[i, j]` lies at `y = i, x = j`.
     measurement : {'auto', 'amplitude', 'intensity'}
         Content of `patterns`: photon counts (intensity) or their square root (amplitude). 'auto' takes
-        an integer dtype for counts and floating point for amplitude.
+        an integer dtype for counts, and whole numbers in floating point; others for amplitude.
     scan_index : (M,) integer array, optional
         Number of each pattern in the source scan.
     xcoords_start, ycoords_start : (M,) real array, optional
@@ -90,6 +96,8 @@ class Scan:
         Of the experiment; only files for Ptychodus ask for them.
     name : str
         For messages and pictures.
+    notes : tuple of str
+        Sources of the parts in a file, their units, and the changes made on reading.
 
     Raises
     ------
@@ -115,6 +123,7 @@ class Scan:
     valid_pixels: NDArray[np.bool_] | None = None
     guess_of_modes: NDArray[np.complex64] | None = field(default=None, repr=False)
     """The `probe_guess` that `probe_modes` belong to; set by the scan itself."""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
@@ -123,12 +132,21 @@ class Scan:
         if count == 0:
             raise ScanError("xcoords: the scan is empty, want at least one position")
         set_("ycoords", checks.real_vector("ycoords", self.ycoords, count))
+        span = max(float(np.ptp(self.xcoords)), float(np.ptp(self.ycoords)))
+        if 0 < span < LEAST_SPAN_PX:
+            log.warning(
+                "%s: %d positions within %.3g pixels; they are in object pixels here, so divide lengths by the side of "
+                "an object pixel",
+                self.name,
+                count,
+                span,
+            )
         for name in ("xcoords_start", "ycoords_start"):
             given = getattr(self, name)
             here = getattr(self, name.removesuffix("_start"))
             set_(name, here if given is None else checks.real_vector(name, given, count))
         set_("patterns", _shaped_patterns(self.patterns, count))
-        set_("measurement", _resolved_measurement(self.measurement, self.patterns))
+        set_("measurement", resolved_measurement(self.measurement, self.patterns))
         given = self.valid_pixels
         given = None if given is None else require_mask("valid_pixels", given, self.N)
         given = None if given is None or given.all() else given
@@ -373,14 +391,35 @@ def _as_slice(indices: NDArray[np.int64]) -> NDArray[np.int64] | slice:
     return slice(first, last + 1) if last - first + 1 == len(indices) else indices
 
 
-def _resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns) -> str:
+def resolved_measurement(measurement: str, patterns: NDArray | StoredPatterns, *, quiet: bool = False) -> str:
+    """'amplitude' or 'intensity'; 'auto' is decided by the dtype, and by a few patterns if that is floating point."""
     if measurement not in MEASUREMENTS:
         raise ScanError(f"measurement: got {measurement!r}, want one of {', '.join(map(repr, MEASUREMENTS))}")
     if measurement != "auto":
         return measurement
-    decided = "amplitude" if patterns.dtype.kind == "f" else "intensity"
-    log.info("measurement: patterns of dtype %s are taken for %s", patterns.dtype, decided)
+    decided, why = "intensity", "of integers"
+    if patterns.dtype.kind == "f":
+        whole = _are_whole(patterns)
+        decided = "intensity" if whole else "amplitude"
+        why = "of whole numbers in floating point" if whole else "of fractions"
+    if not quiet:
+        log.info(
+            "measurement: patterns %s (%s) are taken for %s; measurement='%s' overrules that",
+            why,
+            patterns.dtype,
+            decided,
+            "amplitude" if decided == "intensity" else "intensity",
+        )
     return decided
+
+
+def _are_whole(patterns: NDArray | StoredPatterns) -> bool:
+    """True where a few patterns hold whole numbers only, some of them above 1, as counts do and their roots do not."""
+    few = np.unique(np.linspace(0, len(patterns) - 1, COMPARED_FRAMES).astype(int))
+    sample = np.asarray(patterns[few])
+    release_pages(patterns)
+    sample = sample[np.isfinite(sample)]
+    return bool(sample.size and sample.max() > 1 and (sample == np.rint(sample)).all())
 
 
 def _modes_by_power(name: str, values: ArrayLike, side: int) -> NDArray[np.complex64]:

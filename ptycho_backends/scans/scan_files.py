@@ -1,7 +1,9 @@
-"""Scans from and to files of any supported kind: NPZ, Ptychodus's training-data HDF5, patterns alone."""
+"""Scans from and to files of any supported format; patterns alone; masks."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,13 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.errors import OutputError, ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
-from ptycho_backends.files.file_kind import HDF5_SUFFIXES, kind_of
+from ptycho_backends.files.file_kind import kind_of
 from ptycho_backends.files.mapped_npz import mapped_entry
 from ptycho_backends.files.stored_patterns import StoredPatterns
-from ptycho_backends.scans.npz import is_written_by_ptychodus, load_npz, save_scan
+from ptycho_backends.scans.geometry import scan_from_raw
+from ptycho_backends.scans.npz import is_written_by_ptychodus, save_scan
+from ptycho_backends.scans.raw_scan import RawScan
+from ptycho_backends.scans.readers.folder import only_scan
+from ptycho_backends.scans.readers.positions import add_positions
+from ptycho_backends.scans.readers.source import description, opened_source
+from ptycho_backends.scans.readers.table import reader_of
 from ptycho_backends.scans.scan import Scan
-from ptycho_backends.scans.training_data import load_training_hdf5, save_training_hdf5
+from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions
+from ptycho_backends.scans.training_data import save_training_hdf5
 from ptycho_backends.scans.valid_pixels import require_mask
+from ptycho_backends.scans.writers import save_cxi, save_nxcxi_ptycho, save_ptyd
 
 __all__ = [
     "EXPORTERS",
@@ -28,6 +38,8 @@ __all__ = [
     "save_scan",
 ]
 
+log = logging.getLogger(__name__)
+
 CXI_DATASET = "/entry_1/data_1/data"
 
 
@@ -38,46 +50,89 @@ def load_scan(
     mapped: bool = False,
     clip_negative: bool = False,
     valid_pixels: ArrayLike | None = None,
+    options: ScanOptions = NO_OPTIONS,
 ) -> Scan:
-    """Read a scan from an NPZ file, or from Ptychodus's training-data HDF5.
+    """Read a scan from a file or folder of any format of docs/readers.md.
 
     Parameters
     ----------
     path : path
-        Its content decides, not its suffix. HDF5 is read by `training_data.load_training_hdf5`. NPZ has the keys
-        `xcoords`, `ycoords`, `diff3d` (or `diffraction`); optionally `probeGuess`, `objectGuess`, `scan_index`,
-        `xcoords_start`, `ycoords_start`, `objectMask`, `pixel_size_m`, `photon_energy_eV`,
-        `detector_distance_m`, `measurement`, `probeModes`, and a mask under one of `valid_pixels.MASK_NAMES`.
+        Its content decides, not its suffix. A folder holds images, or a single scan.
     measurement : {'auto', 'amplitude', 'intensity'}
-        As in `Scan`; 'auto' first asks the file's own key `measurement`, and knows that files which
-        Ptychodus wrote hold counts, in whatever dtype.
+        As in `Scan`; 'auto' first asks the file, and knows that files of some formats hold counts, in whatever
+        dtype.
     mapped : bool
         Leave the patterns in the file, and read them as they are needed, so that the scan may be larger than
         the memory. NPZ must hold them uncompressed; HDF5 is quick where it does, too. The file must not
-        change as long as the scan is used.
+        change as long as the scan is used. Patterns of more than 2 GiB are left in files that allow it.
     clip_negative : bool
         Set negative counts to 0 instead of refusing them; always so for files that Ptychodus wrote, where
         filling bad pixels may leave some.
     valid_pixels : (N, N) array, [ky, kx], optional
-        True, or not zero, at the pixels that take part, beside the mask that the file may have.
+        True, or not zero, at the pixels that take part, beside the mask that the file may have. It belongs to the
+        patterns as they become, or, of another shape, to the frames in the file.
+    options : ScanOptions
+        Units, axes, side and centre of the patterns, and places of parts in files.
 
     Raises
     ------
     ScanError, ShapeError
-        If the file cannot be read, is of another kind, lacks a key, or holds values that `Scan` refuses. The text
+        If the file cannot be read, is of another kind, lacks a part, or holds values that `Scan` refuses. The text
         names the file, and its kind.
     """
+    raw_scan = read_raw(path, mapped=mapped, options=options)
+    with _named(Path(path)):
+        return scan_from_raw(
+            raw_scan,
+            options,
+            measurement=measurement,
+            valid_pixels=valid_pixels,
+            clip_negative=clip_negative,
+        )
+
+
+def is_scan(path: str | os.PathLike[str]) -> bool:
+    """True where a reader recognises the file or folder."""
+    try:
+        with opened_source(Path(path)) as source:
+            return reader_of(source) is not None
+    except ScanError:
+        return False
+
+
+def read_raw(
+    path: str | os.PathLike[str], *, mapped: bool = False, options: ScanOptions = NO_OPTIONS
+) -> RawScan:
+    """Read the content of a file in its own units and axes; `geometry.scan_from_raw` makes a `Scan` of it.
+
+    Raises
+    ------
+    ScanError, ShapeError
+    """
     path = Path(path)
-    if _is_hdf5(path):
-        measurement = "intensity" if measurement == "auto" else measurement
-        return load_training_hdf5(path, measurement=measurement, mapped=mapped, valid_pixels=valid_pixels)
-    return load_npz(
-        path,
-        measurement=measurement,
-        mapped=mapped,
-        clip_negative=clip_negative,
-        valid_pixels=valid_pixels,
-    )
+    with _named(path), ExitStack() as opened:
+        if path.is_dir():
+            path = only_scan(path)
+        source = opened.enter_context(opened_source(path, mapped=mapped, options=options))
+        found = reader_of(source)
+        if found is None:
+            raise ScanError(description(source))
+        name, reader = found
+        raw = reader.read(source)
+        log.info("%s: read as %s", path, name)
+        add_positions(raw, source)
+        return raw
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the path of the file in front of errors that lack it."""
+    try:
+        yield
+    except (ScanError, ShapeError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from error
 
 
 def load_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
@@ -101,42 +156,46 @@ def load_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
 def is_ptychodus_file(path: str | os.PathLike[str]) -> bool:
     """Recognise an NPZ file that Ptychodus wrote, in which it does not state the measurement."""
     path = Path(path)
-    return not _is_hdf5(path) and is_written_by_ptychodus(path)
+    with _named(path):
+        return kind_of(path) != "HDF5" and is_written_by_ptychodus(path)
 
 
-def _is_hdf5(path: Path) -> bool:
-    """Decide by content; a file of unknown content is of the kind that its suffix claims."""
-    kind = kind_of(path)
-    return kind == "HDF5" or (kind is None and path.suffix.lower() in HDF5_SUFFIXES)
-
-
-EXPORTERS: Mapping[str, Callable[[Scan, str | os.PathLike[str]], Path]] = MappingProxyType(
-    {".npz": save_scan, ".h5": save_training_hdf5, ".hdf5": save_training_hdf5}
+EXPORTERS: Mapping[str, Callable[..., Path]] = MappingProxyType(
+    {
+        ".npz": save_scan,
+        ".h5": save_training_hdf5,
+        ".hdf5": save_training_hdf5,
+        ".cxi": save_cxi,
+        ".nxs": save_nxcxi_ptycho,
+        ".ptyd": save_ptyd,
+    }
 )
 """Writers of a scan by the suffix of the file."""
 
 
-def export_training_data(scan: Scan, path: str | os.PathLike[str]) -> Path:
-    """Write `scan` as a file that trainers read.
+def export_training_data(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:
+    """Write `scan` as a file of the format that its suffix names.
 
     Parameters
     ----------
     scan : Scan
     path : path
         `.npz`: the schema of docs/scan.md, which PtychoPINN and Ptychodus share. `.h5`, `.hdf5`: Ptychodus's
-        training-data HDF5.
+        training-data HDF5. `.cxi`, `.nxs` (NXcxi_ptycho), `.ptyd` (PtyPy): see `writers`.
+    compressed : bool
+        False makes a larger file, whose patterns can be mapped.
 
     Raises
     ------
     OutputError
         For another suffix, and if the file cannot be written; an earlier file is untouched.
     ScanError
-        As `save_training_hdf5`.
+        If the format holds lengths, and the scan does not know its pixel size, energy and distance.
     """
     write = EXPORTERS.get(Path(path).suffix.lower())
     if write is None:
         raise OutputError(f"{path}: got suffix {Path(path).suffix!r}, want one of {', '.join(EXPORTERS)}")
-    return write(scan, path)
+    return write(scan, path, compressed=compressed)
 
 
 def open_patterns(path: str | os.PathLike[str], dataset: str | None = None) -> "NDArray | StoredPatterns":

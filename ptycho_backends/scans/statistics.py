@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.scans.scan import Scan
@@ -45,5 +44,7 @@ def median_step_px(positions_px: NDArray[np.float64]) -> float:
     """
     if len(positions_px) < 2:
         raise ScanError(f"positions: got {len(positions_px)}, want at least 2, as one alone has no neighbour")
+    from scipy.spatial import cKDTree  # late: it takes a while, and readers need none
+
     distances, _ = cKDTree(positions_px).query(positions_px, k=2)
     return float(np.median(distances[:, 1]))

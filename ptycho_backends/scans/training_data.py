@@ -9,9 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile, write_datasets
 from ptycho_backends.files.stored_patterns import chunks
+from ptycho_backends.scans.geometry import scan_from_raw
 from ptycho_backends.scans.product import SQUARE
 from ptycho_backends.scans.product_scan import object_canvas, product_from_scan
+from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.scan import Scan, known_object
+from ptycho_backends.scans.statistics import holds_counts
 from ptycho_backends.scans.valid_pixels import mask_of_entries
 
 # Every data set of the file.
@@ -52,6 +55,22 @@ def load_training_hdf5(
         names the file.
     """
     path = Path(path)
+    try:
+        raw = raw_of_training_hdf5(path, mapped=mapped)
+        return scan_from_raw(raw, measurement=measurement, valid_pixels=valid_pixels)
+    except (ScanError, ShapeError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def raw_of_training_hdf5(path: Path, *, mapped: bool = False) -> RawScan:
+    """Content of a file of Ptychodus's training data.
+
+    Raises
+    ------
+    ScanError
+    """
     with DatasetFile(path) as file:
         missing = [name for name in NAMES if name not in file.names]
         if missing:
@@ -60,26 +79,28 @@ def load_training_hdf5(
         energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
         arrays = {name: file.array(name) for name in NAMES[1:6]}
         patterns = file.patterns("patterns") if mapped else file.array("patterns")
-    try:
-        return Scan(
-            xcoords=arrays["probe_position_x_px"],
-            ycoords=arrays["probe_position_y_px"],
-            patterns=patterns,
-            probe_guess=arrays["probe"],
-            object_guess=known_object(arrays["object"]),
-            measurement=measurement,
-            # 0 stands for unknown there; and a scan has one side, so square pixels only
-            pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
-            photon_energy_eV=energy or None,
-            detector_distance_m=distance or None,
-            name=path.stem,
-            valid_pixels=mask_of_entries(arrays, patterns.shape[-1], valid_pixels),
-        )
-    except (ScanError, ShapeError) as error:
-        raise type(error)(f"{path}: {error}") from error
+    raw = RawScan(
+        format="training data of Ptychodus",
+        name=path.stem,
+        patterns=patterns,
+        positions=(arrays["probe_position_x_px"], arrays["probe_position_y_px"]),
+        positions_unit="px",
+        measurement="intensity",
+        probe=arrays["probe"],
+        object=known_object(arrays["object"]),
+        # 0 stands for unknown there; and a scan has one side, so square pixels only
+        pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
+        energy_eV=energy or None,
+        distance_m=distance or None,
+        valid_pixels=mask_of_entries(arrays, patterns.shape[-2:]) if patterns.ndim == 3 else None,
+    )
+    raw.took("patterns", "patterns", "counts")
+    raw.took("positions", "probe_position_x_px, probe_position_y_px", "object pixels")
+    raw.took("probe and object", "probe, object")
+    return raw
 
 
-def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
+def save_training_hdf5(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:
     """Write `scan` as Ptychodus's training-data HDF5; atomically, so never half a file.
 
     Parameters
@@ -88,6 +109,8 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
         Its `pixel_size_m`, `photon_energy_eV` and `detector_distance_m` must be known. Amplitudes are
         squared, because the file holds intensities.
     path : path
+    compressed : bool
+        Of all arrays; without it the patterns lie in one piece, which is mapped quickest.
 
     Raises
     ------
@@ -111,16 +134,22 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str]) -> Path:
         "detector_object_distance_m": np.asarray(product.metadata.detector_object_distance_m),
         "photon_energy_eV": np.asarray(product.metadata.photon_energy_eV),
     }
-    return write_datasets(path, arrays, {}, compression="lzf")
+    return write_datasets(path, arrays, {}, compression="lzf" if compressed else None)
 
 
 def _intensities(scan: Scan) -> NDArray:
     if scan.measurement == "intensity" and scan.valid_pixels is None:
         return np.asarray(scan.patterns)
-    squared = np.empty(scan.patterns.shape, np.float32)
+    counts = np.empty(scan.patterns.shape, np.float32)
+    whole = holds_counts(scan)
     for part in chunks(len(scan), scan.N):
-        np.square(scan.diffraction_amplitude(part), out=squared[part])
-    return squared
+        values = np.asarray(scan.patterns[part], np.float64)
+        values = np.square(values) if scan.measurement == "amplitude" else values
+        # roots of counts, squared, miss whole numbers by their rounding
+        counts[part] = np.rint(values) if whole else values
+        if scan.valid_pixels is not None:
+            counts[part][:, ~scan.valid_pixels] = 0.0
+    return counts
 
 
 def _other_layout(file: DatasetFile, missing: list[str]) -> str:

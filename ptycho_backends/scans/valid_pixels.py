@@ -105,8 +105,8 @@ def invalid_pixels(found: PixelStatistics, dtype: np.dtype, measurement: str) ->
     return {reason: pixels for reason, pixels in reasons.items() if pixels.any()}
 
 
-def require_mask(name: str, values: object, side: int) -> NDArray[np.bool_]:
-    """`values` as an (N, N) bool array.
+def require_mask(name: str, values: object, side: int | tuple[int, ...]) -> NDArray[np.bool_]:
+    """`values` as an (N, N) bool array; `side` is N, or the shape of frames that are not square.
 
     Raises
     ------
@@ -116,17 +116,16 @@ def require_mask(name: str, values: object, side: int) -> NDArray[np.bool_]:
     mask = np.asarray(values)
     if mask.ndim == 3 and len(mask) == 1:
         mask = mask[0]
-    if mask.shape != (side, side):
-        raise ShapeError(
-            f"{name}: got shape {mask.shape}, want ({side}, {side}), one mask for the whole scan"
-        )
+    shape = (side, side) if isinstance(side, int) else side
+    if mask.shape != shape:
+        raise ShapeError(f"{name}: got shape {mask.shape}, want {shape}, one mask for the whole scan")
     if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and not np.isfinite(mask).all()):
         raise ShapeError(f"{name}: got dtype {mask.dtype}, want True and False, or 1 and 0")
     return mask != 0
 
 
 def mask_of_entries(
-    entries: Mapping[str, NDArray], side: int, given: ArrayLike | None = None
+    entries: Mapping[str, NDArray], side: int | tuple[int, ...], given: ArrayLike | None = None
 ) -> NDArray[np.bool_] | None:
     """The valid pixels that a file's entries describe and that are valid in the mask `given`; None without any mask.
 
@@ -160,8 +159,9 @@ def mask_of_entries(
     return valid
 
 
-def _may_be_mask(values: NDArray, side: int) -> bool:
-    return np.asarray(values).shape in ((side, side), (1, side, side))
+def _may_be_mask(values: NDArray, side: int | tuple[int, ...]) -> bool:
+    shape = (side, side) if isinstance(side, int) else side
+    return np.asarray(values).shape in (shape, (1, *shape))
 
 
 def settled_mask(

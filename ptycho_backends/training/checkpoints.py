@@ -1,6 +1,7 @@
 """Checkpoints that every backend writes and resumes from: archives with the optimiser's state."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,27 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 LAST_CHECKPOINT = f"last.{ARCHIVE_NAME}"
+
+
+# epoch, metric, value
+_BEST = re.compile(r"best-epoch=(\d+)-(\w+)=(.+?)(?:-v\d+)?\.(?:ckpt|wts\.h5\.zip)")
+
+
+def best_checkpoints(folder: Path) -> dict[str, tuple[int, str, float]]:
+    """Epoch, metric and value of each of the best checkpoints in `folder`, the folder of a run, by file name."""
+    found = {}
+    for path in sorted((folder / FOLDER).glob("best-*")):
+        if told := _BEST.fullmatch(path.name):
+            try:
+                found[path.name] = int(told[1]), told[2], float(told[3])
+            except ValueError:
+                continue
+    return found
+
+
+def best_name(epoch: int, metric: str, value: float) -> str:
+    """Name, without suffix, of the checkpoint of an epoch, counted from 1."""
+    return f"best-epoch={epoch}-{metric}={value:.6g}"
 
 
 def model_to_resume(path: Path, load: Callable[[Path], TrainedModel]) -> TrainedModel:
@@ -66,7 +88,12 @@ class Checkpoints:
         self._metric = execution.checkpoint_monitor_metric
         self._sign = 1.0 if execution.checkpoint_mode == "min" else -1.0
         self._most = execution.checkpoint_save_top_k
-        self._kept: list[tuple[float, Path]] = []
+        # of the run that goes on here; files of an earlier one are gone by now
+        self._kept = sorted(
+            (self._sign * value, folder / FOLDER / name)
+            for name, (_, metric, value) in best_checkpoints(folder).items()
+            if metric == self._metric or self._metric == "val_loss"
+        )
 
     def save_last(self, model: TrainedModel) -> None:
         """Keep `model` as the last one."""
@@ -82,7 +109,7 @@ class Checkpoints:
         better = sum(kept <= rank for kept, _ in self._kept)
         if value != value or (self._most >= 0 and better >= self._most):
             return
-        path = self._save(model, f"best-epoch={record.epoch}-{metric}={value:.6g}.{ARCHIVE_NAME}")
+        path = self._save(model, f"{best_name(record.epoch, metric, value)}.{ARCHIVE_NAME}")
         if path is None:
             return
         self._kept = sorted([*self._kept, (rank, path)])

@@ -1,4 +1,4 @@
-"""Ctrl-C during training: an end after the current optimiser step, on any backend."""
+"""Ctrl-C and SIGTERM during training: an end after the current optimiser step, on any backend."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,12 @@ from ptycho_backends.values import TrainedModel
 log = logging.getLogger(__name__)
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what a scheduler sends before it kills."""
+
+
 class TrainingInterrupted(Exception):
-    """Ends a training loop after Ctrl-C."""
+    """Ends a training loop after Ctrl-C or SIGTERM."""
 
 
 class Processes(Protocol):
@@ -27,7 +31,7 @@ class Processes(Protocol):
 
 
 class Interrupts:
-    """Ctrl-C as a request to end after the current optimiser step; a second Ctrl-C ends at once.
+    """Ctrl-C or SIGTERM as a request to end after the current optimiser step; a second one ends at once.
 
     Processes that train together end after the same step.
 
@@ -38,27 +42,40 @@ class Interrupts:
     Attributes
     ----------
     requested : bool
-        Ctrl-C was pressed in this process.
+        A signal came to this process.
     within_step : bool
-        It was pressed twice, so that a step may be half done.
+        It came twice, so that a step may be half done.
     """
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
         self.requested = False
         self.within_step = False
+        self._is_listening = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Interrupts"]:
-        """Handle SIGINT; only in the main thread, because Python delivers signals to no other."""
+        """Handle `SIGNALS`; only in the main thread, because Python delivers signals to no other."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        previous = signal.signal(signal.SIGINT, self._on_signal)
+        previous = {number: signal.getsignal(number) for number in SIGNALS}
+        self._is_listening = True
+        self.take_signals()
         try:
             yield self
         finally:
-            signal.signal(signal.SIGINT, previous)
+            self._is_listening = False
+            for number, handler in previous.items():
+                # None: of a program that embeds Python, which cannot be set from here
+                if handler is not None:
+                    signal.signal(number, handler)
+
+    def take_signals(self) -> None:
+        """Handle the signals again, where a framework has put its own handlers in place."""
+        if self._is_listening:
+            for number in SIGNALS:
+                signal.signal(number, self._on_signal)
 
     def _on_signal(self, signum: int, frame: Any) -> None:
         if self.requested:
@@ -66,7 +83,8 @@ class Interrupts:
             raise TrainingInterrupted
         self.requested = True
         if self._processes.is_first:
-            log.warning("Ctrl-C: ending after this step; press it again to end at once")
+            what = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+            log.warning("%s: ending after this step; once more, and it ends at once", what)
 
     def raise_if_requested(self) -> None:
         """End training here if any process asks for it; a collective operation of all processes.

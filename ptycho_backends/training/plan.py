@@ -22,7 +22,7 @@ from ptycho_backends.errors import ConfigError, GroupingError, ScanError
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.reference.initial_weights import initial_weights, probe_shape
-from ptycho_backends.scans.extent import require_sane_canvas
+from ptycho_backends.scans.extent import patches_outside, require_sane_canvas
 from ptycho_backends.scans.grouping import (
     GroupedData,
     Resampling,
@@ -33,12 +33,15 @@ from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.statistics import holds_counts, mean_photons
 from ptycho_backends.training.canvas import room_for
 from ptycho_backends.training.checkpoints import model_to_resume
+from ptycho_backends.training.resuming import resumed_config, resumed_for
 from ptycho_backends.values import Batch, TrainedModel
 
 log = logging.getLogger(__name__)
 
 # Stream of the random numbers that split off the validation set; epochs, counted from 1, have their own.
 SPLIT_STREAM = 0
+# Part of the patches that may reach beyond the object that labels are taken from.
+MOST_UNLABELLED = 0.1
 
 
 Completion = Callable[[TrainingConfig, Scan | GroupedData, ExecutionConfig | None], TrainingConfig]
@@ -336,10 +339,6 @@ def plan_training(
         return data
     if config is None:
         raise ConfigError("config: got None, want a TrainingConfig; only a TrainingPlan carries its own")
-    if complete is None:
-        config = complete_config(config, data, backend, execution)
-    else:
-        config = complete(config, data, execution)
     resumed = None
     if resume_from is not None:
         resumed = (
@@ -347,7 +346,14 @@ def plan_training(
             if isinstance(resume_from, TrainedModel)
             else model_to_resume(Path(resume_from), load_archive)
         )
+        config = resumed_config(config, resumed)
+    if complete is None:
+        config = complete_config(config, data, backend, execution)
+    else:
+        config = complete(config, data, execution)
+    if resumed is not None:
         _check_same_model(resumed.config, config)
+        resumed = resumed_for(config, resumed)
         if resumed.training_state is None:
             log.warning(
                 "the model that is resumed has no state of its optimiser, so Adam and the schedule start anew; its "
@@ -359,6 +365,8 @@ def plan_training(
             f"{scan.name}: no objectGuess, which supervised training and the real-space error need; "
             "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
         )
+    if needs_truth(config) and not isinstance(data, GroupedData):
+        _require_labels(scan)
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
     groups = groups.as_configured(config)
     if config.model.architecture == "unrolled":
@@ -368,6 +376,24 @@ def plan_training(
     start = new_model(scans, config, backend, groups.probe_gain) if resumed is None else resumed
     start = dataclasses.replace(start, config=config)
     return TrainingPlan(config, groups, train, validation, start, _resampling(config, groups, train))
+
+
+def _require_labels(scan: Scan) -> None:
+    """Refuse a scan of whose patches many lie beyond its object, where labels would be zeros; warn of a few."""
+    assert scan.object_guess is not None
+    outside = patches_outside(scan.scan_positions_px, scan.N, scan.object_guess.shape)
+    if not len(outside):
+        return
+    height, width = scan.object_guess.shape
+    text = (
+        f"{scan.name}: {len(outside)} of {len(scan)} patches reach beyond objectGuess of {width} x {height} pixels, "
+        f"where labels are zeros (positions x {scan.xcoords.min():.4g} .. {scan.xcoords.max():.4g}, y "
+        f"{scan.ycoords.min():.4g} .. {scan.ycoords.max():.4g}); want the object of these positions, or "
+        "model_type='pinn' with realspace_mae_weight=0"
+    )
+    if len(outside) > MOST_UNLABELLED * len(scan):
+        raise ScanError(text)
+    log.warning(text)
 
 
 def _make_room(config: TrainingConfig, groups: GroupedData, resumed: TrainedModel | None) -> None:

@@ -4,6 +4,7 @@ Kept apart from the frameworks' own schedulers so that training which is stopped
 with the same rates on another.
 """
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,8 @@ from ptycho_backends.errors import ConfigError
 if TYPE_CHECKING:
     from ptycho_backends.training.plan import TrainingPlan
     from ptycho_backends.values import TrainedModel
+
+log = logging.getLogger(__name__)
 
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 2
@@ -213,6 +216,7 @@ class TrainingSchedule:
         """Resume state for `restore`: plain numbers. The best loss is None before the first epoch."""
         return {
             "epoch": self._epoch,
+            "first_rate": self._first_rate,
             "plateau_rate": self._plateau_rate,
             "best": None if math.isinf(self._best) else self._best,
             "epochs_since_best": self._epochs_since_best,
@@ -222,15 +226,27 @@ class TrainingSchedule:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken; one from before there were stages is of the main epochs."""
+        """Go on where `state` was taken; one from before there were stages is of the main epochs.
+
+        Another `learning_rate` than that of `state` is used from here on, with the cuts that were made.
+        """
         self._epoch = int(state["epoch"])
         self._epochs_before = max(0, self._epochs_before - self._epoch)
-        self._plateau_rate = float(state["plateau_rate"])
+        self._plateau_rate = self._restored_rate(float(state["plateau_rate"]), state.get("first_rate"))
         self._best = math.inf if state["best"] is None else float(state["best"])
         self._epochs_since_best = int(state["epochs_since_best"])
         self._epochs_since_cut = int(state["epochs_since_cut"])
         self._stage = max(0, int(state.get("stage", 0)))
         self._stage_epochs = int(state.get("stage_epochs", 0))
+
+    def _restored_rate(self, rate: float, first: float | None) -> float:
+        """The rate after the cuts of a state, which started from `first` (None: an older file)."""
+        if first is None:
+            return min(rate, self._first_rate)
+        if first == self._first_rate:
+            return rate
+        log.info("learning_rate: %g from here on, instead of %g before", self._first_rate, first)
+        return max(min(PLATEAU_SMALLEST_RATE, self._first_rate), rate * self._first_rate / first)
 
 
 def schedule_of(start: "TrainedModel", execution: ExecutionConfig) -> TrainingSchedule:

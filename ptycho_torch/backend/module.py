@@ -116,6 +116,8 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self.log_dict(
             {"train_loss": record.train_loss, "learning_rate": record.learning_rate}, prog_bar=False
         )
+        # of the whole history, for the names of checkpoints; the trainer counts from the resume on
+        self.log("epoch", float(record.epoch), prog_bar=False, logger=False)
         if self._on_epoch is not None and self.trainer.is_global_zero:
             self._on_epoch(record)
         if self.schedule.should_stop:

@@ -21,7 +21,7 @@ from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.training import loggers
-from ptycho_backends.training.checkpoints import FOLDER, Checkpoints
+from ptycho_backends.training.checkpoints import FOLDER, Checkpoints, best_checkpoints
 from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
 from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
@@ -234,7 +234,7 @@ def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bo
     metric = execution.checkpoint_monitor_metric
     if metric == "val_loss" and not has_validation:
         metric = "train_loss"
-    return ModelCheckpoint(
+    callback = ModelCheckpoint(
         dirpath=folder / FOLDER,
         filename="best-{epoch}-{" + metric + ":.6g}",
         monitor=metric,
@@ -243,6 +243,21 @@ def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bo
         # after the epoch is in the history, so that the file can be resumed
         save_on_train_epoch_end=True,
     )
+    # of the run that goes on here; files of an earlier one are gone by now
+    kept = {
+        str(folder / FOLDER / name): torch.tensor(value)
+        for name, (_, of, value) in best_checkpoints(folder).items()
+        if of == metric and name.endswith(".ckpt")
+    }
+    if kept and execution.checkpoint_save_top_k:
+        falls = execution.checkpoint_mode == "min"
+        ranked = sorted(kept, key=lambda name: float(kept[name]), reverse=not falls)
+        if execution.checkpoint_save_top_k > 0:
+            ranked = ranked[: execution.checkpoint_save_top_k]
+        callback.best_k_models = {name: kept[name] for name in ranked}
+        callback.best_model_path, callback.best_model_score = ranked[0], kept[ranked[0]]
+        callback.kth_best_model_path, callback.kth_value = ranked[-1], kept[ranked[-1]]
+    return callback
 
 
 def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
@@ -337,6 +352,10 @@ class _BetweenSteps(Callback):
         self._history_folder = history_folder
         self._accum_steps = accum_steps
         self.tracked_run: TrackedRun | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        # Lightning's own handler of SIGTERM ends the program with exit code 0
+        self._interrupts.take_signals()
 
     def on_train_batch_end(
         self,

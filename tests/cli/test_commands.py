@@ -348,8 +348,29 @@ def test_patterns_that_are_no_counts_are_told(tmp_path):
     result = ptycho("train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1)
     assert "warning: nphotons: the patterns are no whole counts" in result.stderr
     assert "give nphotons" in result.stderr
-    result = ptycho("train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--nphotons", 1e5)
+    result = ptycho(
+        "train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--nphotons", 1e5, "--overwrite"
+    )
     assert result.stderr == ""
+
+
+# --- folders of earlier runs
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path, npz):
+    run = tmp_path / "run"
+    options = ("--filters", 1, "-e", 1, "--refine", 0)
+    ptycho("run", npz, "-o", run, *options)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for verb in (("run", npz), ("train", npz), ("infer", run, npz), ("refine", npz)):
+        told = error_line(*verb, "-o", run, *(options if verb[0] == "run" else ()))
+        assert f"-o {run}_2" in told
+        assert "--overwrite" in told
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    (run / "metrics.json").write_text("of the earlier run")
+    ptycho("train", npz, "-o", run, *options[:4], "--overwrite")
+    assert not (run / "reconstruction.npz").exists()
+    assert not (run / "metrics.json").exists()
 
 
 # --- Ctrl-C
@@ -359,7 +380,9 @@ def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(tmp_path, npz, monk
     monkeypatch.setattr(OracleBackend, "interrupt_after", 2)
     run = tmp_path / "run"
     result = ptycho("run", npz, "-o", run, "-e", 4, "--filters", 1, "--nphotons", 777, code=130)
-    again = f"ptycho-backends run {npz} --resume {run}"
+    again = (
+        f"ptycho-backends run {npz} --filters 1 --epochs 4 --nphotons 777.0 --resume {run} --backend oracle"
+    )
     assert f"interrupted after 2 epochs; go on with: {again}" in result.stderr
     assert (run / "reconstruction.npz").is_file()
     assert load_archive(run).interrupted
@@ -383,7 +406,9 @@ def test_ctrl_c_names_every_scan(tmp_path, npz, other_npz, monkeypatch):
     train = OracleBackend.train
     monkeypatch.setattr(OracleBackend, "train", interrupted)
     said = ptycho("train", npz, other_npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, code=130)
-    assert f"go on with: ptycho-backends train {npz} {other_npz} --resume" in said.stderr
+    assert (
+        f"go on with: ptycho-backends train {npz} {other_npz} --filters 1 --epochs 1 --resume" in said.stderr
+    )
 
 
 def test_ctrl_c_elsewhere(tmp_path, npz, monkeypatch):

@@ -36,19 +36,32 @@ def matlab_5():
 DATA = b"numbers" * 100
 FOREIGN = {
     "LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n",
-    "gzip; .*gunzip": gzip.compress(DATA),
-    "bzip2; .*bunzip2": bz2.compress(DATA),
-    "xz; .*unxz": lzma.compress(DATA),
     "Zstandard": b"\x28\xb5\x2f\xfd" + DATA,
     "tar archive": tar_of(DATA),
-    "MATLAB 5 file": matlab_5(),
-    "TIFF image": b"II*\0" + DATA,
     "CBF image": b"###CBF: VERSION 1.5\r\n" + DATA,
     "NetCDF 3": b"CDF\x01" + DATA,
     "PNG image": b"\x89PNG\r\n\x1a\n" + DATA,
     "web page": b"<!DOCTYPE html><html><body>Log in</body></html>",
     "empty file": b"",
 }
+
+
+READ_AS_SCANS_ONLY = {
+    "gzip; .*gunzip": gzip.compress(DATA),
+    "bzip2; .*bunzip2": bz2.compress(DATA),
+    "xz; .*unxz": lzma.compress(DATA),
+    "MATLAB 5 file": matlab_5(),
+    "TIFF image": b"II*\0" + DATA,
+}
+
+
+@pytest.mark.parametrize("read", [open_patterns, load_product])
+@pytest.mark.parametrize("kind", READ_AS_SCANS_ONLY)
+def test_kinds_that_only_load_scan_reads(kind, read, tmp_path):
+    path = tmp_path / "scan.h5"
+    path.write_bytes(READ_AS_SCANS_ONLY[kind])
+    with pytest.raises(ScanError, match=rf"scan\.h5: .*{kind}"):
+        read(path)
 
 
 @pytest.mark.parametrize("read", [load_scan, open_patterns, load_product])
@@ -63,17 +76,19 @@ def test_foreign_files_are_named(kind, suffix, read, tmp_path):
 
 def test_other_hdf5_is_named_with_the_way_to_use_it(tmp_path):
     patterns = np.ones((3, 8, 8), np.uint16)
-    for name, make in {
-        "CXI file": lambda file: file.update({"cxi_version": 150, "entry_1/data_1/data": patterns}),
-        "NeXus file": lambda file: file.create_group("entry").attrs.update(NX_class="NXentry"),
-        "CXI or NeXus file": lambda file: file.update({"entry_1/data_1/data": patterns}),
-        "HDF5 of another layout": lambda file: file.update({"intensities": patterns}),
-    }.items():
+    without = r"without positions; .*--positions-from"
+    for words, make in (
+        (
+            rf"CXI: .*{without}",
+            lambda file: file.update({"cxi_version": 150, "entry_1/data_1/data": patterns}),
+        ),
+        ("HDF5 of another layout", lambda file: file.create_group("entry").attrs.update(NX_class="NXentry")),
+        (rf"CXI: .*{without}", lambda file: file.update({"entry_1/data_1/data": patterns})),
+        (rf"plain HDF5: .*{without}", lambda file: file.update({"intensities": patterns})),
+    ):
         with h5py.File(tmp_path / "scan.npz", "w", userblock_size=512) as file:
             make(file)
-        with pytest.raises(
-            ScanError, match=rf"scan\.npz: .*{name}.*HDF5|HDF5.*`open_patterns\(path, dataset\)`"
-        ):
+        with pytest.raises(ScanError, match=rf"scan\.npz: {words}"):
             load_scan(tmp_path / "scan.npz")
     np.testing.assert_array_equal(open_patterns(tmp_path / "scan.npz", "intensities"), patterns)
 

@@ -103,7 +103,7 @@ def test_only_what_is_needed_is_read_and_a_pass_over_everything_is_made_once(cou
     )
     assert sorted(lazy.reads) == np.unique(groups.nn_indices).tolist()
     signed = Counted(counts.astype(np.float32))
-    scan = Scan(x, y, signed)
+    scan = Scan(x, y, signed, measurement="amplitude")
     groups = group_scan(scan, gridsize=2, n_groups=2, seed=0)
     assert groups.normalisation > 0
     assert scan.pattern_maxima.max() == counts.max()

@@ -158,6 +158,7 @@ def test_a_file_that_ptychodus_wrote_holds_counts_in_any_dtype(tmp_path, caplog)
     raw.to_file(tmp_path / "ours.npz")
     assert RawData.from_file(tmp_path / "ours.npz").measurement == "intensity"
     incomplete = given()
+    incomplete["diff3d"] = incomplete["diff3d"] + 0.5  # fractions are amplitudes
     np.savez(tmp_path / "other.npz", **incomplete)
     assert RawData.from_file(tmp_path / "other.npz").measurement == "amplitude"
 
@@ -167,7 +168,8 @@ def test_a_file_that_ptychodus_wrote_holds_counts_in_any_dtype(tmp_path, caplog)
 )
 def test_a_call_with_a_stack_of_modes_is_one_of_ptychodus(probe, measurement, caplog):
     caplog.set_level(logging.INFO)
-    raw = RawData.from_coords_without_pc(**given(probeGuess=probe))
+    fractions = given()["diff3d"] + 0.5
+    raw = RawData.from_coords_without_pc(**given(probeGuess=probe, diff3d=fractions))
     assert raw.measurement == measurement
     assert ("stack of probe modes" in caplog.text) == (measurement == "intensity")
 

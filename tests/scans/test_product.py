@@ -270,8 +270,8 @@ def test_amplitudes_are_exported_as_counts(star, tmp_path):
 def test_export_goes_by_the_suffix(star, tmp_path):
     got = load_scan(export_training_data(star, tmp_path / "train.npz"))
     assert {name: getattr(got, name) for name in GEOMETRY} == GEOMETRY
-    with pytest.raises(OutputError, match=r"got suffix '\.cxi', want one of \.npz"):
-        export_training_data(star, tmp_path / "train.cxi")
+    with pytest.raises(OutputError, match=r"got suffix '\.xyz', want one of \.npz"):
+        export_training_data(star, tmp_path / "train.xyz")
 
 
 def ptychodus_npz(path, **changes):
@@ -294,8 +294,10 @@ def test_ptychodus_counts_may_be_floating_point(tmp_path, caplog):
     np.testing.assert_array_equal(scan.diffraction_amplitude(), np.full((2, 16, 16), 3))
     assert scan.probe_guess.shape == (16, 16)
     assert load_scan(path, measurement="amplitude").measurement == "amplitude"
-    # without its mark it is anybody's file, and floating point means amplitude
-    assert load_scan(ptychodus_npz(tmp_path / "other.npz", bad_pixels=None)).measurement == "amplitude"
+    # without its mark it is anybody's file, and fractions mean amplitude
+    fractions = np.full((2, 16, 16), 9.5, np.float32)
+    other = ptychodus_npz(tmp_path / "other.npz", bad_pixels=None, diff3d=fractions)
+    assert load_scan(other).measurement == "amplitude"
 
 
 def test_an_object_of_ones_is_none(tmp_path):
@@ -305,13 +307,13 @@ def test_an_object_of_ones_is_none(tmp_path):
 
 
 def test_other_hdf5_files_are_told_apart(star, tmp_path):
-    with pytest.raises(ScanError, match="a Ptychodus product, which holds no patterns; use `load_product`"):
+    with pytest.raises(ScanError, match="a Ptychodus product, which holds no patterns; put its"):
         load_scan(save_product(product(), tmp_path / "product.h5"))
     write_datasets(tmp_path / "d.h5", {"patterns": np.ones(3), "indexes": np.arange(3)}, {})
     with pytest.raises(ScanError, match="patterns without positions"):
         load_scan(tmp_path / "d.h5")
     write_datasets(tmp_path / "x.hdf5", {"weights": np.ones(3)}, {})
-    with pytest.raises(ScanError, match=r"patterns, bad_pixels.* missing; the file holds weights"):
+    with pytest.raises(ScanError, match=r"HDF5 of another layout, which holds weights"):
         load_scan(tmp_path / "x.hdf5")
     with pytest.raises(ScanError, match="object missing; the file holds weights"):
         load_product(tmp_path / "x.hdf5")

@@ -165,7 +165,7 @@ def test_a_lightning_checkpoint_resumes_as_exactly_as_an_archive(backend, scan, 
     )
     backend.train(scan, config(nepochs=2), execution=run, output_dir=tmp_path)
     for epoch in (1, 2):
-        checkpoint = next((tmp_path / "checkpoints").glob(f"best-epoch={epoch - 1}-*.ckpt"))
+        checkpoint = next((tmp_path / "checkpoints").glob(f"best-epoch={epoch}-*.ckpt"))
         assert len(backend.load(checkpoint).history) == epoch
         resumed = backend.train(scan, config(), execution=QUIET, resume_from=checkpoint)
         assert same_weights(resumed, uninterrupted[0])
@@ -249,7 +249,7 @@ def test_fine_tuning_moves_only_what_a_stage_names(backend, scan, tmp_path):
     assert [record.learning_rate for record in whole.history] == pytest.approx([1e-3, 5e-4, 1e-4])
     after = [
         backend.load(next((tmp_path / "checkpoints").glob(f"best-epoch={epoch}-*.ckpt")))
-        for epoch in range(3)
+        for epoch in (1, 2, 3)
     ]
     for epoch, part in ((1, "phase_head"), (2, "encoder_top")):
         assert part_that_moved(after[epoch - 1].weights, after[epoch].weights) == {part}

@@ -1,0 +1,153 @@
+"""Positions from another file than the patterns: CSV or text, NPY, NPZ, HDF5."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_backends.errors import ScanError
+from ptycho_backends.files.datasets_hdf5 import DatasetFile
+from ptycho_backends.files.file_kind import kind_of
+from ptycho_backends.scans.raw_scan import RawScan
+from ptycho_backends.scans.readers.source import Source
+
+MAX_TEXT_BYTES = 256 << 20
+TEXT_SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
+
+# Names of columns, in any case; their ends may state a unit, as in x_um or "x (nm)".
+X_NAMES = ("x", "xcoords", "posx", "pos_x", "x_position", "column")
+Y_NAMES = ("y", "ycoords", "posy", "pos_y", "y_position", "row")
+UNIT_ENDINGS = {
+    "m": "m",
+    "um": "um",
+    "µm": "um",
+    "micron": "um",
+    "nm": "nm",
+    "px": "px",
+    "pixel": "px",
+    "pixels": "px",
+}
+
+
+def add_positions(raw: RawScan, source: Source) -> None:
+    """Set the positions of `raw` from the file that the options name, if they name one."""
+    named = source.options.positions_from
+    if named is None:
+        return
+    path, dataset = split_dataset(named)
+    raw.positions, unit, taken = positions_of_file(path, dataset)
+    raw.positions_start = None
+    raw.positions_unit = unit
+    raw.took("positions", taken, unit or "of unknown unit")
+
+
+def split_dataset(named: str) -> tuple[Path, str | None]:
+    """File, and data set in it, of `FILE:DATASET`."""
+    if not Path(named).exists() and ":" in named:
+        file, _, dataset = named.rpartition(":")
+        return Path(file), dataset
+    return Path(named), None
+
+
+def positions_of_file(path: Path, dataset: str | None = None) -> tuple[NDArray, str | None, str]:
+    """Positions (M, 2), [x, y], their unit if the file states it, and a note of their source.
+
+    Raises
+    ------
+    ScanError
+    """
+    kind = kind_of(path)
+    if kind == "HDF5":
+        if dataset is None:
+            raise ScanError(f"{path}: HDF5; name the data set of the positions, as in {path.name}:/positions")
+        with DatasetFile(path) as file:
+            values, unit = file.array(dataset), file.attributes(dataset).get("units")
+        return as_pairs(values, path), str(unit) if unit in UNIT_ENDINGS else None, f"{path.name}:{dataset}"
+    if kind == "NPY":
+        try:
+            return as_pairs(np.load(path, allow_pickle=False), path), None, path.name
+        except ValueError as error:
+            raise ScanError(f"{path}: not a readable NPY file ({error})") from error
+    if kind is not None:
+        raise ScanError(f"{path}: a {kind} file, want positions in CSV, text, NPY or HDF5")
+    return _of_text(path)
+
+
+def as_pairs(values: NDArray, path: Path | str) -> NDArray[np.float64]:
+    """Positions (M, 2) of an array (M, 2) or (2, M), or of the first two columns of (M, 3)."""
+    if values.ndim == 2 and values.dtype.kind in "iuf":
+        if values.shape[1] in (2, 3):
+            return values[:, :2].astype(np.float64)
+        if values.shape[0] in (2, 3):
+            return values[:2].T.astype(np.float64)
+    raise ScanError(f"{path}: got {values.dtype} of shape {values.shape}, want positions (M, 2), x and y")
+
+
+def _of_text(path: Path) -> tuple[NDArray, str | None, str]:
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise ScanError(f"{path}: text of more than {MAX_TEXT_BYTES} bytes, want positions")
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"{path}: no text ({error}), want positions in CSV, text, NPY or HDF5") from error
+    rows, header = [], None
+    for number, line in enumerate(lines, 1):
+        cells = line.replace(",", " ").replace(";", " ").replace("\t", " ").split()
+        if not cells:
+            continue
+        try:
+            rows.append([float(cell) for cell in cells])
+        except ValueError:
+            if rows:
+                raise ScanError(f"{path}: line {number}: got {line[:60]!r}, want numbers") from None
+            header = line.lstrip("#% ")
+    if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
+        raise ScanError(f"{path}: want rows of as many numbers each, x and y among them")
+    values = np.array(rows)
+    columns, unit = _columns(header, values.shape[1])
+    note = f"{path.name}, columns {columns[0] + 1} (x) and {columns[1] + 1} (y)"
+    return values[:, list(columns)], unit, note
+
+
+def _columns(header: str | None, count: int) -> tuple[tuple[int, int], str | None]:
+    """Numbers of the columns of x and y, and their unit, by the header; the first two without one."""
+    if header is None:
+        return (0, 1), None
+    separator = next((mark for mark in ",;\t" if mark in header), None)
+    names = [name.strip().lower() for name in header.split(separator)]
+    found: dict[str, tuple[int, str | None]] = {}
+    for number, name in enumerate(names[:count]):
+        base, unit = _name_and_unit(name)
+        for axis, known in (("x", X_NAMES), ("y", Y_NAMES)):
+            if base in known and axis not in found:
+                found[axis] = number, unit
+    if len(found) < 2:
+        return (0, 1), None
+    return (found["x"][0], found["y"][0]), found["x"][1] if found["x"][1] == found["y"][1] else None
+
+
+def _name_and_unit(name: str) -> tuple[str, str | None]:
+    """Base and unit of a column's name, as x and um of "x_um", "x (um)" or "x [um]"."""
+    for opening in " _([":
+        base, _, unit = name.rpartition(opening)
+        unit = unit.strip("()[] ")
+        if base and unit in UNIT_ENDINGS:
+            return base.strip("_([ "), UNIT_ENDINGS[unit]
+    return name, None
+
+
+def add_positions_beside(raw: RawScan, source: Source, folder: Path, name: str) -> None:
+    """Set the positions of `raw` from the one file of positions in `folder`, or that called as the scan.
+
+    Nothing is set where the options name a file, or none or several would do.
+    """
+    if source.options.positions_from is not None or source.is_temporary:
+        return
+    found = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in TEXT_SUFFIXES and path.is_file()
+    )
+    same = [path for path in found if path.stem in (name, f"{name}_positions", "positions")]
+    chosen = same[:1] if same else found if len(found) == 1 else []
+    if chosen:
+        raw.positions, raw.positions_unit, taken = positions_of_file(chosen[0])
+        raw.took("positions", taken, raw.positions_unit or "of unknown unit")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ptycho_backends.checking import Finding, check_scan
 from ptycho_backends.scans.scan_files import load_scan
-from ptycho_backends.testing.faults import FAULTS, Fault
+from ptycho_backends.testing.scan_faults import FAULTS, Fault
 
 DATA = Path(os.environ.get("PTYCHO_SHARED", Path(__file__).parents[2] / "shared"), "data")
 SCANS = (

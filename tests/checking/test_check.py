@@ -15,7 +15,7 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.scans.scan_files import load_scan
 from ptycho_backends.scans.scan_options import ScanOptions
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.testing.faults import FAULTS
+from ptycho_backends.testing.scan_faults import FAULTS
 
 DATA = Path(os.environ.get("PTYCHO_SHARED", Path(__file__).parents[3] / "shared"), "data")
 

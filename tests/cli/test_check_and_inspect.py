@@ -14,7 +14,7 @@ from ptycho_backends.scans.product import save_product
 from ptycho_backends.scans.product_scan import product_from_scan
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.testing.faults import FAULTS
+from ptycho_backends.testing.scan_faults import FAULTS
 
 
 @pytest.fixture(scope="module")

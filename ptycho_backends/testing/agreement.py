@@ -83,6 +83,24 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
         "training, float64": Allowance(
             1e-4, "a handful of steps, as five steps; and the weights come back as float32"
         ),
+        "training, float32": Allowance(
+            3.0, "as gradients, float32, over the steps of a whole training; nothing is judged more finely than the "
+            "float64 allowance of training",
+            "error over the deviation that reordering alone causes",
+        ),
+        "losses, float32": Allowance(
+            2e-4, "the Poisson likelihood is a difference of terms that are ten times as large, each as exact as the "
+            "outputs"
+        ),
+        "history, float32": Allowance(
+            1e-3, "losses of float32, of weights whose steps differ by what reordering does to them"
+        ),
+        "verbs, exactly": Allowance(
+            0.0, "counts, rates' order, scales and what a verb may not touch are copied, not computed",
+            "any difference",
+        ),
+        "image, float64": Allowance(1e-6, "patches and image come back as complex64"),
+        "image, float32": Allowance(2e-5, "a weighted mean of float32 outputs is as exact as they are"),
         "stitched image": Allowance(2e-5, "a weighted mean of float32 outputs is as exact as they are"),
         "grouped data": Allowance(0.0, "grouping is NumPy code that every backend shares", "any difference"),
         "round trip": Allowance(0.0, "an archive stores the bits", "any difference"),

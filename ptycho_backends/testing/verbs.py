@@ -39,6 +39,10 @@ from ptycho_backends.values import EpochRecord, Prediction, TrainedModel, Weight
 # Renumberings of the filters that measure the rounding of a float32 training, if a few do not explain its error.
 MOST_RENUMBERINGS = 6
 
+# What float32 is not judged more finely than, whatever reordering does: parts of the way that a training goes, and of
+# a loss.
+LEAST_OF_STEPS, LEAST_OF_LOSSES = 7e-3, 3e-4
+
 LOSSES_OF_AN_EPOCH = ("train_loss", "val_loss")
 
 
@@ -117,24 +121,16 @@ class _Verbs:
         self, verb: str, got: TrainedModel, want: TrainedModel, start: TrainedModel
     ) -> Iterator[Measurement]:
         """Weights, history, scale and resume state in float64."""
-        yield from self._history(verb, got, want, "training, float64")
+        yield from self._history(verb, got, want)
         error, where = _farthest_step(got.weights, want.weights, start.weights)
         yield self._of(f"{verb}: weights", "training, float64", error, where)
         yield self._same(f"{verb}: intensity scale", got.intensity_scale, start.intensity_scale)
         yield self._same(f"{verb}: configuration", _told(got.config), _told(want.config))
         yield from self._state(verb, got, want)
 
-    def _history(
-        self, verb: str, got: TrainedModel, want: TrainedModel, allowance: str
-    ) -> Iterator[Measurement]:
+    def _history(self, verb: str, got: TrainedModel, want: TrainedModel) -> Iterator[Measurement]:
         for field in LOSSES_OF_AN_EPOCH:
-            errors = [
-                (_between(getattr(a, field), getattr(b, field)), f"epoch {b.epoch}: got {getattr(a, field)}, "
-                 f"want {getattr(b, field)}")
-                for a, b in zip(got.history, want.history, strict=False)
-            ]  # fmt: skip
-            error, where = max(errors, default=(0.0, ""))
-            yield self._of(f"{verb}: {field}", allowance, error, where)
+            yield self._of(f"{verb}: {field}", "training, float64", *_losses_apart(got, want, field))
         for field in ("epoch", "learning_rate"):
             yield self._same(
                 f"{verb}: {field}s in the history",
@@ -189,44 +185,57 @@ class _Verbs:
     # --- float32
 
     def train_in_single(self) -> Iterator[Measurement]:
-        """Up to the stop in float32: the error of the weights over what renumbered filters do to them."""
+        """Up to the stop in float32: errors over what renumbered filters do to weights and losses."""
         case, execution = self.case, self.case.execution(SINGLE)
         got = self._timings.timed(
             self.name, "train, float32", self.backend.train, self._data, case.config, execution=execution
         )
-        for one in self._history("train in float32", got, self.want, "history, float32"):
-            # an early stop may come at another epoch
-            if not one.quantity.endswith("epochs in the history"):
-                yield one
-        yield self._over_renumbering(
-            "train in float32: weights",
-            got.weights,
-            self.want.weights,
-            self.plan.start.weights,
-            lambda order: self._train_renumbered(order, execution),
-        )
-        yield self._same("train in float32: intensity scale", got.intensity_scale, self.want.intensity_scale)
+        want, start = self.want, self.plan.start.weights
+        yield self._same("train in float32: intensity scale", got.intensity_scale, want.intensity_scale)
+        if len(got.history) != len(want.history) and case.patience < case.nepochs:
+            yield self._of("train in float32: weights", "training, float32", None, "stopped early elsewhere")
+            return
+        yield self._same("train in float32: number of epochs", len(got.history), len(want.history))
+        renumbered: list[TrainedModel] = []
 
-    def _train_renumbered(self, order: Reordering, execution: ExecutionConfig) -> Weights:
+        def others() -> Iterator[TrainedModel]:
+            for number in range(MOST_RENUMBERINGS):
+                if number == len(renumbered):
+                    renumbered.append(self._renumbered(number, execution))
+                yield renumbered[number]
+
+        for field in LOSSES_OF_AN_EPOCH:
+            error, where = _losses_apart(got, want, field)
+            changes = (_losses_apart(one, want, field)[0] for one in others())
+            yield self._over(f"train in float32: {field}", error, LEAST_OF_LOSSES, changes, where)
+        error = _steps_apart(got.weights, want.weights, start)
+        changes = (_steps_apart(one.weights, want.weights, start) for one in others())
+        yield self._over("train in float32: weights", error, LEAST_OF_STEPS, changes, "of the steps")
+
+    def _order(self, number: int) -> Reordering:
+        model = self.plan.config.model
+        return Reordering(model, 1, self.case.seed + number, transposed=False, positions=False)
+
+    def _renumbered(self, number: int, execution: ExecutionConfig) -> TrainedModel:
+        order = self._order(number)
         plan = plan_training(self._data, self.case.config, self.backend.name, execution)
         start = dataclasses.replace(plan.start, weights=order.weights(plan.start.weights))
         plan = dataclasses.replace(plan, start=start)
-        return order.weights_back(self.backend.train(plan, plan.config, execution=execution).weights)
+        model = self.backend.train(plan, plan.config, execution=execution)
+        return dataclasses.replace(model, weights=order.weights_back(model.weights))
 
-    def _over_renumbering(
-        self, quantity: str, got: Weights, want: Weights, start: Weights, again: Any
+    def _over(
+        self, quantity: str, error: float, least: float, changes: Iterator[float], where: str
     ) -> Measurement:
+        """`error` over the largest of `changes`, as few of them as explain it, and of `least`."""
         allowance = "training, float32"
-        least, most = ALLOWANCES["training, float64"].bound, ALLOWANCES[allowance].bound
-        error, change = _steps_apart(got, want, start), least
-        for number in range(MOST_RENUMBERINGS):
-            if error <= change * most:
+        change, most = least, ALLOWANCES[allowance].bound
+        while error > change * most:
+            one = next(changes, None)
+            if one is None:
                 break
-            order = Reordering(
-                self.plan.config.model, 1, self.case.seed + number, transposed=False, positions=False
-            )
-            change = max(change, _steps_apart(again(order), want, start))
-        where = f"error {error:.1e} of the steps, reordering {change:.1e}"
+            change = max(change, one)
+        where = f"error {error:.1e} {where}, reordering {change:.1e}"
         return self._of(quantity, allowance, error / change, where)
 
     def small_steps_in_single(self) -> Iterator[Measurement]:
@@ -245,17 +254,19 @@ class _Verbs:
             yield self._of("loss in float32", "losses, float32", error, where)
         step = self.backend.train_step(plan.config, plan.start.weights, batches, execution=execution)
         exact = dataclasses.replace(DOUBLE, learning_rate=self.case.learning_rate)
-        yield self._over_renumbering(
-            "train_step in float32: weights",
-            step,
-            replayed_steps(self.backend, plan.config, plan.start.weights, batches, exact),
-            plan.start.weights,
-            lambda order: order.weights_back(
-                self.backend.train_step(
-                    plan.config, order.weights(plan.start.weights), batches, execution=execution
-                )
-            ),
-        )
+        want = replayed_steps(self.backend, plan.config, plan.start.weights, batches, exact)
+        start = plan.start.weights
+
+        def again(number: int) -> Weights:
+            order = self._order(number)
+            changed = order.weights(start)
+            return order.weights_back(
+                self.backend.train_step(plan.config, changed, batches, execution=execution)
+            )
+
+        changes = (_steps_apart(again(number), want, start) for number in range(MOST_RENUMBERINGS))
+        error = _steps_apart(step, want, start)
+        yield self._over("train_step in float32: weights", error, LEAST_OF_STEPS, changes, "of the steps")
 
     # --- predict, infer, refine
 
@@ -361,6 +372,16 @@ def _between(got: Any, want: Any) -> float:
     if not isinstance(got, float | int) or not isinstance(want, float | int) or not math.isfinite(got):
         return math.inf
     return abs(got - want) / abs(want) if want else math.inf
+
+
+def _losses_apart(got: TrainedModel, want: TrainedModel, field: str) -> tuple[float, str]:
+    """Largest relative difference of the losses `field` of all epochs."""
+    pairs = [
+        (getattr(one, field), getattr(other, field), other.epoch)
+        for one, other in zip(got.history, want.history, strict=False)
+    ]
+    found = [(_between(one, other), f"epoch {epoch}: got {one}, want {other}") for one, other, epoch in pairs]
+    return max(found, default=(0.0, ""))
 
 
 def _farthest_step(got: Weights, want: Weights, start: Weights) -> tuple[float, str]:

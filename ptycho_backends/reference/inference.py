@@ -14,7 +14,7 @@ Phases = Callable[[NDArray, NDArray, NDArray | None], NDArray[np.float64]]
 """From (B, M, M) patches, their (B, 2) centres `[x, y]` and (M, M) weights to the constant phase of every patch."""
 
 
-def object_patches(model: TrainedModel, batch: Batch) -> NDArray[np.complex128]:
+def object_patches(model: TrainedModel, batch: Batch) -> NDArray[np.complexfloating]:
     """(B, N, N, 1) object of every group of `batch`, which holds a whole scan, fed with the model's own scale."""
     return reference.predict(model.config.model, model.weights, batch).object
 

@@ -197,7 +197,7 @@ class _Run:
         adam, course, config = self._adam, self._course, self._start.config
         rates = self._schedule.weight_rates(adam.moving, self._batches_done, len(batches))
         window = batches[self._batches_done : self._batches_done + course.accum_steps]
-        summed = dict.fromkeys(rates, 0.0)
+        summed = {name: np.zeros_like(adam.weights[name]) for name in rates}
         for batch in window:
             self._loss_sum += reference.loss(config, adam.weights, batch)["total"] * len(batch)
             found = self._gradients(config, adam.weights, batch)
@@ -214,7 +214,10 @@ class _Run:
         if not self._course.held_out:
             return None
         losses = [
-            (reference.loss(self._start.config, self._adam.weights, batch, training=False)["total"], len(batch))
+            (
+                reference.loss(self._start.config, self._adam.weights, batch, training=False)["total"],
+                len(batch),
+            )
             for batch in self._course.held_out
         ]
         return sum(loss * groups for loss, groups in losses) / sum(groups for _, groups in losses)

@@ -1,4 +1,4 @@
-"""A backend's training, replayed by `reference.training` from that backend's gradients, batch after batch as planned."""
+"""A backend's training, replayed by `reference.training` from that backend's gradients, as it was planned."""
 
 from collections.abc import Sequence
 

@@ -278,7 +278,13 @@ def coherent(drawn: Mapping[str, Any]) -> dict[str, Any]:
         fields["positions"] = min(fields["positions"], 11)
     if fields["architecture"] == "attention":
         # normalisation divides by the spread of a batch, which one group alone hardly has
-        fields |= {"batch_size": 4, "validation_share": 0.05, "positions": 11, "groups": None, "subsample": None}
+        fields |= {
+            "batch_size": 4,
+            "validation_share": 0.05,
+            "positions": 11,
+            "groups": None,
+            "subsample": None,
+        }
         fields |= {"gridsize": 1, "scans": 1}
     if fields["resample"]:
         fields["scans"], fields["subsample"] = 1, None
@@ -313,7 +319,7 @@ VERBS = (
              scheduler="MultiStage", more=2, validation_share=0.05, seed=5),
     VerbCase(loss="mae", resample=True, groups=7, within=True, photons=1e6, scheduler="ReduceLROnPlateau",
              learning_rate=4e-3, nepochs=4, more=2, validation_share=0.3, patience=3, seed=6),
-    VerbCase(architecture="attention", loss="nll+mae", validation_share=0.05, inference_batch=5, stitching=None, seed=7),
+    VerbCase(architecture="attention", loss="nll+mae", validation_share=0.05, inference_batch=5, seed=7),
     VerbCase(architecture="cnn", gridsize=2, positions=9, loss="mae+variation", batch_size=4, staged=True,
              sequential=True, stitching=8, agree=True, seed=8),
 )  # fmt: skip

@@ -8,12 +8,14 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.errors import ConfigError
 from ptycho_backends.images.phase_agreement import agreed_phases
 from ptycho_backends.images.reconstruct import (
     default_stitching_size,
@@ -74,6 +76,8 @@ def measure_verbs(
         Receives curves and images.
     """
     timings = Timings() if timings is None else timings
+    case, refused = granted(case, backends)
+    yield from refused
     begun: dict[str, TrainedModel] = {}
     for name, backend in backends.items():
         verbs = _Verbs(case, name, backend, timings)
@@ -91,6 +95,32 @@ def measure_verbs(
         other = names[number - 1]
         start = begun[other] if not case.within else verbs.stopped_within(other, backends[other])
         yield from verbs.resume(start, other, shown)
+
+
+OF_THE_RUN: Mapping[str, Any] = MappingProxyType({"accum_steps": 1, "clip": None, "staged": False})
+"""Fields of a case that a backend may refuse, and what they are then."""
+
+
+def granted(case: VerbCase, backends: Mapping[str, Backend]) -> tuple[VerbCase, list[Measurement]]:
+    """`case` without the settings of `OF_THE_RUN` that a backend refuses; each refusal is not judged, and told."""
+    refused = []
+    data = case.data()
+    for field, default in OF_THE_RUN.items():
+        if getattr(case, field) == default:
+            continue
+        plain = {name: value for name, value in OF_THE_RUN.items() if name != field}
+        execution = dataclasses.replace(case, **plain).execution(DOUBLE, after_the_stop=True)
+        for name, backend in backends.items():
+            try:
+                backend.complete_config(case.config, data, execution)
+            except ConfigError as error:
+                case = dataclasses.replace(case, **{field: default})
+                where = f"{field}: {error}"
+                refused.append(
+                    Measurement("settings refused, so not judged", "verbs, exactly", name, 0.0, where)
+                )
+                break
+    return case, refused
 
 
 class _Verbs:
@@ -145,7 +175,9 @@ class _Verbs:
             yield self._of(f"{verb}: resume state", "verbs, exactly", math.inf, "got none")
             return
         for field in ("step", "epoch", "batches_done"):
-            yield self._same(f"{verb}: {field} of the resume state", getattr(state, field), getattr(wanted, field))
+            yield self._same(
+                f"{verb}: {field} of the resume state", getattr(state, field), getattr(wanted, field)
+            )
         for field in ("first_moments", "second_moments"):
             error, where = _apart(getattr(state, field), getattr(wanted, field))
             yield self._of(f"{verb}: {field.replace('_', ' ')}", "training, float64", error, where)
@@ -239,18 +271,26 @@ class _Verbs:
         return self._of(quantity, allowance, error / change, where)
 
     def small_steps_in_single(self) -> Iterator[Measurement]:
-        """`loss` and `train_step` in float32, on several batches."""
+        """`forward`, `loss` and `train_step` in float32, on several batches."""
         plan, execution = self.plan, dataclasses.replace(SINGLE, learning_rate=self.case.learning_rate)
         batches = [plan.gather(indices, 1) for indices in plan.epoch_batches(1)][:2]
         for number, batch in enumerate(batches, 1):
+            model = plan.config.model
+            outputs = self.backend.forward(model, self.begun.weights, batch, execution=SINGLE)
+            known = reference.predict(model, self.begun.weights, batch)
+            for output in OUTPUTS:
+                error, where = _of_groups(getattr(outputs, output), getattr(known, output))
+                yield self._of(
+                    f"forward in float32: {output}", "outputs, float32", error, f"batch {number}, {where}"
+                )
             got = self.backend.loss(plan.config, self.begun.weights, batch, execution=SINGLE)
-            want = reference.loss(plan.config, self.begun.weights, batch)
-            size = max(abs(value) for value in want.values())
-            if set(got) != set(want):
+            terms = reference.loss(plan.config, self.begun.weights, batch)
+            size = max(abs(value) for value in terms.values())
+            if set(got) != set(terms):
                 yield self._of("loss in float32", "losses, float32", math.inf, f"names {sorted(got)}")
                 continue
-            error, name = max((abs(got[name] - want[name]) / (size or 1.0), name) for name in want)
-            where = f"batch {number}, {name}: got {got[name]:.9g}, want {want[name]:.9g}"
+            error, name = max((abs(got[name] - terms[name]) / (size or 1.0), name) for name in terms)
+            where = f"batch {number}, {name}: got {got[name]:.9g}, want {terms[name]:.9g}"
             yield self._of("loss in float32", "losses, float32", error, where)
         step = self.backend.train_step(plan.config, plan.start.weights, batches, execution=execution)
         exact = dataclasses.replace(DOUBLE, learning_rate=self.case.learning_rate)
@@ -391,7 +431,9 @@ def _farthest_step(got: Weights, want: Weights, start: Weights) -> tuple[float, 
     found = []
     for name in want:
         moved, wanted = (_wide(one[name]) - _wide(start[name]) for one in (got, want))
-        text = f"{name}: moved by {np.linalg.norm(moved.ravel()):.3g}, want {np.linalg.norm(wanted.ravel()):.3g}"
+        text = (
+            f"{name}: moved by {np.linalg.norm(moved.ravel()):.3g}, want {np.linalg.norm(wanted.ravel()):.3g}"
+        )
         found.append((deviation(moved, wanted), text))
     return max(found)
 
@@ -446,8 +488,10 @@ def _changes(got: TrainedModel, want: TrainedModel) -> tuple[float, str]:
     """Infinite where a verb has changed the model that it was given."""
     pairs = [("weights", got.weights, want.weights)]
     if got.training_state is not None and want.training_state is not None:
-        for field in ("first_moments", "second_moments"):
-            pairs.append((field, getattr(got.training_state, field), getattr(want.training_state, field)))
+        pairs += [
+            (field, getattr(got.training_state, field), getattr(want.training_state, field))
+            for field in ("first_moments", "second_moments")
+        ]
     for what, one, other in pairs:
         for name, value in other.items():
             if not np.array_equal(one[name], value):
@@ -456,7 +500,7 @@ def _changes(got: TrainedModel, want: TrainedModel) -> tuple[float, str]:
 
 
 def require_verbs(case: VerbCase, measurements: Iterable[Measurement]) -> None:
-    """Raise `Disagreement` for the first of `measurements` that is beyond its allowance, with the way to run it alone."""
+    """Raise `Disagreement` for the first of `measurements` beyond its allowance, with the way to run it alone."""
     for one in measurements:
         if one.value is None:
             continue

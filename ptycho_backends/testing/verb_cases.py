@@ -314,7 +314,7 @@ VERBS = (
     VerbCase(loss="supervised", scheduler="WarmupCosine", nepochs=2, clip=0.5, probe_trainable=False, staged=True,
              min_lr_ratio=0.6, inference_batch=5, seed=3),
     VerbCase(loss="nll+tv", scans=2, modes=2, masked=True, normalize="Group", scheduler="Cosine", warmup=2,
-             nepochs=2, patience=1, learning_rate=3e-4, seed=4),
+             nepochs=3, patience=1, learning_rate=0.1, seed=4),
     VerbCase(gridsize=2, loss="mae+object", groups=17, batch_size=2, clip=0.05, staged=True, data_scaling="Max",
              scheduler="MultiStage", more=2, validation_share=0.05, seed=5),
     VerbCase(loss="mae", resample=True, groups=7, within=True, photons=1e6, scheduler="ReduceLROnPlateau",

@@ -307,12 +307,12 @@ def draw_verb_case(seed: int, **fixed: Any) -> VerbCase:
 
 
 VERBS = (
-    VerbCase(loss="nll+mae", scheduler="Exponential", learning_rate=4e-3, nepochs=2, validation_share=0.2,
+    VerbCase(loss="nll+mae", scheduler="Exponential", learning_rate=4e-3, nepochs=2, validation_share=0.5,
              shown=70, inference_batch=64, agree=False, stitching=10, seed=1),
     VerbCase(gridsize=2, loss="all", scheduler="OneCycle", accum_steps=2, scale_trainable=False, within=True,
              phase_subtraction=True, stitching=16, seed=2),
     VerbCase(loss="supervised", scheduler="WarmupCosine", nepochs=2, clip=0.5, probe_trainable=False, staged=True,
-             min_lr_ratio=0.6, inference_batch=5, seed=3),
+             min_lr_ratio=0.6, inference_batch=5, subsample=9, seed=3),
     VerbCase(loss="nll+tv", scans=2, modes=2, masked=True, normalize="Group", scheduler="Cosine", warmup=2,
              nepochs=3, patience=1, learning_rate=0.1, seed=4),
     VerbCase(gridsize=2, loss="mae+object", groups=17, batch_size=2, clip=0.05, staged=True, data_scaling="Max",

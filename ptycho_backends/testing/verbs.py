@@ -238,10 +238,10 @@ class _Verbs:
 
         for field in LOSSES_OF_AN_EPOCH:
             error, where = _losses_apart(got, want, field)
-            changes = (_losses_apart(one, want, field)[0] for one in others())
+            changes = (_losses_apart(one, got, field)[0] for one in others())
             yield self._over(f"train in float32: {field}", error, LEAST_OF_LOSSES, changes, where)
         error = _steps_apart(got.weights, want.weights, start)
-        changes = (_steps_apart(one.weights, want.weights, start) for one in others())
+        changes = (_steps_apart(one.weights, got.weights, start, want.weights) for one in others())
         yield self._over("train in float32: weights", error, LEAST_OF_STEPS, changes, "of the steps")
 
     def _order(self, number: int) -> Reordering:
@@ -304,7 +304,7 @@ class _Verbs:
                 self.backend.train_step(plan.config, changed, batches, execution=execution)
             )
 
-        changes = (_steps_apart(again(number), want, start) for number in range(MOST_RENUMBERINGS))
+        changes = (_steps_apart(again(number), step, start, want) for number in range(MOST_RENUMBERINGS))
         error = _steps_apart(step, want, start)
         yield self._over("train_step in float32: weights", error, LEAST_OF_STEPS, changes, "of the steps")
 
@@ -438,15 +438,19 @@ def _farthest_step(got: Weights, want: Weights, start: Weights) -> tuple[float, 
     return max(found)
 
 
-def _steps_apart(got: Weights, want: Weights, start: Weights) -> float:
-    """Root mean square over the weights of difference over way, so that every weight counts alike."""
+def _steps_apart(got: Weights, want: Weights, start: Weights, of: Weights | None = None) -> float:
+    """Root mean square over the weights of difference over way, so that every weight counts alike.
+
+    The way is that of `want`, where a weight that stays must stay in `got` too; or of other weights.
+    """
     ratios = []
     for name in want:
-        way = float(np.linalg.norm((_wide(want[name]) - _wide(start[name])).ravel()))
+        farther = want if of is None else of
+        way = float(np.linalg.norm((_wide(farther[name]) - _wide(start[name])).ravel()))
         apart = float(np.linalg.norm((_wide(got[name]) - _wide(want[name])).ravel()))
         if way > 0:
             ratios.append(apart / way)
-        elif apart > 0:
+        elif apart > 0 and of is None:
             return math.inf
     return float(np.sqrt(np.mean(np.square(ratios)))) if ratios else 0.0
 

@@ -40,7 +40,7 @@ def test_the_good_backend_passes(toy, number):
 NOTICED = {
     "train: learning rate ignored": 0,
     "train: accumulation ignored": 1,
-    "train: scale trained though told not to": 1,
+    "train: probe trained though told not to": 2,
     "train: first weights returned in float32": 1,
     "train: validation judged on training groups": 0,
     "train: supervised by the conjugate": 2,

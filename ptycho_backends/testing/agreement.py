@@ -96,7 +96,7 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
             "outputs"
         ),
         "verbs, exactly": Allowance(
-            0.0, "counts, rates' order, scales and what a verb may not touch are copied, not computed",
+            0.0, "counts, rates, scales and all that a verb may not touch are copied, not computed",
             "any difference",
         ),
         "image, float64": Allowance(1e-6, "patches and image come back as complex64"),

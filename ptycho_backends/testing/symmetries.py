@@ -50,26 +50,15 @@ class Reordering:
     repeats : int
         Number of times that each group occurs. A loss is a mean over groups, so repeats leave it unchanged,
         but a sum of equal terms, which no order changes, is rounded differently.
-    positions : bool
-        Let the positions of a group change places. Without it and `transposed` only filters are renumbered, so that
-        the data stay as they are.
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        groups: int,
-        seed: int,
-        *,
-        transposed: bool = True,
-        repeats: int = 1,
-        positions: bool = True,
+        self, config: ModelConfig, groups: int, seed: int, *, transposed: bool = True, repeats: int = 1
     ) -> None:
         generator = np.random.default_rng([seed, 4])
         self.transposed = transposed
         self.groups: Order = generator.permutation(np.tile(np.arange(groups), repeats))
-        size = config.group_size
-        self.positions: Order = generator.permutation(size) if positions else np.arange(size)
+        self.positions: Order = generator.permutation(config.group_size)
         self.axes = _Orders(config, self.positions, generator).axes
 
     def weights(self, weights: Weights) -> dict[str, NDArray]:

@@ -37,7 +37,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "unrolled": {"N": 16, "n_steps": 2},
         "cnn": {"N": 64},
-        # running values are what training adds to weights and gradients
+        # with running values, which training moves beside the weights
         "attention": {"N": 64, "cbam_encoder": True, "eca_decoder": True, "batch_norm": True},
     }
 )

@@ -32,14 +32,13 @@ from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.testing.agreement import ALLOWANCES, Disagreement, assert_within, deviation
 from ptycho_backends.testing.measurements import DOUBLE, OUTPUTS, SINGLE, Measurement, Timings
 from ptycho_backends.testing.replay import replayed_model, replayed_steps
-from ptycho_backends.testing.symmetries import Reordering
 from ptycho_backends.testing.verb_cases import VerbCase
 from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.plan import inference_groups, plan_training
 from ptycho_backends.values import EpochRecord, Prediction, TrainedModel, Weights
 
-# Renumberings of the filters that measure the rounding of a float32 training, if a few do not explain its error.
-MOST_RENUMBERINGS = 6
+# Replays of a float32 training from gradients whose sums run in another order, if a few do not explain its error.
+MOST_REPLAYS = 6
 
 # What float32 is not judged more finely than, whatever reordering does: parts of the way that a training goes, and of
 # a loss.
@@ -217,7 +216,7 @@ class _Verbs:
     # --- float32
 
     def train_in_single(self) -> Iterator[Measurement]:
-        """Up to the stop in float32: errors over what renumbered filters do to weights and losses."""
+        """Up to the stop in float32: errors over what reordered sums do to weights and losses."""
         case, execution = self.case, self.case.execution(SINGLE)
         got = self._timings.timed(
             self.name, "train, float32", self.backend.train, self._data, case.config, execution=execution
@@ -228,33 +227,22 @@ class _Verbs:
             yield self._of("train in float32: weights", "training, float32", None, "stopped early elsewhere")
             return
         yield self._same("train in float32: number of epochs", len(got.history), len(want.history))
-        renumbered: list[TrainedModel] = []
+        replays: list[TrainedModel] = []
 
         def others() -> Iterator[TrainedModel]:
-            for number in range(MOST_RENUMBERINGS):
-                if number == len(renumbered):
-                    renumbered.append(self._renumbered(number, execution))
-                yield renumbered[number]
+            for number in range(MOST_REPLAYS):
+                if number == len(replays):
+                    order = self.case.seed + number
+                    replays.append(replayed_model(self.backend, self.plan, execution, order=order))
+                yield replays[number]
 
         for field in LOSSES_OF_AN_EPOCH:
             error, where = _losses_apart(got, want, field)
-            changes = (_losses_apart(one, got, field)[0] for one in others())
+            changes = (_losses_apart(one, want, field)[0] for one in others())
             yield self._over(f"train in float32: {field}", error, LEAST_OF_LOSSES, changes, where)
         error = _steps_apart(got.weights, want.weights, start)
-        changes = (_steps_apart(one.weights, got.weights, start, want.weights) for one in others())
+        changes = (_steps_apart(one.weights, want.weights, start) for one in others())
         yield self._over("train in float32: weights", error, LEAST_OF_STEPS, changes, "of the steps")
-
-    def _order(self, number: int) -> Reordering:
-        model = self.plan.config.model
-        return Reordering(model, 1, self.case.seed + number, transposed=False, positions=False)
-
-    def _renumbered(self, number: int, execution: ExecutionConfig) -> TrainedModel:
-        order = self._order(number)
-        plan = plan_training(self._data, self.case.config, self.backend.name, execution)
-        start = dataclasses.replace(plan.start, weights=order.weights(plan.start.weights))
-        plan = dataclasses.replace(plan, start=start)
-        model = self.backend.train(plan, plan.config, execution=execution)
-        return dataclasses.replace(model, weights=order.weights_back(model.weights))
 
     def _over(
         self, quantity: str, error: float, least: float, changes: Iterator[float], where: str
@@ -297,14 +285,16 @@ class _Verbs:
         want = replayed_steps(self.backend, plan.config, plan.start.weights, batches, exact)
         start = plan.start.weights
 
-        def again(number: int) -> Weights:
-            order = self._order(number)
-            changed = order.weights(start)
-            return order.weights_back(
-                self.backend.train_step(plan.config, changed, batches, execution=execution)
+        changes = (
+            _steps_apart(
+                replayed_steps(
+                    self.backend, plan.config, start, batches, execution, order=self.case.seed + number
+                ),
+                want,
+                start,
             )
-
-        changes = (_steps_apart(again(number), step, start, want) for number in range(MOST_RENUMBERINGS))
+            for number in range(MOST_REPLAYS)
+        )
         error = _steps_apart(step, want, start)
         yield self._over("train_step in float32: weights", error, LEAST_OF_STEPS, changes, "of the steps")
 
@@ -438,19 +428,15 @@ def _farthest_step(got: Weights, want: Weights, start: Weights) -> tuple[float, 
     return max(found)
 
 
-def _steps_apart(got: Weights, want: Weights, start: Weights, of: Weights | None = None) -> float:
-    """Root mean square over the weights of difference over way, so that every weight counts alike.
-
-    The way is that of `want`, where a weight that stays must stay in `got` too; or of other weights.
-    """
+def _steps_apart(got: Weights, want: Weights, start: Weights) -> float:
+    """Root mean square over the weights of difference over way, so that every weight counts alike."""
     ratios = []
     for name in want:
-        farther = want if of is None else of
-        way = float(np.linalg.norm((_wide(farther[name]) - _wide(start[name])).ravel()))
+        way = float(np.linalg.norm((_wide(want[name]) - _wide(start[name])).ravel()))
         apart = float(np.linalg.norm((_wide(got[name]) - _wide(want[name])).ravel()))
         if way > 0:
             ratios.append(apart / way)
-        elif apart > 0 and of is None:
+        elif apart > 0:
             return math.inf
     return float(np.sqrt(np.mean(np.square(ratios)))) if ratios else 0.0
 

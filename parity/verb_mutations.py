@@ -124,10 +124,14 @@ VERB_MUTANTS = (
                ("inference.py", "patch_weights=trust_in_patches(model, stitching_size),", "patch_weights=None,"),
                ("inference.py", "patch_weights=trust_in_patches(model, stitching_size),", "patch_weights=None,")),
     VerbMutant("infer: patches shifted after the first batch",
-               ("inference.py", "yield part, patches", "yield part, (np.roll(patches, 1, axis=2) if part.start else patches)"),
+               ("inference.py", "under_way.append((part, runner.object(batch)))",
+                "later = runner.object(batch)\n"
+                "            under_way.append((part, lambda: np.roll(later(), 1, axis=2) if part.start else later()))"),
                ("inference.py", "yield part, patches", "yield part, (np.roll(patches, 1, axis=2) if part.start else patches)")),
     VerbMutant("infer: conjugate in float32",
-               ("inference.py", "return image.cpu().numpy()[..., None]", "found = image.cpu().numpy()[..., None]\n        return found.conj() if found.dtype == np.complex64 else found"),
+               ("inference.py", "return array_later(image[..., None])",
+                "image = image if image.dtype == torch.complex128 else image.conj().resolve_conj()\n"
+                "        return array_later(image[..., None])"),
                ("inference.py", "return results.numpy()[..., None]", "found = results.numpy()[..., None]\n        return found.conj() if found.dtype == np.complex64 else found")),
     VerbMutant("infer: default stitching size for every request", shared=(
         "backend_base.py", "size = default_stitching_size(network) if stitching_size is None else stitching_size", "size = default_stitching_size(network)")),

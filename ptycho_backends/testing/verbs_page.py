@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ptycho_backends.testing.verbs import Shown
 from ptycho_backends.values import EpochRecord
 
-PLOT_WIDTH, PLOT_HEIGHT = 340, 150
+PLOT_WIDTH, PLOT_HEIGHT = 260, 130
 # Sides of an image on the page, CSS pixels.
 IMAGE_SIDE = 130
 
 COLOURS = ("#3569b8", "#d9822b", "#0f7b54", "#8a4bbf")
-REFERENCE = "reference"
+REFERENCE, REFERENCE_COLOUR = "reference", "#777"
 
 STYLE = """
 .verb { display:flex; flex-wrap:wrap; gap:18px; align-items:flex-start; padding:14px 16px }
@@ -34,7 +34,7 @@ def verbs_section(shown: Sequence[Shown]) -> str:
         return '<p class="soft">No case of verbs was measured.</p>'
     text = (
         '<p class="soft">Losses of all epochs, before and after the stop: the reference is the broad grey line, '
-        "backends lie on it, dashes are the validation set. Beside them the phase of the reference&rsquo;s image, "
+        "and backends should lie on it. Beside them the phase of the reference&rsquo;s image, "
         "and how far each backend&rsquo;s is from it, black to white from nothing to the figure below.</p>"
     )
     return text + f'<div class="card">{"".join(map(_case, shown))}</div>'
@@ -53,7 +53,10 @@ def devices_section(backends: Iterable[str], device: str, rounded: bool) -> str:
 
 def _case(shown: Shown) -> str:
     images = shown.images
-    figures = [_curves(shown.curves)]
+    figures = [
+        _curves(shown.curves, "train_loss", "training loss"),
+        _curves(shown.curves, "val_loss", "validation loss"),
+    ]
     if REFERENCE in images:
         want = images[REFERENCE]
         figures.append(_figure(np.angle(want), "phase, reference"))
@@ -67,18 +70,21 @@ def _case(shown: Shown) -> str:
     return f'<div class="verb"><code>{escape(shown.case)}</code>{"".join(figures)}</div>'
 
 
-def _curves(curves: Mapping[str, Sequence[EpochRecord]]) -> str:
+def _curves(curves: Mapping[str, Sequence[EpochRecord]], field: str, title: str) -> str:
+    """One plot of the loss `field`, a line for each backend."""
     values = [
         value
         for rows in curves.values()
-        for row in rows
-        for value in (row.train_loss, row.val_loss)
+        for value in (getattr(row, field) for row in rows)
         if value is not None and np.isfinite(value)
     ]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    last = max((row.epoch for rows in curves.values() for row in rows), default=1)
-
-    def points(rows: Sequence[EpochRecord], field: str) -> str:
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    last = max(row.epoch for rows in curves.values() for row in rows)
+    lines, legend, colours = [], [], iter(COLOURS * len(curves))
+    for name, rows in curves.items():
+        colour = REFERENCE_COLOUR if name == REFERENCE else next(colours)
         places = []
         for row in rows:
             value = getattr(row, field)
@@ -86,22 +92,13 @@ def _curves(curves: Mapping[str, Sequence[EpochRecord]]) -> str:
                 x = 8 + (PLOT_WIDTH - 16) * (row.epoch - 1) / max(1, last - 1)
                 y = 8 + (PLOT_HEIGHT - 16) * (1 - (value - low) / ((high - low) or 1.0))
                 places.append(f"{x:.1f},{y:.1f}")
-        return " ".join(places)
-
-    lines, legend, colours = [], [], iter(COLOURS * len(curves))
-    for name, rows in curves.items():
-        colour = "#777" if name == REFERENCE else next(colours)
         kind = "curve reference" if name == REFERENCE else "curve"
+        lines.append(f'<polyline class="{kind}" stroke="{colour}" points="{" ".join(places)}"/>')
         legend.append(f'<span style="color:{colour}">&#9632;</span> {escape(name)}')
-        for field, dashes in (("train_loss", ""), ("val_loss", ' stroke-dasharray="5 4"')):
-            lines.append(
-                f'<polyline class="{kind}" stroke="{colour}"{dashes} points="{points(rows, field)}"/>'
-            )
-    svg = f'<svg width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}" role="img" aria-label="losses">{"".join(lines)}</svg>'
     names = " &nbsp; ".join(legend)
     return (
-        f"<figure>{svg}<figcaption>{names}<br>loss {low:.6g} to {high:.6g}, epochs 1 to {last}"
-        "</figcaption></figure>"
+        f'<figure><svg width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}" role="img" aria-label="{title}">{"".join(lines)}</svg>'
+        f"<figcaption>{title}, {low:.6g} to {high:.6g}, epochs 1 to {last}<br>{names}</figcaption></figure>"
     )
 
 

@@ -96,8 +96,9 @@ def _curves(curves: Mapping[str, Sequence[EpochRecord]], field: str, title: str)
         lines.append(f'<polyline class="{kind}" stroke="{colour}" points="{" ".join(places)}"/>')
         legend.append(f'<span style="color:{colour}">&#9632;</span> {escape(name)}')
     names = " &nbsp; ".join(legend)
+    size = f'width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}"'
     return (
-        f'<figure><svg width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}" role="img" aria-label="{title}">{"".join(lines)}</svg>'
+        f'<figure><svg {size} role="img" aria-label="{title}">{"".join(lines)}</svg>'
         f"<figcaption>{title}, {low:.6g} to {high:.6g}, epochs 1 to {last}<br>{names}</figcaption></figure>"
     )
 

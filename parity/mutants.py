@@ -4,7 +4,7 @@
 
 Each mutant of `mutations.py` is made in a copy of the packages and judged in a process of its own by a
 quick selection of the suite: the promises of single stages, generated cases, a short training; mutants of whole verbs
-by the cases of verbs, of profile fast first, then of ci. `planted` are the faults of `testing.planted` around a good
+by the cases of verbs, of profile fast first, then of ci. `planted` are those of `testing.faults` around a good
 backend (`--around NAME`). A crash counts as noticed, a mistake that does not compile does not count. The unbroken copy
 is judged first: it must pass. Exit code 1 if a mutant survives.
 """
@@ -74,11 +74,12 @@ def noticed_by(backend) -> str:
 
 
 def check_planted(around: str, only: str) -> tuple[int, int]:
-    """Judge every fault of `testing.planted` around a good backend; (killed, survived)."""
+    """Judge every fault of `testing.faults` around a good backend; (killed, survived)."""
     import logging
 
     from ptycho_backends.registry import get_backend
-    from ptycho_backends.testing.planted import FAULTS, Planted
+    from ptycho_backends.testing.faults import FAULTS
+    from ptycho_backends.testing.planted import Planted
 
     logging.disable(logging.WARNING)
     good, killed, survived = get_backend(around), 0, 0

@@ -2,7 +2,7 @@
 
 Each replaces a text that occurs exactly once in its file; `mutants.py` makes them one at a time. Those of whole verbs
 are one list for both backends (`verb_mutations`); what is planted around a backend is
-`ptycho_backends.testing.planted.FAULTS`.
+`ptycho_backends.testing.faults.FAULTS`.
 """
 
 from tensorflow_mutations import TENSORFLOW

@@ -15,7 +15,8 @@ from ptycho_backends.registry import get_backend
 from ptycho_backends.testing import command, parity
 from ptycho_backends.testing.agreement import Disagreement
 from ptycho_backends.testing.contract import BackendContract
-from ptycho_backends.testing.planted import FAULTS, Planted
+from ptycho_backends.testing.faults import FAULTS
+from ptycho_backends.testing.planted import Planted
 from ptycho_backends.testing.verb_cases import VERBS
 from ptycho_backends.testing.verbs import measure_verbs, require_verbs
 

@@ -258,6 +258,11 @@ class VerbCase:
         return 12 if self.stitching_size is None else self.stitching_size - 2
 
     @property
+    def trains_in_single(self) -> bool:
+        """True for every other seed: a framework takes seconds to compile a further training."""
+        return self.seed % 2 == 1
+
+    @property
     def refinement(self) -> RefinementConfig:
         """Of a refinement that ends in the correction of an unrolled model."""
         # where no pixel judges, the correction is taken however bad it is

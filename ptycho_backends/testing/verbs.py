@@ -82,7 +82,8 @@ def measure_verbs(
         verbs = _Verbs(case, name, backend, timings)
         yield from verbs.train()
         begun[name] = verbs.begun
-        yield from verbs.train_in_single()
+        if case.trains_in_single:
+            yield from verbs.train_in_single()
         yield from verbs.small_steps_in_single()
         # of one model, so that images of several backends can be compared
         model = next(iter(begun.values()))

@@ -42,7 +42,7 @@ NOTICED = {
     "train: learning rate ignored": 0,
     "train: accumulation ignored": 1,
     "train: probe trained though told not to": 2,
-    "train: first weights returned in float32": 1,
+    "train: first weights returned in float32": 2,
     "train: validation judged on training groups": 0,
     "train: supervised by the conjugate": 2,
     "resume: stages ignored": 2,

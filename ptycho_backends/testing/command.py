@@ -60,7 +60,8 @@ def parity_command(
     _check(backends, cases, seed, profile, part, device)
     only = None if case is None else parity.case_of(case)
     folder = output_directory(output_dir)
-    what = f"{PROFILE_CASES[profile] if cases is None else cases} cases" if only is None else repr(only)
+    batches, verbs = parity.counts(cases, profile, part, only)
+    what = f"{batches} cases of batches and {verbs} of verbs" if only is None else repr(only)
     say(f"{what} on {', '.join(backends)}, profile {profile}, seed {seed}, device {device}")
 
     def on_case(report: parity.Report) -> None:

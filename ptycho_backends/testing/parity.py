@@ -245,7 +245,7 @@ def run(
         A named backend that does not load is an error, never left out.
     """
     loaded = get_backends(names)
-    arrays, verbs = _counts(cases, profile, part, only)
+    arrays, verbs = counts(cases, profile, part, only)
     report = Report(list(loaded), profile, seed, arrays, verbs_asked=verbs, device=device)
     measuring = _Measuring(report, loaded, device)
     started = time.perf_counter()
@@ -265,7 +265,7 @@ def run(
     return report
 
 
-def _counts(cases: int | None, profile: str, part: str, only: AnyCase | None) -> tuple[int, int]:
+def counts(cases: int | None, profile: str, part: str, only: AnyCase | None) -> tuple[int, int]:
     """Numbers of cases of batches and of verbs."""
     if only is not None:
         return (0, 1) if isinstance(only, VerbCase) else (1, 0)

@@ -14,7 +14,7 @@ from ptycho_backends.params import params
 from ptycho_backends.params.bridge import LEGACY_NAMES
 from ptycho_backends.testing.agreement import ALLOWANCES
 from ptycho_backends.testing.fields import field_rows
-from ptycho_backends.testing.measurements import PROFILE_CASES, PROFILES
+from ptycho_backends.testing.measurements import PROFILE_CASES, PROFILE_VERBS, PROFILES
 
 DOCS = Path(__file__).parent
 CLASSES = (ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
@@ -38,13 +38,13 @@ def parity_tables() -> dict[str, str]:
         (name, f"{allowed.bound:.3g}", allowed.unit, allowed.reason) for name, allowed in ALLOWANCES.items()
     ]
     profiles = [
-        (name, str(PROFILE_CASES[name]), *map(str, dataclasses.astuple(effort)))
+        (name, str(PROFILE_CASES[name]), str(PROFILE_VERBS[name]), *map(str, dataclasses.astuple(effort)))
         for name, effort in PROFILES.items()
     ]
     efforts = ("directions of a gradient", "reorderings of a float32 gradient", "steps after the first")
     return {
         "allowances": _table(("what", "allowed", "measured as", "reason"), allowances),
-        "profiles": _table(("profile", "cases", *efforts), profiles),
+        "profiles": _table(("profile", "cases of batches", "cases of verbs", *efforts), profiles),
         "fields": _table(("field", "other value", "what becomes of it", "beside"), field_rows()),
     }
 

@@ -1,11 +1,12 @@
 """Break a backend on purpose, one mistake at a time, and see that the suite notices every one.
 
-    python parity/mutants.py torch tensorflow [--only TEXT]
+    python parity/mutants.py torch tensorflow planted [--only TEXT] [--verbs]
 
 Each mutant of `mutations.py` is made in a copy of the packages and judged in a process of its own by a
-quick selection of the suite: the promises of single stages, generated cases, a short training. A crash
-counts as noticed, a mistake that does not compile does not count. The unbroken copy is judged first: it
-must pass. Exit code 1 if a mutant survives.
+quick selection of the suite: the promises of single stages, generated cases, a short training; mutants of whole verbs
+by the cases of verbs, of profile fast first, then of ci. `planted` are those of `testing.faults` around a good
+backend (`--around NAME`). A crash counts as noticed, a mistake that does not compile does not count. The unbroken copy
+is judged first: it must pass. Exit code 1 if a mutant survives.
 """
 
 # ruff: noqa: T201 - this is a program
@@ -20,15 +21,25 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mutations import MUTANTS, PACKAGES, Mutant
+from mutant import Mutant
+from mutations import MUTANTS, PACKAGES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 PASSES, NOTICED = 0, 3
 
 
-def judge(name: str) -> int:
+PLANTED = "planted"
+
+
+def judge(name: str, *, of_verbs: bool) -> int:
     """Judge the mutant of this process: measure until something is beyond its allowance."""
+    from ptycho_backends.registry import get_backend
+
+    if of_verbs:
+        by = noticed_by(get_backend(name))
+        print(by)
+        return NOTICED if by else PASSES
     from ptycho_backends.testing.agreement import Disagreement
     from ptycho_backends.testing.measurements import require_agreement
 
@@ -36,12 +47,51 @@ def judge(name: str) -> int:
         for measurement in measurements(name):
             require_agreement([measurement])
     except Disagreement as error:
-        print(str(error).partition(" (")[0])
+        print("fast: " + str(error).partition(" (")[0])
         return NOTICED
     except Exception as error:
         print(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         return NOTICED
     return PASSES
+
+
+def noticed_by(backend) -> str:
+    """The profile and the quantity that notice the backend's fault in a verb; an empty text if none does."""
+    from ptycho_backends.testing.measurements import PROFILE_VERBS
+    from ptycho_backends.testing.verb_cases import draw_verb_cases
+    from ptycho_backends.testing.verbs import measure_verbs
+
+    for number, case in enumerate(draw_verb_cases(PROFILE_VERBS["ci"])):
+        profile = "fast" if number < PROFILE_VERBS["fast"] else "ci"
+        try:
+            for one in measure_verbs(case, {backend.name: backend}):
+                if one.exceeded:
+                    return f"{profile}: {one.quantity}, {one.where}, case {number}"
+        except Exception as error:
+            text = str(error).splitlines()[0] if str(error) else ""
+            return f"{profile}: {type(error).__name__}: {text}, case {number}"
+    return ""
+
+
+def check_planted(around: str, only: str) -> tuple[int, int]:
+    """Judge every fault of `testing.faults` around a good backend; (killed, survived)."""
+    import logging
+
+    from ptycho_backends.registry import get_backend
+    from ptycho_backends.testing.faults import FAULTS
+    from ptycho_backends.testing.planted import Planted
+
+    logging.disable(logging.WARNING)
+    good, killed, survived = get_backend(around), 0, 0
+    for name, fault in FAULTS.items():
+        if only not in name:
+            continue
+        started = time.perf_counter()
+        by = noticed_by(Planted(good, fault))
+        killed, survived = killed + bool(by), survived + (not by)
+        outcome = f"killed by {by}" if by else "SURVIVED"
+        print(f"{PLANTED:11} {name:50} {time.perf_counter() - started:4.0f} s  {outcome}", flush=True)
+    return killed, survived
 
 
 def measurements(name: str) -> Iterator:
@@ -241,6 +291,7 @@ def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:
 def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
     """True if the mistake was noticed; the quantity that noticed it, and the seconds that took."""
     started = time.perf_counter()
+    of_verbs = ["--verbs"] if mutant is not None and mutant.of_verbs else []
     with tempfile.TemporaryDirectory() as folder:
         mutated_copy(Path(folder), PACKAGES[name], mutant)
         environment = {
@@ -251,7 +302,7 @@ def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         done = subprocess.run(
-            [sys.executable, __file__, "--judge", name],
+            [sys.executable, __file__, "--judge", name, *of_verbs],
             env=environment,
             capture_output=True,
             text=True,
@@ -264,13 +315,13 @@ def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
     return done.returncode == NOTICED, lines[-1] if lines else "", time.perf_counter() - started
 
 
-def check_backend(name: str, only: str) -> tuple[int, int]:
-    """Judge every mutant of one backend; (killed, survived)."""
+def check_backend(name: str, only: str, *, of_verbs: bool) -> tuple[int, int]:
+    """Judge every mutant of one backend, or those of verbs alone; (killed, survived)."""
     noticed, by, seconds = verdict(name, None)
     if noticed:
         raise SystemExit(f"{name}: the unbroken backend does not pass: {by}")
     print(f"{name}: unbroken, passes ({seconds:.0f} s)", flush=True)
-    chosen = [mutant for mutant in MUTANTS[name] if only in mutant.name]
+    chosen = [one for one in MUTANTS[name] if only in one.name and (one.of_verbs or not of_verbs)]
     killed = 0
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
         verdicts = pool.map(lambda mutant: verdict(name, mutant), chosen)
@@ -286,13 +337,20 @@ def check_backend(name: str, only: str) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("backends", nargs="*", help="torch, tensorflow (default: both)")
+    parser.add_argument("backends", nargs="*", help="torch, tensorflow, planted (default: all)")
     parser.add_argument("--only", default="", help="mutants whose name holds this text")
+    parser.add_argument("--verbs", action="store_true", help="mutants of whole verbs alone")
+    parser.add_argument("--around", default="torch", help="the backend that faults are planted around")
     parser.add_argument("--judge", choices=sorted(MUTANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.judge:
-        return judge(options.judge)
-    results = [check_backend(name, options.only) for name in options.backends or MUTANTS]
+        return judge(options.judge, of_verbs=options.verbs)
+    results = [
+        check_planted(options.around, options.only)
+        if name == PLANTED
+        else check_backend(name, options.only, of_verbs=options.verbs)
+        for name in options.backends or (*MUTANTS, PLANTED)
+    ]
     killed, survived = (sum(column) for column in zip(*results, strict=True))
     print(f"{killed} killed, {survived} survived")
     return 1 if survived else 0

@@ -74,6 +74,15 @@ def parity(
     profile: Annotated[str, typer.Option("--profile", help="fast, ci or nightly: how much of each case.")] = (
         "fast"
     ),
+    part: Annotated[
+        str, typer.Option("--part", help="arrays (single batches), verbs (train, infer, ...) or all.")
+    ] = "all",
+    device: Annotated[
+        str, typer.Option("--device", help="Where backends compute: cpu, gpu, cuda, mps or auto.")
+    ] = "cpu",
+    case: Annotated[
+        str | None, typer.Option("--case", help="Measure this case alone, as a report prints it.")
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
     ] = Path("parity_report"),
@@ -90,6 +99,16 @@ def parity(
     with session(verbose, quiet, debug) as say:
         from ptycho_backends.testing.command import parity_command
 
-        code = parity_command(backends, cases=cases, seed=seed, profile=profile, output_dir=output, say=say)
+        code = parity_command(
+            backends,
+            cases=cases,
+            seed=seed,
+            profile=profile,
+            part=part,
+            device=device,
+            case=case,
+            output_dir=output,
+            say=say,
+        )
     if code:
         raise typer.Exit(code)

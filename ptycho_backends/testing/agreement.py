@@ -55,6 +55,9 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
         "outputs, float32": Allowance(
             2e-5, "the float64 figure in roundings of float32: what users get"
         ),
+        "outputs, TF32": Allowance(
+            0.16, "the float32 figure in roundings of ten bits instead of 23, which the convolutions may do on request"
+        ),
         "gradients, float32": Allowance(
             3.0, "the Poisson gradient is ill-conditioned, so the yardstick is the framework's own deviation "
             "when it sums in another order; three is the spread of such a deviation between draws",
@@ -83,6 +86,21 @@ ALLOWANCES: Mapping[str, Allowance] = MappingProxyType(
         "training, float64": Allowance(
             1e-4, "a handful of steps, as five steps; and the weights come back as float32"
         ),
+        "training, float32": Allowance(
+            3.0, "as gradients, float32, over the steps of a whole training; float32 is not judged more finely than "
+            "2 % of the way that the weights go, and 0.1 % of a loss",
+            "error over the deviation that reordering alone causes",
+        ),
+        "losses, float32": Allowance(
+            2e-4, "the Poisson likelihood is a difference of terms that are ten times as large, each as exact as the "
+            "outputs"
+        ),
+        "verbs, exactly": Allowance(
+            0.0, "counts, rates, scales and all that a verb may not touch are copied, not computed",
+            "any difference",
+        ),
+        "image, float64": Allowance(1e-6, "patches and image come back as complex64"),
+        "image, float32": Allowance(2e-5, "a weighted mean of float32 outputs is as exact as they are"),
         "stitched image": Allowance(2e-5, "a weighted mean of float32 outputs is as exact as they are"),
         "grouped data": Allowance(0.0, "grouping is NumPy code that every backend shares", "any difference"),
         "round trip": Allowance(0.0, "an archive stores the bits", "any difference"),

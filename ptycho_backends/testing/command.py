@@ -8,6 +8,7 @@ from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.testing import parity, parity_page
+from ptycho_backends.testing.devices import DEVICES
 from ptycho_backends.testing.measurements import PROFILE_CASES
 
 JSON_NAME = "parity.json"
@@ -20,6 +21,9 @@ def parity_command(
     cases: int | None = None,
     seed: int = 0,
     profile: str = "fast",
+    part: str = "all",
+    device: str = "cpu",
+    case: str | None = None,
     output_dir: str | os.PathLike[str] = "parity_report",
     say: Callable[[str], None] = print,
 ) -> int:
@@ -30,10 +34,15 @@ def parity_command(
     backends : sequence of str
         One or more names; each is compared with the reference and with the others.
     cases : int, optional
-        Generated cases; default: the number of the profile.
+        Generated cases of batches, or of verbs where these are the only `part`; default: those of the profile.
     seed : int
         The same seed gives the same cases.
     profile : {'fast', 'ci', 'nightly'}
+    part : {'all', 'arrays', 'verbs'}
+    device : str
+        `ExecutionConfig.accelerator`.
+    case : str, optional
+        The only case to measure, as a report prints it.
     output_dir : path
     say : callable
         Receives each line of progress.
@@ -48,19 +57,31 @@ def parity_command(
     ConfigError, UnknownBackendError, BackendUnavailableError, OutputError
         Before anything is measured.
     """
-    _check(backends, cases, seed, profile)
+    _check(backends, cases, seed, profile, part, device)
+    only = None if case is None else parity.case_of(case)
     folder = output_directory(output_dir)
-    count = PROFILE_CASES[profile] if cases is None else cases
-    say(f"{count} cases on {', '.join(backends)}, profile {profile}, seed {seed}")
+    batches, verbs = parity.counts(cases, profile, part, only)
+    what = f"{batches} cases of batches and {verbs} of verbs" if only is None else repr(only)
+    say(f"{what} on {', '.join(backends)}, profile {profile}, seed {seed}, device {device}")
 
     def on_case(report: parity.Report) -> None:
-        if report.cases_done % max(1, count // 20) == 0 or report.cases_done == count:
+        done, count = report.cases_done + report.verbs_done, report.cases_asked + report.verbs_asked
+        if done % max(1, count // 20) == 0 or done == count:
             beyond = len(report.failures)
             verdict = f"{beyond} beyond their allowance" if beyond else "all within their allowances"
-            say(f"  {report.cases_done:4d} of {count} cases, {report.seconds:.0f} s: {verdict}")
+            say(f"  {done:4d} of {count} cases, {report.seconds:.0f} s: {verdict}")
             _write(report, folder)  # so that a killed run leaves a report
 
-    report = parity.run(backends, cases=count, seed=seed, profile=profile, on_case=on_case)
+    report = parity.run(
+        backends,
+        cases=cases,
+        seed=seed,
+        profile=profile,
+        on_case=on_case,
+        part=part,
+        device=device,
+        only=only,
+    )
     _write(report, folder)
     for line in summary(report):
         say(line)
@@ -87,7 +108,9 @@ def summary(report: parity.Report) -> list[str]:
     return [*lines, *report.failures]
 
 
-def _check(backends: Sequence[str], cases: int | None, seed: int, profile: str) -> None:
+def _check(
+    backends: Sequence[str], cases: int | None, seed: int, profile: str, part: str, device: str
+) -> None:
     problems = []
     if not backends:
         problems.append(f"backends: got none, want at least one name, as in `parity {' '.join(BUILT_IN)}`")
@@ -99,5 +122,8 @@ def _check(backends: Sequence[str], cases: int | None, seed: int, profile: str) 
         problems.append(f"seed: got {seed}, want an integer >= 0")
     if profile not in PROFILE_CASES:
         problems.append(f"profile: got {profile!r}, want one of {', '.join(PROFILE_CASES)}")
+    for what, got, known in (("part", part, parity.PARTS), ("device", device, DEVICES)):
+        if got not in known:
+            problems.append(f"{what}: got {got!r}, want one of {', '.join(known)}")
     if problems:
         raise ConfigError("; ".join(problems))

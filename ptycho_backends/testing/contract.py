@@ -41,6 +41,8 @@ from ptycho_backends.testing.measurements import (
 from ptycho_backends.testing.refinement_measurements import REFINEMENTS, RefinementCase, measure_refinement
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
 from ptycho_backends.testing.symmetries import Reordering
+from ptycho_backends.testing.verb_cases import VERBS, VerbCase
+from ptycho_backends.testing.verbs import measure_verbs, require_verbs
 from ptycho_backends.training.plan import inference_groups, plan_training
 from ptycho_backends.values import Batch, EpochRecord, Prediction, RefinementRecord
 
@@ -278,6 +280,11 @@ class BackendContract:
     @pytest.mark.parametrize("scan", SCANS, ids=repr)
     def test_training_stitching_and_archives(self, backend: Backend, scan: ScanCase) -> None:
         require_agreement(measure_scan(scan, {backend.name: backend}))
+
+    @pytest.mark.parametrize("case", VERBS, ids=repr)
+    def test_verbs(self, backend: Backend, case: VerbCase) -> None:
+        """Training, resuming, prediction, inference and refinement of one case: whole verbs, every option."""
+        require_verbs(case, measure_verbs(case, {backend.name: backend}))
 
     def test_history_and_resuming(self, backend: Backend, tmp_path: Path) -> None:
         scan, config = SCANS[0].scan(), SCANS[0].config

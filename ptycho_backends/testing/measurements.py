@@ -56,6 +56,8 @@ PROFILES: Mapping[str, Effort] = MappingProxyType(
     }
 )
 PROFILE_CASES: Mapping[str, int] = MappingProxyType({"fast": 20, "ci": 60, "nightly": 300})
+PROFILE_VERBS: Mapping[str, int] = MappingProxyType({"fast": 8, "ci": 24, "nightly": 300})
+"""Cases of whole verbs."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,15 @@ def outputs(
         for output in OUTPUTS:
             error = deviation(getattr(got, output), getattr(want, output))
             yield Measurement(f"{output}, {precision}", f"outputs, {precision}", name, error)
+
+
+def tf32_outputs(name: str, backend: Backend, case: Case) -> Iterator[Measurement]:
+    """The outputs of a backend that may round to ten bits."""
+    want = reference.predict(case.config.model, case.weights, case.batch)
+    got = backend.forward(case.config.model, case.weights, case.batch, execution=SINGLE)
+    for output in OUTPUTS:
+        error = deviation(getattr(got, output), getattr(want, output))
+        yield Measurement(f"{output}, TF32", "outputs, TF32", name, error)
 
 
 def loss_terms(name: str, backend: Backend, case: Case, want: Mapping[str, float]) -> Iterator[Measurement]:

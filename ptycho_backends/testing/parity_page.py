@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.testing import verbs_page
 from ptycho_backends.testing.agreement import ALLOWANCES
 from ptycho_backends.testing.parity import Report, Row, versions
 
@@ -67,6 +68,8 @@ def page(report: Report) -> str:
             _head(report, names),
             _failures(report),
             f"<h2>Deviations</h2>{_legend()}{_quantities(report)}",
+            f"<h2>Verbs: training and images</h2>{verbs_page.verbs_section(report.shown)}",
+            f"<h2>Devices</h2>{verbs_page.devices_section(report.backends, report.device, report.device != 'cpu')}",
             f"<h2>Worst cases</h2>{_worst_cases(report)}",
             f"<h2>Allowances, and why</h2>{_allowances(report)}",
             f"<h2>Timings</h2>{_timings(report)}",
@@ -76,7 +79,7 @@ def page(report: Report) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Parity of {escape(names)}</title><style>{STYLE}</style></head>"
+        f"<title>Parity of {escape(names)}</title><style>{STYLE}{verbs_page.STYLE}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )
 
@@ -85,7 +88,8 @@ def _head(report: Report, names: str) -> str:
     failures = report.failures
     verdict = f"{len(failures)} beyond their allowance" if failures else "all within their allowances"
     facts = (
-        (f"{report.cases_done} of {report.cases_asked}", "generated cases"),
+        (f"{report.cases_done} of {report.cases_asked}", "cases of batches"),
+        (f"{report.verbs_done} of {report.verbs_asked}", "cases of whole verbs"),
         (f"{sum(len(row.values) for row in report.rows.values()):,}", "deviations measured"),
         (f"{sum(row.not_judged for row in report.rows.values()):,}", "could not be judged"),
         (_duration(report.seconds), f"profile {report.profile}, seed {report.seed}"),

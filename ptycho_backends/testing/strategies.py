@@ -17,6 +17,7 @@ from ptycho_backends.scans.grouping import GroupedData, group_scan
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.cases import FIELD_VALUES, OWN_VALUES, Case, within_reason
+from ptycho_backends.testing.verb_cases import VERB_VALUES, VerbCase, coherent
 from ptycho_backends.values import Batch
 
 # Multiples of 1/16 up to 4: short when printed, and exact in float32.
@@ -36,6 +37,15 @@ def cases(draw: st.DrawFn, **fixed: Any) -> Case:
     fields = {**within_reason(fields), **fixed}
     seed = fixed["seed"] if "seed" in fixed else draw(st.integers(0, 9999), label="seed")
     return Case(**{**fields, "seed": seed})
+
+
+@st.composite
+def verb_cases(draw: st.DrawFn, **fixed: Any) -> VerbCase:
+    """Whole trainings with everything about their run, and reconstructions; `fixed` fields are taken as given."""
+    fields = {name: draw(_field(name, values, fixed), label=name) for name, values in VERB_VALUES.items()}
+    fields = {**coherent(fields), **fixed}
+    seed = fixed["seed"] if "seed" in fixed else draw(st.integers(0, 9999), label="seed")
+    return VerbCase(**{**fields, "seed": seed})
 
 
 def training_configs(**fixed: Any) -> st.SearchStrategy[TrainingConfig]:

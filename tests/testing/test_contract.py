@@ -54,7 +54,8 @@ def test_a_backend_that_does_not_load_fails(monkeypatch, tmp_path):
 
 def test_the_command_reports_and_passes(tmp_path):
     lines = []
-    assert command.parity_command(["toy"], cases=1, seed=9, output_dir=tmp_path, say=lines.append) == 0
+    asked = {"cases": 1, "seed": 9, "part": "arrays", "output_dir": tmp_path, "say": lines.append}
+    assert command.parity_command(["toy"], **asked) == 0
     told = json.loads((tmp_path / "parity.json").read_text())
     assert told["passed"]
     assert told["cases_done"] == 1
@@ -123,6 +124,10 @@ def test_on_the_command_line(tmp_path):
 def test_bad_arguments_are_told(tmp_path):
     with pytest.raises(ConfigError, match=r"cases: got 0.*profile: got 'slow'"):
         command.parity_command(["toy"], cases=0, profile="slow", output_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"part: got 'all of it'.*device: got 'abacus'"):
+        command.parity_command(["toy"], part="all of it", device="abacus", output_dir=tmp_path)
+    with pytest.raises(ConfigError, match="want a call as reports print it"):
+        command.parity_command(["toy"], case="open('x')", output_dir=tmp_path)
     with pytest.raises(ConfigError, match="each once"):
         command.parity_command(["toy", "toy"], output_dir=tmp_path)
     with pytest.raises(ConfigError, match="at least one name"):

@@ -19,7 +19,7 @@ from ptycho_backends.training.schedule import schedule_of
 from ptycho_backends.values import EpochRecord, TrainingState
 from toy_ptycho.gradients import gradients
 
-UNSUPPORTED = ("accum_steps", "gradient_clip_val", "finetune_stages", "devices")
+UNSUPPORTED = ("devices",)
 """Settings that would change the numbers; not ignored but refused."""
 
 
@@ -50,28 +50,39 @@ class ToyBackend(BackendBase):
         rate = self.checked(execution).learning_rate
         adam = Adam(weights, config)
         for batch in batches:
-            adam.train_on(config, batch, rate)
+            adam.train_on(config, [batch], dict.fromkeys(adam.first, rate))
         return adam.weights
 
     def train_plan(self, plan, execution, output_dir=None, on_epoch=None):
         config, model = plan.config, plan.start
         adam = Adam(model.weights, config, model.training_state)
         schedule = schedule_of(model, execution)
+        state = model.training_state
+        done, total = (0, 0.0) if state is None else (state.batches_done, state.loss_sum)
         while not schedule.should_stop:
             started, epoch, rate = time.perf_counter(), model.epochs_done + 1, schedule.learning_rate
-            losses = []
-            batches = plan.epoch_batches(epoch)
-            for done, indices in enumerate(batches):
-                batch = plan.gather(indices, epoch)
-                losses.append((reference.loss(config, adam.weights, batch)["total"], len(batch)))
-                adam.train_on(config, batch, max(schedule.rates_at(done, len(batches)).values()))
+            numbers = plan.epoch_batches(epoch)
+            for first in range(done, len(numbers), execution.accum_steps):
+                batches = [
+                    plan.gather(part, epoch) for part in numbers[first : first + execution.accum_steps]
+                ]
+                total += sum(
+                    len(batch) * reference.loss(config, adam.weights, batch)["total"] for batch in batches
+                )
+                rates = schedule.weight_rates(adam.first, first, len(numbers))
+                adam.train_on(config, batches, rates, execution.accum_steps, execution.gradient_clip_val)
             held_out = [
                 (reference.loss(config, adam.weights, batch, training=False)["total"], len(batch))
                 for batch in map(plan.gather, plan.validation_batches())
             ]
             record = EpochRecord(
-                epoch, mean(losses), mean(held_out), rate, seconds=time.perf_counter() - started
+                epoch,
+                total / len(plan.train_indices),
+                mean(held_out),
+                rate,
+                seconds=time.perf_counter() - started,
             )
+            done, total = 0, 0.0
             schedule.finish_epoch(record.train_loss if record.val_loss is None else record.val_loss)
             model = dataclasses.replace(
                 model,
@@ -108,12 +119,19 @@ class Adam:
             self.first |= reference.in_double({name: state.first_moments[name] for name in known})
             self.second |= reference.in_double({name: state.second_moments[name] for name in known})
 
-    def train_on(self, config, batch, rate):
-        statistics = reference.batch_statistics(config.model, self.weights, batch)
-        slopes = gradients(config, self.weights, batch)
+    def train_on(self, config, batches, rates, parts=1, largest=None):
+        """One step along the sum of the batches' gradients over `parts`, at most `largest` long."""
+        slopes = dict.fromkeys(rates, 0.0)
+        for batch in batches:
+            statistics = reference.batch_statistics(config.model, self.weights, batch)
+            found = gradients(config, self.weights, batch)
+            slopes = {name: slope + found[name] / parts for name, slope in slopes.items()}
+            self.weights |= moved_running_values(self.weights, statistics)
+        length = np.sqrt(sum(np.sum(np.abs(slope) ** 2) for slope in slopes.values()))
+        shorter = 1.0 if largest is None else min(1.0, largest / (length + 1e-6))
         self.steps += 1
-        for name in self.first:
-            slope = slopes[name]
+        for name, rate in rates.items():
+            slope = shorter * slopes[name]
             self.first[name] = constants.ADAM_BETA1 * self.first[name] + (1 - constants.ADAM_BETA1) * slope
             square = slope**2 if not np.iscomplexobj(slope) else slope.real**2 + 1j * slope.imag**2
             self.second[name] = constants.ADAM_BETA2 * self.second[name] + (1 - constants.ADAM_BETA2) * square
@@ -123,4 +141,3 @@ class Adam:
             if np.iscomplexobj(first):
                 move = move + 1j * first.imag / (np.sqrt(second.imag) + constants.ADAM_EPSILON)
             self.weights[name] = self.weights[name] - rate * move
-        self.weights |= moved_running_values(self.weights, statistics)

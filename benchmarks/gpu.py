@@ -233,14 +233,17 @@ def main(arguments: list[str] | None = None) -> int:
         help="measurements whose names begin so, as 'refinement'",
     )
     options = parser.parse_args(arguments)
-    logging.disable(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         (options.out / "profiles.txt").unlink()
     run = Run(Where(options.device, options.small), options.out, options.budget, tuple(options.only))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (measure_small if options.small else measure_all)(run)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (measure_small if options.small else measure_all)(run)
+    finally:
+        logging.disable(logging.NOTSET)
     print("\n".join(table(run)))
     return int(any(row["status"] == "failed" or row.get("crashes") for row in run.rows))
 

@@ -90,10 +90,15 @@ class PtychoDataset(Dataset):
         probe = np.zeros((0, self.groups.N, self.groups.N), np.complex64) if modes is None else modes
         scale = np.float32(self.groups.group_normalisation[index])
         return (
-            {name: torch.tensor(value) for name, value in values.items()},
-            torch.tensor(probe),
-            torch.tensor(scale),
+            {name: _tensor(value) for name, value in values.items()},
+            _tensor(probe),
+            _tensor(scale),
         )
+
+
+def _tensor(value: np.ndarray | np.generic) -> torch.Tensor:
+    """A copy on the host, of the same type."""
+    return torch.from_numpy(np.array(value))
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

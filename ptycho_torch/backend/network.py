@@ -4,10 +4,8 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.modules import module as torch_module
 
@@ -147,24 +145,17 @@ def _conv_upsampled(image: Tensor, weights: Weights, layer: str) -> Tensor:
     `image`, a kernel of few results is not only a matter of memory.
     """
     kernel, bias = weights[f"{layer}/kernel"], weights[f"{layer}/bias"]
-    outs, ins, _, _ = kernel.shape
-    # one small product, because a GPU takes as long for each of dozens of sums
-    with torch.autocast(kernel.device.type, enabled=False):
-        four = kernel.reshape(outs * ins, 9) @ constant(_four_kernels, ("four_kernels",), kernel)
-    four = four.reshape(outs, ins, 4, 9).transpose(1, 2).reshape(4 * outs, ins, 3, 3)
-    return F.pixel_shuffle(F.conv2d(image, four, bias.repeat_interleave(4), padding=1), 2)
+    four = [column for row in _even_and_odd(kernel, -2) for column in _even_and_odd(row, -1)]
+    result = F.conv2d(image, torch.stack(four, dim=1).flatten(0, 1), bias.repeat_interleave(4), padding=1)
+    return F.pixel_shuffle(result, 2)
 
 
-def _four_kernels() -> NDArray:
-    """(9, 36): from the entries of a 3 x 3 kernel to those of its equivalents, applied before up-sampling.
-
-    For the pixels of even rows and columns, of even rows and odd columns, and of odd rows likewise.
-    """
-    even = [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
-    odd = [[0, 0, 0], [1, 1, 0], [0, 0, 1]]
-    return np.concatenate(
-        [np.kron(rows, columns).T for rows in (even, odd) for columns in (even, odd)], axis=1
-    )
+def _even_and_odd(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Equivalent kernels for the even and the odd pixels of an up-sampled image, applied before up-sampling."""
+    before, here, after = kernel.unbind(axis)
+    none = torch.zeros_like(here)
+    even = torch.stack([before, here + after, none], dim=axis)
+    return even, torch.stack([none, before + here, after], dim=axis)
 
 
 @_layer()

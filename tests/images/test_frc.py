@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ptycho_backends import load_scan
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.images.frc import (
     fourier_ring_correlation,
@@ -12,7 +13,7 @@ from ptycho_backends.images.frc import (
     half_scans,
     ring_correlation_of_halves,
 )
-from ptycho_backends.scans.npz import load_npz, save_scan
+from ptycho_backends.scans.npz import save_scan
 from ptycho_backends.scans.simulate import siemens_star, simulate_star
 from ptycho_backends.values import Reconstruction
 
@@ -130,7 +131,7 @@ def test_halves_share_nothing_and_both_cover_the_field():
 
 def test_halves_of_a_scan_in_a_file_stay_there(tmp_path):
     scan = simulate_star(64, 40)
-    mapped = load_npz(save_scan(scan, tmp_path / "scan.npz", compressed=False), mapped=True)
+    mapped = load_scan(save_scan(scan, tmp_path / "scan.npz", compressed=False), mapped=True)
     for ours, whole in zip(half_scans(mapped), half_scans(scan), strict=True):
         assert not isinstance(ours.patterns, np.ndarray)
         np.testing.assert_array_equal(ours.diffraction_amplitude([0, 5]), whole.diffraction_amplitude([0, 5]))

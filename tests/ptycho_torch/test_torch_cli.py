@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ptycho_backends.archive.model_file import load_archive
-from ptycho_backends.cli import commands as cli
+from ptycho_backends.cli import app, training
 from ptycho_backends.images.results import load_reconstruction
 from ptycho_backends.scans.scan_files import load_scan, save_scan
 
@@ -17,7 +17,7 @@ SMALL = ["--filters", "1", "--accelerator", "cpu", "--backend", "torch"]
 
 
 def ptycho(*arguments, code=0):
-    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
@@ -39,7 +39,8 @@ def test_run_then_infer(tmp_path, npz):
     assert "complex correlation" in said
     for name in ("wts.h5.zip", "history.csv", "history.png", "reconstruction.png", "metrics.json"):
         assert (tmp_path / "run" / name).stat().st_size > 100
-    assert "whole    yes" in ptycho("inspect", tmp_path / "run").output
+    assert "torch, 2 epochs" in ptycho("inspect", tmp_path / "run").output
+    assert "whole    yes" in ptycho("inspect", tmp_path / "run" / "wts.h5.zip").output
 
     # group by group, as the image that the run refined; without a size, on the canvas of the scan
     by_groups = ("--stitching-size", 32, "--accelerator", "cpu", "-b", "torch")
@@ -91,7 +92,7 @@ def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeyp
         return lambda record: os.kill(os.getpid(), signal.SIGINT) if record.epoch == 2 else None
 
     with monkeypatch.context() as patched:
-        patched.setattr(cli, "epoch_lines", press_after_two_epochs)
+        patched.setattr(training, "epoch_lines", press_after_two_epochs)
         result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 3, *SMALL, code=130)
     assert f"go on with: ptycho-backends run {npz} --resume {tmp_path / 'run'}" in result.stderr
     assert load_archive(tmp_path / "run").interrupted

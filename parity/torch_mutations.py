@@ -184,7 +184,7 @@ TORCH = (
            "value.transpose(2, 3, 1, 0)", "value.transpose(3, 2, 1, 0)"),
     Mutant("batches of another epoch", "data.py", "self._plan.epochs_done + 1 + epoch", "self._plan.epochs_done + 2 + epoch"),
     Mutant("patches of a batch stitched in each other's place", "inference.py",
-           "array_later(image[..., None])", "array_later(image[..., None].flip(0))"),
+           "return array_later(image[..., None])", "return array_later(image[..., None].flip(0))"),
     Mutant("float64 asked for, float32 computed", "device.py",
            'torch.float64 if execution.precision == "64-true" else torch.float32', "torch.float32"),
     # --- refinement

@@ -124,8 +124,8 @@ VERB_MUTANTS = (
                ("inference.py", "patch_weights=trust_in_patches(model, stitching_size),", "patch_weights=None,"),
                ("inference.py", "patch_weights=trust_in_patches(model, stitching_size),", "patch_weights=None,")),
     VerbMutant("infer: patches shifted after the first batch",
-               ("inference.py", "under_way.append((part, runner.object(batch)))",
-                "later = runner.object(batch)\n"
+               ("inference.py", "under_way.append((part, work(batch)))",
+                "later = work(batch)\n"
                 "            under_way.append((part, lambda: np.roll(later(), 1, axis=2) if part.start else later()))"),
                ("inference.py", "yield part, patches", "yield part, (np.roll(patches, 1, axis=2) if part.start else patches)")),
     VerbMutant("infer: conjugate in float32",

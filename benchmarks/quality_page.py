@@ -67,7 +67,7 @@ def _conditions(of: Mapping[str, Any]) -> str:
     lines.append(
         "No prior was given (`--prior`), so the learned correction has the rows of the models trained here alone."
         if of["prior"] is None
-        else f"The *prior* is the model `{of['prior']}`."
+        else f"The *prior* is the model `{of['prior']}`, trained on [synthetic scans](synthetic.md) alone."
     )
     return "\n".join(lines) + "\n"
 

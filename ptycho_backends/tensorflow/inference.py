@@ -19,6 +19,7 @@ from ptycho_backends.tensorflow.arrays import (
     tensors_from_batch,
     weights_from_tensors,
 )
+from ptycho_backends.tensorflow.compiling import compiled
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind, network_dtype
 from ptycho_backends.tensorflow.model import Adam, PtychoModel
 from ptycho_backends.training.canvas import with_room_for
@@ -39,20 +40,20 @@ class _Runner:
         weights: Weights,
         execution: ExecutionConfig,
         *,
-        compiled: bool = False,
+        as_graph: bool = False,
         masked: bool = False,
     ) -> None:
         self.dtype = compute_dtype(execution)
         self.model = PtychoModel(config, weights, self.dtype, network_dtype(execution))
         self._masked = masked and config.architecture == "unrolled"
         self._outputs, self._object = self._outputs_of, self._object_of
-        if compiled:
+        if as_graph:
             signature = [
                 batch_signature(config, with_truth=False, masked=self._masked),
                 tf.TensorSpec((), self.dtype),
             ]
-            self._outputs = tf.function(self._outputs_of, input_signature=signature)
-            self._object = tf.function(process_group.everywhere(self._object_of), input_signature=signature)
+            self._outputs = compiled(self._outputs_of, *signature)
+            self._object = compiled(process_group.everywhere(self._object_of), *signature)
 
     def _outputs_of(self, batch: TensorBatch, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = in_precision(batch, self.dtype)
@@ -145,7 +146,7 @@ def train_step(
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
     with computing(execution):
-        runner = _Runner(model.config.model, model.weights, execution, compiled=True, masked=groups.is_masked)
+        runner = _Runner(model.config.model, model.weights, execution, as_graph=True, masked=groups.is_masked)
         batches = prediction_batches(model, groups, execution, range(len(groups)), execution.devices)
         return concatenated([runner.predict(batch) for _, batch in batches])
 
@@ -161,7 +162,7 @@ def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
     with computing(execution), process_group.own_strategy_of(execution, device_kind(execution)).scope():
-        runner = _Runner(model.config.model, model.weights, execution, compiled=True, masked=groups.is_masked)
+        runner = _Runner(model.config.model, model.weights, execution, as_graph=True, masked=groups.is_masked)
     for part, batch in prediction_batches(model, groups, execution, shard, execution.devices):
         with computing(execution):
             patches = runner.object(batch)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.tensorflow import network, process_group
 from ptycho_backends.tensorflow.arrays import TensorBatch, batch_signature, shard_sizes
+from ptycho_backends.tensorflow.compiling import compiled
 from ptycho_backends.tensorflow.model import CLIPPING_FLOOR, Adam, PtychoModel, counter
 from ptycho_backends.training.epochs import EpochCounter
 from ptycho_backends.training.plan import TrainingPlan, needs_truth
@@ -78,13 +79,13 @@ class PtychoModule(EpochCounter):
     def _compiled(self, function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
         """`function` compiled, on every replica; the result of the first, which is that of all."""
         if self._strategy.num_replicas_in_sync == 1:
-            return tf.function(function, input_signature=signature)
+            return compiled(function, *signature)
 
         def first(*arguments: Any) -> Any:
             results = self._strategy.run(function, arguments)
             return None if results is None else self._strategy.experimental_local_results(results)[0]
 
-        return tf.function(first, input_signature=signature)
+        return compiled(first, *signature)
 
     # --- steps
 

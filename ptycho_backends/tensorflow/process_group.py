@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.tensorflow.arrays import SHARD_SIZES, TensorBatch, shard_sizes
+from ptycho_backends.tensorflow.compiling import compiled
 from ptycho_backends.training.launch import (
     EXAMPLE,
     SINGLE_DEVICE,
@@ -53,7 +54,7 @@ class ProcessGroup(ProcessRank):
             array[...] = _sum_over_processes(tf.convert_to_tensor(array)).numpy()
 
 
-@tf.function
+@compiled
 def _sum_over_processes(tensor: tf.Tensor) -> tf.Tensor:
     """The sum of the `tensor` of each process, on every one of them."""
     strategy = _joined[0].strategy

@@ -16,6 +16,7 @@ from ptycho_backends.refinement.plan import RefinementPlan
 from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.tensorflow import process_group
 from ptycho_backends.tensorflow.arrays import complex_dtype, tensors_from_weights
+from ptycho_backends.tensorflow.compiling import compiled
 from ptycho_backends.tensorflow.correction import corrected_scan
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
@@ -279,17 +280,14 @@ class _Graphs:
         modes, image = tf.TensorSpec((None, side, side), self._complex), tf.TensorSpec((side, side), dtype)
         places = tf.TensorSpec((None, 2), tf.int64), tf.TensorSpec((None, 2), dtype)
         numbers = scalar, scalar, scalar, scalar
-        self.plain_step = tf.function(
-            functools.partial(self._step, gain=None),
-            input_signature=[canvas, canvas, modes, *places, *numbers],
+        self.plain_step = compiled(
+            functools.partial(self._step, gain=None), canvas, canvas, modes, *places, *numbers
         )
-        self.step = tf.function(self._step, input_signature=[canvas, canvas, modes, *places, *numbers, real])
-        self.probe_step = tf.function(probe_step, input_signature=[modes, modes, image])
+        self.step = compiled(self._step, canvas, canvas, modes, *places, *numbers, real)
+        self.probe_step = compiled(probe_step, modes, modes, image)
         patterns = tf.TensorSpec((None, side, side), dtype)
         self._chunk = canvas, modes, patterns, patterns, patterns, *places, canvas
-        self.residuals = tf.function(
-            self._residuals, input_signature=[canvas, modes, patterns, patterns, patterns, *places]
-        )
+        self.residuals = compiled(self._residuals, canvas, modes, patterns, patterns, patterns, *places)
 
     def chunk(self, with_probe: bool, with_positions: bool) -> tf.types.experimental.PolymorphicFunction:
         """`chunk_sums` as a tuple of tensors, empty ones for the sums that are not asked for."""
@@ -308,7 +306,7 @@ class _Graphs:
                 positions = (found.position_sums,) if with_positions else ()
                 return found.residuals, found.numerator, *probe, *positions
 
-            self._chunks[key] = tf.function(sums, input_signature=self._chunk)
+            self._chunks[key] = compiled(sums, *self._chunk)
         return self._chunks[key]
 
     def _step(

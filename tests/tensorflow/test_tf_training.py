@@ -36,7 +36,7 @@ LAST = Path("checkpoints", "last.wts.h5.zip")
 
 @pytest.fixture(scope="module")
 def scan():
-    return simulate_star(64, 36, n_photons=1e5, seed=7)
+    return simulate_star(64, 10, n_photons=1e5, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def config(nepochs=3, **changes):
         **{
             "model": ModelConfig(N=0, n_filters_scale=1, **model),
             "nepochs": nepochs,
-            "batch_size": 8,
+            "batch_size": 2,
             "nphotons": 1e5,
             **changes,
         }
@@ -114,9 +114,9 @@ def test_resuming_is_as_if_nothing_had_happened(backend, scan, uninterrupted, tm
     assert len(finished.history) == 3
 
 
-@pytest.mark.parametrize("step", [2, 5, 7])
+@pytest.mark.parametrize("step", [5, 7])
 def test_ctrl_c_loses_nothing(backend, scan, uninterrupted, tmp_path, monkeypatch, step):
-    """35 groups in batches of 8: five steps an epoch, so the second case is the last one of an epoch."""
+    """9 groups in batches of 2: five steps an epoch, so the first case is the last one of an epoch."""
     interrupting(monkeypatch, step)
     stopped = backend.train(scan, config(), execution=QUIET, output_dir=tmp_path)
     monkeypatch.undo()
@@ -157,7 +157,7 @@ def test_accumulated_steps_are_not_cut_in_two(backend, scan, monkeypatch):
 def test_clipping_and_accumulation_are_those_of_their_definition(backend, scan):
     """The first step, against gradients of the whole window in NumPy."""
     run = quiet(accum_steps=2, gradient_clip_val=0.5, precision="64-true", learning_rate=1e-3)
-    data = group_scan(scan, n_groups=17, seed=0)
+    data = group_scan(scan, n_groups=5, seed=0)
     model = backend.train(data, config(nepochs=1), execution=run)
     assert model.training_state.step == 1
     plan = backend.prepare(data, config(nepochs=1), execution=run).plan
@@ -232,7 +232,7 @@ def test_probe_and_scale_train_only_if_asked(backend, scan):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": {"gridsize": 2}, "n_groups": 30},
+        {"model": {"gridsize": 2}, "n_groups": 8},
         {"model": {"model_type": "supervised"}},
         {"realspace_weight": 1.0, "realspace_mae_weight": 1.0, "tv_weight": 0.01},
     ],
@@ -259,7 +259,7 @@ def test_early_stopping(backend, scan):
 
 def test_fine_tuning_moves_only_what_a_stage_names(backend, scan, capsys):
     """The weights and moments of the rest stay; epochs and progress go on."""
-    data = group_scan(scan, n_groups=9, seed=0)
+    data = group_scan(scan, n_groups=3, seed=0)
     run = quiet(finetune_stages=(FinetuneStage(1, {"encoder_top": 0.1, "decoder": 0.0}),))
     model = backend.train(data, config(nepochs=1), execution=QUIET)
     shown = dataclasses.replace(run, enable_progress_bar=True)
@@ -288,7 +288,7 @@ def test_training_works_in_another_thread(backend, scan):
 
 
 def test_each_step_is_compiled_once(backend, scan, monkeypatch):
-    """35 groups in batches of 8 leave a short one, which must not be compiled anew."""
+    """9 groups in batches of 2 leave a short one, which must not be compiled anew."""
     traced = []
     original = PtychoModule._gradients
 
@@ -336,7 +336,7 @@ def test_prediction_and_image_of_a_trained_model(backend, scan, uninterrupted):
     groups = group_scan(scan, sequential_sampling=True, seed=0)
     predicted = backend.predict(model, groups, execution=QUIET)
     np.testing.assert_allclose(predicted.object, image.object_patches, rtol=1e-4, atol=1e-5)
-    assert predicted.amplitude.shape == (36, 64, 64, 1)
+    assert predicted.amplitude.shape == (10, 64, 64, 1)
 
 
 def test_archive_round_trip_keeps_every_bit(backend, uninterrupted, tmp_path):
@@ -378,7 +378,7 @@ def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_pat
     from ptycho_torch.backend.backend import TorchBackend
 
     run = quiet(precision="64-true", checkpoint_save_top_k=-1)
-    data = group_scan(scan, n_groups=17, seed=0)
+    data = group_scan(scan, n_groups=5, seed=0)
     want = backend.train(data, config(), execution=run)
     model = TorchBackend().train(data, config(nepochs=1), execution=run, output_dir=tmp_path)
     checkpoint = next((tmp_path / "checkpoints").glob("best-*.ckpt"))
@@ -411,10 +411,10 @@ config.nepochs, config.backend = 2, "tensorflow"
 run = ExecutionConfig(
     accelerator="cpu", enable_progress_bar=False, logger_backend=None, precision="64-true"
 )
-scan = simulate_star(64, 12, n_photons=1e5, seed=7)
+scan = simulate_star(64, 6, n_photons=1e5, seed=7)
 backend.save(backend.train(scan, config, execution=run, resume_from=checkpoint), folder)
 """
-    run, scan = quiet(precision="64-true"), simulate_star(64, 12, n_photons=1e5, seed=7)
+    run, scan = quiet(precision="64-true"), simulate_star(64, 6, n_photons=1e5, seed=7)
     TorchBackend().train(scan, config(nepochs=1), execution=run, output_dir=tmp_path)
     checkpoint = next((tmp_path / "checkpoints").glob("best-*.ckpt"))
     command = [sys.executable, "-c", program, str(checkpoint), str(tmp_path / "resumed")]
@@ -429,8 +429,8 @@ backend.save(backend.train(scan, config, execution=run, resume_from=checkpoint),
     assert difference < 1e-5
 
 
-def test_importing_redirects_no_file_descriptor_and_heeds_the_log_level():
-    """In processes of their own, which have not imported TensorFlow yet."""
+def test_importing_redirects_no_file_descriptor_and_is_quiet():
+    """In a process of its own, which has not imported TensorFlow yet."""
     program = (
         "import os, sys\n"
         "def refused(*arguments): raise AssertionError('a file descriptor was redirected')\n"
@@ -440,14 +440,9 @@ def test_importing_redirects_no_file_descriptor_and_heeds_the_log_level():
         "assert get_backend('tf').name == 'tensorflow'\n"
         "print(os.environ['TF_CPP_MIN_LOG_LEVEL'], end='')\n"
     )
-    for level, want in ((None, "2"), ("1", "1")):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environment if level is None else environment | {"TF_CPP_MIN_LOG_LEVEL": level},
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == want
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2"

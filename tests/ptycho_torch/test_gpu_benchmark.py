@@ -23,6 +23,7 @@ def measured(monkeypatch, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_everything_is_measured(measured, tmp_path):
     code, rows, said = measured()
     assert {row["status"] for row in rows.values()} == {"measured", "not offered"}

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import dataclasses
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
@@ -52,6 +54,7 @@ print("all the same")
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one():
     """In a process of its own: a processor is divided into devices only before anything is computed."""
     run = subprocess.run(

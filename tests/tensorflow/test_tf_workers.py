@@ -114,6 +114,7 @@ def two_workers(folder: Path) -> None:
             process.wait()
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one(tmp_path, monkeypatch):
     """Ctrl-C on the second ends both after the same step; the first alone writes."""
     scan = simulate_star(64, 15, n_photons=1e5, seed=3)

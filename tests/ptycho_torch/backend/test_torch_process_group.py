@@ -158,6 +158,7 @@ def launched(folder: Path, *arguments: str) -> None:
     assert process.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_torchrun(groups, tmp_path):
     """Every process of a launcher returns the same; Ctrl-C on one ends all after the same step."""
     run = dataclasses.replace(TOGETHER, strategy="auto", devices=1, logger_backend="csv")

@@ -31,7 +31,7 @@ from ptycho_torch.backend.device import computing
 QUIET = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend=None)
 
 
-def small_scan(count=36, truth=True):
+def small_scan(count=10, truth=True):
     """A smooth object under a round probe: enough for a step to be a step."""
     generator = np.random.default_rng(7)
     y, x = np.mgrid[:140, :140] / 20.0
@@ -59,7 +59,7 @@ def config(nepochs=3, **changes):
         **{
             "model": ModelConfig(N=0, n_filters_scale=1, **model),
             "nepochs": nepochs,
-            "batch_size": 8,
+            "batch_size": 2,
             "nphotons": 1e5,
             **changes,
         }
@@ -112,7 +112,7 @@ def test_resuming_the_model_itself_works_too(backend, scan, uninterrupted):
     assert same_weights(resumed, uninterrupted[0])
 
 
-@pytest.mark.parametrize("batches", [2, 5, 7])
+@pytest.mark.parametrize("batches", [5, 7])
 def test_ctrl_c_within_an_epoch_loses_nothing(backend, scan, uninterrupted, tmp_path, monkeypatch, batches):
     """SIGINT after some steps: the model comes back, and resuming gives the uninterrupted weights."""
     from ptycho_torch.backend.module import PtychoModule
@@ -200,7 +200,7 @@ def test_probe_and_scale_train_only_if_asked(backend, scan):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"model": {"gridsize": 2}, "n_groups": 30},
+        {"model": {"gridsize": 2}, "n_groups": 8},
         {"model": {"model_type": "supervised"}},
         {"nll_weight": 0.0, "mae_weight": 1.0},
         {"realspace_weight": 1.0, "realspace_mae_weight": 1.0, "tv_weight": 0.01},
@@ -218,7 +218,7 @@ def test_double_precision_and_accumulation(backend, scan):
         precision="64-true", accum_steps=2, gradient_clip_val=1.0,
     )  # fmt: skip
     model = backend.train(scan, config(nepochs=1), execution=run)
-    # 35 groups train in batches of 8: five batches, so three steps
+    # 9 groups train in batches of 2: five batches, so three steps
     assert model.training_state.step == 3
     assert model.training_state.first_moments["encoder/block0/conv0/kernel"].dtype == np.float64
 
@@ -244,7 +244,7 @@ def part_that_moved(first, second):
 def test_fine_tuning_moves_only_what_a_stage_names(backend, scan, tmp_path):
     """Stage after stage, from the checkpoints of the epoch before: weights and moments of the rest stay."""
     run = dataclasses.replace(QUIET, finetune_stages=STAGES, checkpoint_save_top_k=-1)
-    data = group_scan(scan, n_groups=9, seed=0)
+    data = group_scan(scan, n_groups=3, seed=0)
     whole = backend.train(data, config(nepochs=1), execution=run, output_dir=tmp_path)
     assert [record.learning_rate for record in whole.history] == pytest.approx([1e-3, 5e-4, 1e-4])
     after = [
@@ -262,7 +262,7 @@ def test_fine_tuning_moves_only_what_a_stage_names(backend, scan, tmp_path):
 
 
 def test_a_trained_model_is_fine_tuned_later(backend, scan, caplog):
-    data = group_scan(scan, n_groups=9, seed=0)
+    data = group_scan(scan, n_groups=3, seed=0)
     run = dataclasses.replace(QUIET, finetune_stages=STAGES[:1])
     model = backend.train(data, config(nepochs=1), execution=QUIET)
     for start in (model, dataclasses.replace(model, training_state=None)):
@@ -327,8 +327,8 @@ def test_archive_round_trip_keeps_every_bit(backend, scan, uninterrupted, tmp_pa
     ("change", "error", "message"),
     [
         ({"nll_weight": 0.0}, ConfigError, "nothing to minimise"),
-        ({"model": {"gridsize": 2}, "n_groups": 512}, GroupingError, "512 groups for 36 positions"),
-        ({"model": {"gridsize": 7}, "n_groups": 36, "neighbor_count": 49}, GroupingError, "want at least 49"),
+        ({"model": {"gridsize": 2}, "n_groups": 512}, GroupingError, "512 groups for 10 positions"),
+        ({"model": {"gridsize": 7}, "n_groups": 10, "neighbor_count": 49}, GroupingError, "want at least 49"),
     ],
 )
 def test_impossible_training_is_refused(backend, scan, change, error, message):
@@ -436,7 +436,7 @@ def test_mixed_precision_may_clip_gradients(backend, scan):
 
 
 def test_processes_that_gather_have_the_groups_of_the_epoch(backend, scan):
-    given = config(2, n_groups=18, resample_groups=True)
+    given = config(2, n_groups=5, resample_groups=True)
     gathered = dataclasses.replace(QUIET, num_workers=1, persistent_workers=True)
     assert same_weights(
         backend.train(scan, given, execution=gathered), backend.train(scan, given, execution=QUIET)

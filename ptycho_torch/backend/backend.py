@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,23 @@ from ptycho_backends.values import (
     TrainedModel,
     Weights,
 )
-from ptycho_torch.backend import inference, refinement, training
-from ptycho_torch.backend.data import PtychoDataModule
+from ptycho_torch.backend import inference, refinement
+
+if TYPE_CHECKING:
+    from ptycho_torch.backend.data import PtychoDataModule
 
 
 class TorchBackend(BackendBase):
-    """Trains with Lightning and reconstructs with PyTorch; `BackendBase` documents the methods."""
+    """Trains with Lightning and reconstructs with PyTorch; `BackendBase` documents the methods.
+
+    Only training needs Lightning, which takes seconds to import, so it is imported there.
+    """
 
     name = "torch"
 
-    def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> PtychoDataModule:
+    def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> "PtychoDataModule":
+        from ptycho_torch.backend.data import PtychoDataModule
+
         return PtychoDataModule(plan, execution)
 
     def train_plan(
@@ -39,6 +47,8 @@ class TorchBackend(BackendBase):
         output_dir: str | os.PathLike[str] | None = None,
         on_epoch: EpochCallback | None = None,
     ) -> TrainedModel:
+        from ptycho_torch.backend import training
+
         return training.train(plan, execution=execution, output_dir=output_dir, on_epoch=on_epoch)
 
     def object_patches(

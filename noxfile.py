@@ -77,6 +77,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The documentation as a site with search and an API reference, in site/; any warning is an error."""
+    session.install("--upgrade", "pip>=25.1")
+    session.install(*CONSTRAINTS, "--group", "docs")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(default=False)
 @nox.parametrize("profile", ["fast", "ci", "nightly"])
 def parity(session: nox.Session, profile: str) -> None:
     """Both backends against the reference and each other; nightly also writes the report."""

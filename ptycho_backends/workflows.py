@@ -504,8 +504,8 @@ def run(
         Default: `config.test_data_file`, or the scan that was trained on.
     refine : RefinementConfig, optional
         Refine the network's image. Default: with automatic settings; None leaves it as it is.
-
-    All else as in `train` and `infer`.
+    scan, config, backend, execution and all others
+        As in `train` and `infer`.
     """
     data = scan if isinstance(scan, TrainingPlan) else _loaded_scan(scan)
     if isinstance(data, TrainingPlan):

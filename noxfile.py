@@ -51,6 +51,20 @@ def ptychodus(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def readers(session: nox.Session) -> None:
+    """Readers of scans, with files that the genuine libraries write and read: cdtools, nexusformat, scipy.io, h5py."""
+    install(session, "torch", "readers", groups=("test", "readers"))
+    session.run("pytest", "tests/scans/readers", *session.posargs)
+
+
+@nox.session(name="check-table", default=False)
+def check_table(session: nox.Session) -> None:
+    """The table of docs/check.md: faults put into real scans, and the findings and cures of `check_scan`; minutes."""
+    install(session)
+    session.run("python", "benchmarks/check_table.py", *session.posargs)
+
+
+@nox.session(default=False)
 def mlflow(session: nox.Session) -> None:
     """Runs in MLflow, with MLflow itself and a local SQLite store, on both backends."""
     install(session, "all", "mlflow")

@@ -12,6 +12,9 @@ from ptycho_backends.scans.scan import Scan
 # Frames that statistics of patterns are taken from, and pixels in them at most.
 SAMPLED, LEAST_SAMPLED, SAMPLED_PIXELS = 200, 16, 1 << 24
 
+# Positions so many times farther from the middle than most are left out of the mean step.
+FAR = 20.0
+
 
 @dataclass(frozen=True, eq=False)
 class Facts:
@@ -52,9 +55,14 @@ class Facts:
     @cached_property
     def step(self) -> float:
         """Mean distance of neighbours on the area that most positions cover, pixels."""
-        low, high = np.percentile(self.scan.scan_positions_px, [2, 98], axis=0)
+        positions = self.scan.scan_positions_px
+        distance = np.abs(positions - np.median(positions, axis=0)).max(axis=1)
+        # of few positions, the percentiles alone would hold a stray
+        usual = float(np.median(distance))
+        positions = positions[distance <= FAR * usual] if usual > 0 else positions
+        low, high = np.percentile(positions, [2, 98], axis=0)
         extent = np.maximum(high - low, 0)
-        count = len(self.scan)
+        count = len(positions)
         area_step = float(np.sqrt(extent[0] * extent[1] / count))
         return max(area_step, float(extent.max()) / count)
 

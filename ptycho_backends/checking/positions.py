@@ -23,7 +23,7 @@ SAME_POSITION = 1e-6
 # Bytes that a refinement takes for each pixel of the canvas, and the part of the memory that is much.
 BYTES_A_PIXEL, MUCH_MEMORY = 160, 0.5
 # Units in the order in which they are tried.
-UNITS = ("m", "um", "nm")
+UNITS = ("m", "mm", "um", "nm")
 
 
 def check_positions(facts: Facts) -> Iterator[Finding]:

@@ -268,17 +268,16 @@ def _settings(path: Path) -> Description:
         except ConfigError as error:
             problem = problem or error
             continue
-        return f"{_row('settings', f'valid {kind.__name__}')}\n{path.read_text()}", None
+        return f"{_row('settings', f'valid {kind.__name__}')}\n{path.read_text('utf-8')}", None
     raise ConfigError(str(problem))
 
 
 def _array(path: Path) -> Description:
     import numpy as np
 
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{path}: not a readable NPY file ({error})") from error
+    from ptycho_backends.files.mapped_npz import mapped_npy
+
+    values = mapped_npy(path)
     shape = " x ".join(map(str, values.shape))
     told = f", {int(np.count_nonzero(values))} not zero" if values.dtype == bool else ""
     return _row("array", f"{shape}, {values.dtype}{told}"), None

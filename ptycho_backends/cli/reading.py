@@ -57,7 +57,9 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "positions_unit": (
         Annotated[
             str | None,
-            _reading_option("--positions-unit", help="Of the positions in the file.", metavar="m|um|nm|px"),
+            _reading_option(
+                "--positions-unit", help="Of the positions in the file.", metavar="m|mm|um|nm|px"
+            ),
         ],
         None,
     ),
@@ -356,15 +358,15 @@ def as_quantity(name: str, text: str) -> float:
     ------
     ConfigError
     """
-    from ptycho_backends.scans.scan_options import UNITS  # late, for --help
+    from ptycho_backends.scans.scan_options import unit_factor  # late, for --help
 
-    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-zµÅ]*)\s*", text)
-    unit = match[2].lower() if match else ""
-    if match is None or (unit and unit not in UNITS):
+    match = re.fullmatch(r"\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*([A-Za-zµμÅå]*)\s*", text)
+    factor = 1.0 if match and not match[2] else unit_factor(match[2], name == "energy") if match else None
+    if match is None or factor is None:
         units = "eV, keV" if name == "energy" else "m, cm, mm, um, nm"
         raise ConfigError(f"{name}: got {text!r}, want a number, with a unit ({units}) or without")
     try:
-        return float(match[1]) * UNITS.get(unit, 1.0)
+        return float(match[1]) * factor
     except ValueError as error:
         raise ConfigError(f"{name}: got {text!r}, want a number") from error
 

@@ -104,6 +104,15 @@ def kind_of(path: str | os.PathLike[str]) -> FileKind | None:
     return None
 
 
+def words_for(path: str | os.PathLike[str]) -> str | None:
+    """What a file is that was taken for one of another kind, perhaps with a cure; None for unknown content."""
+    try:
+        kind = kind_of(path)
+    except ScanError as error:
+        return str(error).removeprefix(f"{Path(path)}: ")
+    return None if kind is None else f"{'an' if kind in ('HDF5', 'NPY', 'xz') else 'a'} {kind} file"
+
+
 def _is_hdf5(stream: IO[bytes]) -> bool:
     """Look for the signature, before which there may be a user block of 512, 1024, 2048, ... bytes."""
     size, offset = stream.seek(0, os.SEEK_END), 0

@@ -1,4 +1,4 @@
-"""Arrays that stay in their NPZ file and are read as they are needed."""
+"""Arrays that stay in their NPZ or NPY file and are read as they are needed."""
 
 import os
 import struct
@@ -10,6 +10,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.file_kind import kind_of, words_for
 
 # Fixed part of a member's own header (APPNOTE.TXT, section 4.3.7): signature, 22 bytes, lengths of name and extra.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -68,3 +69,23 @@ def mapped_entry(path: str | os.PathLike[str], key: str) -> NDArray:
     except Exception as error:
         # a damaged file makes zipfile and NumPy raise almost anything
         raise ScanError(f"{path}: {key}: not a readable NPZ entry ({error})") from error
+
+
+def mapped_npy(path: str | os.PathLike[str]) -> NDArray:
+    """The array of an NPY file, mapped into memory, not read.
+
+    Raises
+    ------
+    ScanError
+        If the file cannot be read, or is of another kind; the text names it.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind not in ("NPY", None):
+        raise ScanError(f"{path}: {words_for(path)}, want an array in an NPY file")
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        raise ScanError(f"{path}: not a readable NPY file ({error})") from error

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.file_kind import words_for
 
 ARCHIVE_NAME = "wts.h5.zip"
 MANIFESTS = ("manifest.json", "manifest.dill")
@@ -194,7 +195,15 @@ def open_zip(path: Path, *, zip64: bool = False) -> Iterator[ZipMembers]:
     except OSError as error:
         raise ArchiveError(f"cannot be read ({error.strerror or error})") from error
     with stream:
-        yield ZipMembers(stream, zip64=zip64)
+        try:
+            members = ZipMembers(stream, zip64=zip64)
+        except ArchiveError as error:
+            words = words_for(path)
+            if words is None or words == "a zip file":
+                raise
+            wanted = "" if ";" in words else ", want an archive of a model"
+            raise ArchiveError(f"{words}{wanted}") from error
+        yield members
 
 
 def _require_at_most(name: str, size: int, limit: int) -> None:

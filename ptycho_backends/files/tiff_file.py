@@ -45,7 +45,8 @@ class TiffPatterns(StoredPatterns):
     """Pages of a TIFF file as patterns, read when they are indexed."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        # absolute: the working directory may be another one when they are read
+        self._path = path.absolute()
         with _opened(path) as file:
             page = file.pages[0]
             if len(page.shape) != 2 or page.dtype is None:

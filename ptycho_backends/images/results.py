@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.file_kind import words_for
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.values import EpochRecord, Reconstruction, RefinementRecord
 
@@ -81,7 +82,10 @@ def load_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
                 interrupted=bool(entries["interrupted"]) if "interrupted" in entries else False,
             )
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, KeyError) as error:
-        raise ScanError(f"{path}: not a readable reconstruction ({error})") from error
+        words = words_for(path)
+        raise ScanError(
+            f"{path}: not a readable reconstruction ({error if words in (None, 'a zip file') else words})"
+        ) from error
 
 
 def _image_entries(reconstruction: Reconstruction) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.file_kind import words_for
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.refinement.plan import RefinementState
 from ptycho_backends.values import RefinementRecord
@@ -31,6 +32,7 @@ def save_state(state: RefinementState, path: str | os.PathLike[str]) -> Path:
         "step": state.step,
         "misfit": state.misfit,
         "trust": state.trust,
+        "origin": state.origin,
         "passes": [dataclasses.asdict(record) for record in state.passes],
     }
     with replaced_atomically(path) as stream:
@@ -61,8 +63,13 @@ def load_state(path: str | os.PathLike[str]) -> RefinementState:
                 misfit=float(numbers["misfit"]),
                 trust=float(numbers["trust"]),
                 passes=[RefinementRecord(**record) for record in numbers["passes"]],
+                origin=tuple(numbers["origin"]) if numbers.get("origin") else None,
             )
     except OSError as error:
         raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        raise ScanError(f"{path}: no checkpoint of a refinement ({error}); refine from the start") from error
+        words = words_for(path)
+        raise ScanError(
+            f"{path}: no checkpoint of a refinement ({error if words in (None, 'a zip file') else words}); "
+            "refine from the start"
+        ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,8 @@ class RefinementState:
     trust : float
         In slow phases; at most 1.
     passes : list of RefinementRecord
+    origin : (int, int), optional
+        Seed, and a checksum of positions and counts: what the state is of. None in files of earlier versions.
     """
 
     canvas: NDArray[np.complex128]
@@ -69,6 +72,7 @@ class RefinementState:
     misfit: float = 1.0
     trust: float = 1.0
     passes: list[RefinementRecord] = dataclasses.field(default_factory=list)
+    origin: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +186,15 @@ def plan_refinement(
     width, height = (np.ceil(positions.max(axis=0) - origin + scan.N // 2) + margin + 2).astype(int)
     problem = _problem(scan, used, (int(height), int(width)), config)
     empty = np.zeros(problem.shape, np.complex128)
-    state = RefinementState(empty + 1.0, empty, probe, np.zeros_like(probe), positions, np.zeros(2))
+    state = RefinementState(
+        empty + 1.0,
+        empty,
+        probe,
+        np.zeros_like(probe),
+        positions,
+        np.zeros(2),
+        origin=_origin_of(scan, used, config),
+    )
     plan = RefinementPlan(
         config, scan, used, problem, origin, margin, energy, centre_of_mass_px(probe),
         batches_of_passes(phases(config.passes, config.pace)), along_a_snake(positions), state, start,
@@ -191,6 +203,12 @@ def plan_refinement(
     if start is not None:
         state.canvas = _scaled(plan, on_canvas(start, origin, problem.shape))
     return plan
+
+
+def _origin_of(scan: Scan, used: NDArray[np.int64], config: RefinementConfig) -> tuple[int, int]:
+    """`RefinementState.origin`."""
+    numbers = np.stack([*scan.positions_of(used).T, scan.energies_of(used)])
+    return config.seed, zlib.crc32(numbers.astype(np.float32).tobytes())
 
 
 def _known_modes(scan: Scan, model: TrainedModel | None) -> NDArray[np.complexfloating] | None:
@@ -332,6 +350,17 @@ def resumed_plan(plan: RefinementPlan, state: RefinementState) -> RefinementPlan
                 f"resume_from: its {name} has shape {got}, want {want} as this scan and these settings give; "
                 "refine with the settings it was made with, or from the start"
             )
+    made, here = state.origin or plan.state.origin, plan.state.origin
+    if made is not None and here is not None and made[1] != here[1]:
+        raise ConfigError(
+            f"resume_from: it is of another scan than {plan.scan.name}, of other positions or another mask; refine "
+            "from the start"
+        )
+    if made is not None and here is not None and made[0] != here[0]:
+        raise ConfigError(
+            f"seed: got {here[0]}, want {made[0]} as in the refinement that is resumed: another one would use the "
+            "pixels held out so far; or refine from the start"
+        )
     if len(state.passes) >= len(plan.batches):
         raise ConfigError(
             f"passes: got {len(plan.batches)}, but {len(state.passes)} are done already; ask for more, or refine "

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends import checks
 from ptycho_backends.errors import ScanError, ShapeError
+from ptycho_backends.files.mapped_npz import mapped_npy
 from ptycho_backends.files.stored_patterns import chunks, is_file_backed
 from ptycho_backends.scans.detector_frames import FrameSteps, SteppedPatterns, centre_of_mass
 from ptycho_backends.scans.raw_scan import HC_EV_M, POSITION_UNITS, Positions, RawScan
@@ -284,20 +285,14 @@ def _background(given: Any, shape: tuple[int, int]) -> Any:
         try:
             given = float(str(given))
         except ValueError:
-            given = _dark_frame(Path(given))
+            try:
+                given = mapped_npy(given)
+            except ScanError as error:
+                raise ScanError(f"background: {error}") from error
     values = np.asarray(given, np.float32)
     if values.ndim and values.shape != shape:
         raise ShapeError(f"background: got shape {values.shape}, want a number or a frame {shape}")
     return float(values) if values.ndim == 0 else values
-
-
-def _dark_frame(path: Path) -> NDArray:
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except OSError as error:
-        raise ScanError(f"background: {path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:
-        raise ScanError(f"background: {path}: not a readable NPY file ({error})") from error
 
 
 # --- positions

@@ -1,7 +1,6 @@
 """Scans in NPZ files, the schema of docs/scan.md, which PtychoPINN and Ptychodus share."""
 
 import logging
-import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.files.data_pickle import holds_none
 from ptycho_backends.files.mapped_npz import mapped_entry
 from ptycho_backends.files.output import replaced_atomically
-from ptycho_backends.scans.raw_scan import RawScan
+from ptycho_backends.scans.raw_scan import RawScan, known_length
 from ptycho_backends.scans.scan import Scan, known_object
 from ptycho_backends.scans.valid_pixels import MASK_NAMES, mask_of_entries
 
@@ -117,8 +116,7 @@ def _number_or_unknown(name: str, entries: Mapping[str, NDArray]) -> float | Non
     value = entries[name]
     if value.size != 1 or value.dtype.kind not in "iuf":
         raise ScanError(f"{name}: got {value.dtype} of shape {value.shape}, want one number")
-    number = float(value.reshape(()))
-    return None if math.isnan(number) or number == 0 else number
+    return known_length(float(value.reshape(())))
 
 
 def read_entries(
@@ -133,7 +131,7 @@ def read_entries(
     ScanError
         Without the path, if the file is damaged or a wanted entry holds objects of Python.
     """
-    entries = {}
+    entries, mapped = {}, {}
     try:
         with open(path, "rb") as stream:
             if not zipfile.is_zipfile(stream):
@@ -142,13 +140,14 @@ def read_entries(
             with np.load(stream, allow_pickle=False) as archive:
                 names = sorted(archive)
                 for key in wanted:
-                    if key not in archive or key in left_in_file:
+                    if key not in archive:
                         continue
                     if _is_none(archive.zip, key):
                         log.info("%s: %s: None, so it is left out", path, key)
-                        continue
-                    entries[key] = archive[key]
-        mapped = {key: mapped_entry(path, key) for key in left_in_file if key in names}
+                    elif key in left_in_file:
+                        mapped[key] = mapped_entry(path, key)
+                    else:
+                        entries[key] = archive[key]
         return entries | mapped, names
     except ScanError:
         raise

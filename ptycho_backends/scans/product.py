@@ -191,13 +191,14 @@ class Diffraction:
     indexes : (M,) int64
         Number of each pattern in the scan.
     bad_pixels : (N, N) bool
-    detector_pixel_size_m : (2,) float64, [x, y]
+    detector_pixel_size_m : (2,) float64, [x, y], optional
+        None where the file does not know it.
     """
 
     patterns: NDArray
     indexes: NDArray[np.int64]
     bad_pixels: NDArray[np.bool_]
-    detector_pixel_size_m: NDArray[np.float64]
+    detector_pixel_size_m: NDArray[np.float64] | None = None
 
 
 # --- files
@@ -236,7 +237,9 @@ def load_product(path: str | os.PathLike[str]) -> Product:
         if {"pixel_width_m", "pixel_height_m"} <= set(of_probe):
             sides = _pair(of_probe, "probe", "pixel_width_m", "pixel_height_m")
             # early versions wrote 0 for unknown
-            optional["probe_pixel_size_m"] = sides if (sides != 0).all() else None
+            optional["probe_pixel_size_m"] = (
+                sides if np.isfinite(sides).all() and (sides != 0).all() else None
+            )
         return Product(
             metadata=_metadata(attributes),
             scan_positions_m=np.stack(positions, axis=-1),
@@ -298,7 +301,10 @@ def load_diffraction(path: str | os.PathLike[str]) -> Diffraction:
     """
     with DatasetFile(path) as file:
         attributes = file.attributes("patterns")
-        patterns, indexes, bad = (file.array(name) for name in ("patterns", "indexes", "bad_pixels"))
+        patterns, indexes = file.array("patterns"), file.array("indexes")
+        # files of early versions have no mask
+        bad = file.array("bad_pixels") if "bad_pixels" in file.names else np.zeros(patterns.shape[1:], bool)
+    sides = np.array([attributes.get(f"detector_pixel_{side}_m", 0.0) for side in ("width", "height")])
     try:
         checks.require_shape("patterns", patterns, (None, None, None), ("patterns", "ky", "kx"))
         checks.require_shape("bad_pixels", bad, patterns.shape[1:], ("ky", "kx"))
@@ -306,7 +312,7 @@ def load_diffraction(path: str | os.PathLike[str]) -> Diffraction:
             patterns,
             checks.integer_vector("indexes", indexes, len(patterns)),
             bad.astype(bool),
-            _pair(attributes, "patterns", "detector_pixel_width_m", "detector_pixel_height_m"),
+            sides.astype(np.float64) if sides.dtype.kind in "iuf" and (sides > 0).all() else None,
         )
     except (ScanError, ShapeError) as error:
         raise type(error)(f"{path}: {error}") from error
@@ -357,6 +363,9 @@ def _metadata(attributes: Mapping[str, Any]) -> ProductMetadata:
         value = attributes[key]
         if one.type is float and not isinstance(value, float | int):
             raise ScanError(f"{one.name}: got {value!r}, want a number")
+        if one.type is float and math.isnan(value):
+            # of what a program does not know; 0 means the same here
+            value = 0.0
         values[one.name] = (
             bool(value) if one.type is bool else float(value) if one.type is float else str(value)
         )

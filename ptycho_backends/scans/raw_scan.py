@@ -1,5 +1,6 @@
 """A scan as its file has it: in the file's units, axes and anchor, with a note of where each part came from."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,13 @@ Positions = NDArray | tuple[NDArray, NDArray]
 HC_EV_M = 1.239841984e-6
 """Planck's constant times the speed of light: photon energy in eV times wavelength in m."""
 
-POSITION_UNITS = {"m": 1.0, "um": 1e-6, "nm": 1e-9}
+POSITION_UNITS = {"m": 1.0, "mm": 1e-3, "um": 1e-6, "nm": 1e-9}
 """Units of length that positions may have, in metres; besides these there is 'px', object pixels."""
+
+
+def known_length(value: float) -> float | None:
+    """A length or an energy from a file; None where it is 0 or NaN, as programs write what they do not know."""
+    return None if math.isnan(value) or value == 0 else value
 
 
 @dataclass
@@ -30,7 +36,7 @@ class RawScan:
     positions : (M, 2) real array, [x, y], or two vectors x and y, optional
         Of the probe on the object: x grows with the columns of a pattern, y with its rows. Readers of formats that
         hold the positions of the sample have changed the sign.
-    positions_unit : {'px', 'm', 'um', 'nm'}, optional
+    positions_unit : {'px', 'm', 'mm', 'um', 'nm'}, optional
         None where the file does not state it.
     positions_start : as `positions`, optional
         Before any refinement, in the same unit.

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho_backends.errors import OutputError, ScanError, ShapeError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.file_kind import kind_of
-from ptycho_backends.files.mapped_npz import mapped_entry
+from ptycho_backends.files.mapped_npz import mapped_entry, mapped_npy
 from ptycho_backends.files.stored_patterns import StoredPatterns
 from ptycho_backends.scans.geometry import scan_from_raw
 from ptycho_backends.scans.npz import is_written_by_ptychodus, save_scan
@@ -144,7 +144,7 @@ def load_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
         If the file cannot be read, or holds something else.
     """
     path = Path(path)
-    values = np.asarray(_mapped_npy(path))
+    values = np.asarray(mapped_npy(path))
     if values.ndim != 2:
         raise ShapeError(f"{path}: got shape {values.shape}, want a mask (ky, kx)")
     try:
@@ -223,17 +223,8 @@ def open_patterns(path: str | os.PathLike[str], dataset: str | None = None) -> "
     path = Path(path)
     kind = kind_of(path)
     if kind == "NPY" or (kind is None and path.suffix.lower() == ".npy"):
-        return _mapped_npy(path)
+        return mapped_npy(path)
     if kind == "zip" or (kind is None and path.suffix.lower() == ".npz"):
         return mapped_entry(path, dataset or "diff3d")
     with DatasetFile(path) as file:
         return file.patterns(dataset or ("patterns" if "patterns" in file.names else CXI_DATASET))
-
-
-def _mapped_npy(path: Path) -> NDArray:
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:
-        raise ScanError(f"{path}: not a readable NPY file ({error})") from error

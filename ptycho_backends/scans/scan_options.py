@@ -14,12 +14,36 @@ from ptycho_backends.scans.raw_scan import POSITION_UNITS
 JOULE_EV = 1 / 1.602176634e-19
 """Energy of 1 J in eV."""
 
-UNITS = {
-    "m": 1.0, "meter": 1.0, "metre": 1.0, "meters": 1.0, "metres": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6,
-    "µm": 1e-6, "micron": 1e-6, "microns": 1e-6, "micrometer": 1e-6, "nm": 1e-9, "angstrom": 1e-10, "a": 1e-10,
-    "å": 1e-10, "pm": 1e-12, "ev": 1.0, "kev": 1e3, "j": JOULE_EV, "joule": JOULE_EV,
+_PREFIXES = {"": 1.0, "centi": 1e-2, "milli": 1e-3, "micro": 1e-6, "nano": 1e-9, "pico": 1e-12}
+LENGTHS = {
+    "m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "nm": 1e-9, "pm": 1e-12, "micron": 1e-6, "angstrom": 1e-10,
+    "ang": 1e-10, "a": 1e-10, "å": 1e-10, "ångström": 1e-10,
+    **{prefix + metre: factor for prefix, factor in _PREFIXES.items() for metre in ("meter", "metre")},
 }  # fmt: skip
-"""Units by their names in lower case, in metres or in eV."""
+"""Units of length in metres, by their names in lower case and in the singular."""
+ENERGIES = {"ev": 1.0, "kev": 1e3, "j": JOULE_EV, "joule": JOULE_EV}
+"""Units of energy in eV, likewise."""
+PIXELS = ("px", "pixel")
+
+
+def unit_factor(text: str, of_energy: bool = False) -> float | None:
+    """Factor of a unit to metres or to eV, however it is spelt ('µm', 'micrometres', 'keV'); None for another one."""
+    return (ENERGIES if of_energy else LENGTHS).get(_unit_name(text))
+
+
+def position_unit(text: str) -> str | None:
+    """The unit of positions that `text` means, one of `POSITION_UNITS` or 'px'; None for another one."""
+    name = _unit_name(text)
+    if name in PIXELS:
+        return "px"
+    return next((unit for unit, side in POSITION_UNITS.items() if LENGTHS.get(name) == side), None)
+
+
+def _unit_name(text: str) -> str:
+    """A unit in lower case, in the singular, with `u` for either sign of micro."""
+    name = text.strip().lower().replace("µ", "u").replace("μ", "u")
+    return name if name in LENGTHS else name.removesuffix("s")
+
 
 DATASET_NAMES = (
     "patterns", "positions", "x", "y", "probe", "object", "mask", "energy", "distance", "detector_pixel", "pixel_size",
@@ -33,7 +57,7 @@ class ScanOptions:
 
     Parameters
     ----------
-    positions_unit : {'m', 'um', 'nm', 'px'}, optional
+    positions_unit : {'m', 'mm', 'um', 'nm', 'px'}, optional
         Of the positions in the file; 'px' are object pixels of the patterns as they are in the file.
     energy_eV, distance_m : float, optional
         Of the photons; from the sample to the detector.
@@ -93,7 +117,9 @@ class ScanOptions:
     def __post_init__(self) -> None:
         wrong = []
         if self.positions_unit not in (None, "px", *POSITION_UNITS):
-            wrong.append(f"positions_unit: got {self.positions_unit!r}, want one of m, um, nm, px")
+            wrong.append(
+                f"positions_unit: got {self.positions_unit!r}, want one of {', '.join(POSITION_UNITS)}, px"
+            )
         for name in ("energy_eV", "distance_m", "pixel_size_m"):
             value = getattr(self, name)
             if value is not None and not _is_positive(value):

@@ -12,7 +12,7 @@ from ptycho_backends.files.stored_patterns import chunks
 from ptycho_backends.scans.geometry import scan_from_raw
 from ptycho_backends.scans.product import SQUARE
 from ptycho_backends.scans.product_scan import object_canvas, product_from_scan
-from ptycho_backends.scans.raw_scan import RawScan
+from ptycho_backends.scans.raw_scan import RawScan, known_length
 from ptycho_backends.scans.scan import Scan, known_object
 from ptycho_backends.scans.statistics import holds_counts
 from ptycho_backends.scans.valid_pixels import mask_of_entries
@@ -88,10 +88,10 @@ def raw_of_training_hdf5(path: Path, *, mapped: bool = False) -> RawScan:
         measurement="intensity",
         probe=arrays["probe"],
         object=known_object(arrays["object"]),
-        # 0 stands for unknown there; and a scan has one side, so square pixels only
+        # a scan has one side, so square pixels only
         pixel_size_m=width if width > 0 and abs(height / width - 1) <= SQUARE else None,
-        energy_eV=energy or None,
-        distance_m=distance or None,
+        energy_eV=known_length(energy),
+        distance_m=known_length(distance),
         valid_pixels=mask_of_entries(arrays, patterns.shape[-2:]) if patterns.ndim == 3 else None,
     )
     raw.took("patterns", "patterns", "counts")

@@ -89,7 +89,7 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
     Raises
     ------
     ConfigError
-        If `TF_CONFIG` counts and is not understood.
+        If `TF_CONFIG` counts and is not understood, or a launcher's variables are incomplete.
     """
     if execution.strategy == SINGLE_DEVICE:
         return None
@@ -113,7 +113,10 @@ def _of_torchrun(execution: ExecutionConfig) -> Launch | None:
     if "TORCHELASTIC_RUN_ID" not in known:
         return None
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    rank, size, local_rank, local_size = (int(known[name]) for name in names)
+    if not any(name in known for name in names):
+        # left over from a program that torchrun started
+        return None
+    rank, size, local_rank, local_size = (_whole(name) for name in names)
     return Launch(rank, size, local_rank, local_size, TORCHRUN)
 
 
@@ -121,11 +124,22 @@ def _of_srun(execution: ExecutionConfig) -> Launch | None:
     if execution.devices == 1 and execution.strategy == "auto":
         return None
     known = os.environ
-    size = int(known.get("SLURM_NTASKS", 1))
-    if size == 1 or "SLURM_PROCID" not in known:
+    # an allocation has the number of tasks, but only what `srun` starts has a number of its own on its machine
+    if not {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"} <= known.keys() or _whole("SLURM_NTASKS") == 1:
         return None
-    rank, local_rank = int(known["SLURM_PROCID"]), int(known["SLURM_LOCALID"])
-    return Launch(rank, size, local_rank, size // int(known.get("SLURM_NNODES", 1)), SRUN)
+    rank, size, local_rank = (_whole(name) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
+    return Launch(rank, size, local_rank, size // max(1, _whole("SLURM_NNODES", 1)), SRUN)
+
+
+def _whole(name: str, default: int | None = None) -> int:
+    """The whole number in an environment variable."""
+    text = os.environ.get(name, "" if default is None else str(default))
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: got {text!r}, want a whole number as its launcher sets it; or unset it, to train in one process"
+        ) from error
 
 
 def _of_tf_config(execution: ExecutionConfig) -> Launch | None:

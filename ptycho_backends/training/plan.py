@@ -360,13 +360,9 @@ def plan_training(
                 "checkpoint (checkpoints/last.wts.h5.zip of the run) goes on as if nothing had happened"
             )
     scan = data.scan if isinstance(data, GroupedData) else data
-    if needs_truth(config) and scan.object_guess is None:
-        raise ScanError(
-            f"{scan.name}: no objectGuess, which supervised training and the real-space error need; "
-            "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
-        )
-    if needs_truth(config) and not isinstance(data, GroupedData):
-        _require_labels(scan)
+    if needs_truth(config):
+        for part in (data.parts if isinstance(data, GroupedData) else ()) or (scan,):
+            _require_labels(part)
     groups = data if isinstance(data, GroupedData) else groups_for_training(data, config)
     groups = groups.as_configured(config)
     if config.model.architecture == "unrolled":
@@ -379,8 +375,12 @@ def plan_training(
 
 
 def _require_labels(scan: Scan) -> None:
-    """Refuse a scan of whose patches many lie beyond its object, where labels would be zeros; warn of a few."""
-    assert scan.object_guess is not None
+    """Refuse a scan without an object, or many of whose patches lie beyond it, where labels are 0; warn of a few."""
+    if scan.object_guess is None:
+        raise ScanError(
+            f"{scan.name}: no objectGuess, which supervised training and the real-space error need; "
+            "use a scan that has one, or model_type='pinn' with realspace_mae_weight=0"
+        )
     outside = patches_outside(scan.scan_positions_px, scan.N, scan.object_guess.shape)
     if not len(outside):
         return

@@ -83,6 +83,17 @@ def test_numbers_alone_tell_these(star, fault):
     assert check_scan(cured(fault.spoil(star), [finding]), trials=False) == []
 
 
+@pytest.mark.parametrize("far", [1e4, 1e8])
+def test_a_stray_is_a_stray_however_far_it_lies(star, far):
+    x = star.xcoords.copy()
+    x[7] = far
+    spoilt = dataclasses.replace(star, xcoords=x, object_guess=None, object_mask=None)
+    findings = check_scan(spoilt, trials=False)
+    assert "strays" in names(findings)
+    assert "positions_unit" not in names(findings)
+    assert check_scan(cured(spoilt, findings), trials=False) == []
+
+
 def test_two_faults_at_once(star):
     spoilt = FAULTS["hot pixel"].spoil(FAULTS["one stray"].spoil(star))
     findings = check_scan(spoilt, trials=False)

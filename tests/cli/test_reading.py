@@ -30,16 +30,20 @@ def test_all_commands_have_them(command):
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("8.8keV", 8800), ("75um", 75e-6), ("1e-9", 1e-9), ("192 cm", 1.92), ("10NM", 1e-8)]
+    ("text", "value"),
+    [("75um", 75e-6), ("75 µm", 75e-6), ("1e-9", 1e-9), ("192 cm", 1.92), ("10NM", 1e-8), ("2 metres", 2)],
 )
 def test_quantities(text, value):
-    assert as_quantity("energy", text) == pytest.approx(value)
+    assert as_quantity("distance", text) == pytest.approx(value)
+    assert as_quantity("energy", "8.8keV") == pytest.approx(8800)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"energy": "8 parsecs"}, "energy: got '8 parsecs'"),
+        ({"energy": "8 um"}, "energy: got '8 um', .*eV, keV"),
+        ({"distance": "8 keV"}, "distance: got '8 keV', .*mm"),
         ({"distance": "far"}, "distance: got 'far'"),
         ({"centre": "3"}, "centre: got '3', want 'auto' or row,column"),
         ({"dataset": ["patterns"]}, "dataset: got 'patterns', want PART=PATH"),

@@ -12,8 +12,15 @@ import pytest
 import scipy.io
 
 from ptycho_backends import Scan, load_product, load_scan, open_patterns, save_scan
-from ptycho_backends.errors import ScanError
+from ptycho_backends.archive.model_file import load_archive
+from ptycho_backends.errors import ArchiveError, ScanError
 from ptycho_backends.files.file_kind import kind_of
+from ptycho_backends.files.mapped_npz import mapped_npy
+from ptycho_backends.images.results import load_reconstruction
+from ptycho_backends.refinement.checkpoint import load_state
+from ptycho_backends.refinement.start import starting_image
+from ptycho_backends.scans.readers.positions import positions_of_file
+from ptycho_backends.scans.scan_files import load_mask
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.scans.training_data import save_training_hdf5
 
@@ -62,6 +69,27 @@ def test_kinds_that_only_load_scan_reads(kind, read, tmp_path):
     path.write_bytes(READ_AS_SCANS_ONLY[kind])
     with pytest.raises(ScanError, match=rf"scan\.h5: .*{kind}"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [load_mask, positions_of_file, mapped_npy, load_reconstruction, starting_image, load_state, load_archive],
+)
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_files_in_the_place_of_parts_and_results(kind, read, tmp_path):
+    path = tmp_path / "part.dat"
+    path.write_bytes(FOREIGN[kind])
+    with pytest.raises((ScanError, ArchiveError), match=rf"part\.dat: .*{kind}"):
+        read(path)
+
+
+def test_arrays_and_archives_of_another_kind(tmp_path):
+    scan = save_scan(simulate_star(64, 8), tmp_path / "scan.npz")
+    with pytest.raises(ScanError, match=r"scan\.npz: a zip file, want an array in an NPY file"):
+        load_mask(scan)
+    np.save(tmp_path / "image.npy", np.ones(3))
+    with pytest.raises(ArchiveError, match=r"image\.npy: an NPY file, want an archive of a model"):
+        load_archive(tmp_path / "image.npy")
 
 
 @pytest.mark.parametrize("read", [load_scan, open_patterns, load_product])

@@ -159,6 +159,13 @@ def test_a_checkpoint_gives_back_everything(scan, tmp_path):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(state, field.name))
     with pytest.raises(ConfigError, match=r"resume_from: its canvas has shape \(72, 72\), want \(76, 76\)"):
         resumed_plan(plan_refinement(None, scan, RefinementConfig(n_probe_modes=2)), back)
+    with pytest.raises(ConfigError, match="seed: got 3, want 0 as in the refinement that is resumed"):
+        resumed_plan(plan_refinement(None, scan, dataclasses.replace(FEW, seed=3)), back)
+    reversed_frames = dataclasses.replace(scan, patterns=np.asarray(scan.patterns)[::-1])
+    with pytest.raises(ConfigError, match="resume_from: it is of another scan"):
+        resumed_plan(plan_refinement(None, reversed_frames, FEW), back)
+    back.origin = None  # of an earlier version
+    assert resumed_plan(plan_refinement(None, reversed_frames, FEW), back).state is back
     (tmp_path / "other.npz").write_bytes(b"PK nothing")
     with pytest.raises(ScanError, match="no checkpoint of a refinement"):
         load_state(tmp_path / "other.npz")

@@ -117,6 +117,30 @@ def test_names_of_earlier_versions_are_read(tmp_path):
     assert got.object.shape == (1, 31, 40)
 
 
+def test_what_is_unknown_is_0_or_nan(star, tmp_path):
+    path = save_product(product(), tmp_path / "product.h5")
+    with h5py.File(path, "r+") as file:
+        for name in ("detector_object_distance_m", "photon_energy_eV", "exposure_time_s"):
+            file.attrs[name] = np.nan
+        file["probe"].attrs["pixel_width_m"] = np.nan
+    got = load_product(path)
+    assert (got.metadata.detector_object_distance_m, got.metadata.photon_energy_eV) == (0.0, 0.0)
+    np.testing.assert_array_equal(got.probe_pixel_size_m, got.object_pixel_size_m)
+    path = save_training_hdf5(star, tmp_path / "training.h5")
+    with h5py.File(path, "r+") as file:
+        file["photon_energy_eV"][()], file["detector_object_distance_m"][()] = np.nan, 0.0
+    scan = load_scan(path)
+    assert (scan.photon_energy_eV, scan.detector_distance_m) == (None, None)
+
+
+@pytest.mark.parametrize("sides", [{}, {"detector_pixel_width_m": 0.0, "detector_pixel_height_m": 0.0}])
+def test_patterns_of_early_versions(sides, tmp_path):
+    arrays = {"patterns": RANDOM.poisson(5.0, (3, 16, 16)), "indexes": np.arange(3)}
+    got = load_diffraction(write_datasets(tmp_path / "diffraction.h5", arrays, {"patterns": sides}))
+    assert got.detector_pixel_size_m is None
+    assert not got.bad_pixels.any()
+
+
 def test_positions_in_pixels():
     one = product()
     centre = dataclasses.replace(

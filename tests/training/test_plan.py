@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ptycho_backends.config import InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_backends.errors import ConfigError, GroupingError
+from ptycho_backends.errors import ConfigError, GroupingError, ScanError
 from ptycho_backends.params import params
 from ptycho_backends.scans.grouping import group_scan
 from ptycho_backends.scans.merging import merge_groups
@@ -222,3 +222,16 @@ def test_a_resumed_model_keeps_its_weights_and_history():
     assert resumed.start.intensity_scale == 5.0
     assert resumed.config.nepochs == 9
     assert resumed.epochs_done == 0
+
+
+def test_groups_whose_labels_lie_outside_the_object_are_refused():
+    patterns = scan().patterns
+    x, y = np.random.default_rng(1).uniform(40, 60, (2, 41))
+    labelled = Scan(x, y, patterns, object_guess=np.ones((100, 100), complex))
+    beside = Scan(x + 1000, y, patterns, object_guess=np.ones((100, 100), complex))
+    settings = config(model=ModelConfig(N=0, gridsize=1, model_type="supervised"))
+    good, bad = (group_scan(each, gridsize=1, seed=0) for each in (labelled, beside))
+    preparation.plan_training(good, settings, "torch")
+    for groups in (bad, merge_groups([good, bad])):
+        with pytest.raises(ScanError, match=r"41 of .* patches reach beyond objectGuess"):
+            preparation.plan_training(groups, settings, "torch")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.scans.raw_scan import HC_EV_M, RawScan
-from ptycho_backends.scans.readers.hdf5_parts import first, frames, quantity, unit_of
+from ptycho_backends.scans.readers.hdf5_parts import beam_centre, first, frames, quantity, unit_of
 from ptycho_backends.scans.readers.source import Source
 
 # Flags of Eiger's pixel mask that mean no count: gap, dead, under-responding, over-responding, noisy.
@@ -72,10 +72,9 @@ def read(source: Source) -> RawScan:
             raw.detector_pixel_m = sides[0], sides[1]
         raw.distance_m = quantity(file, [f"{at}/detector_distance", f"{at}/distance"], "m")
         raw.energy_eV = _energy(file, entry)
-        centre = [quantity(file, [f"{at}/beam_center_{axis}"], "m") for axis in "yx"]
-        if centre[0] and centre[1]:
-            raw.centre = centre[0], centre[1]
-            raw.took("centre", f"{at}/beam_center_x, _y", "pixels")
+        raw.centre = beam_centre(file, at, sides)
+        if raw.centre is not None:
+            raw.took("centre", f"{at}/beam_center_x, _y")
         raw.took("detector pixel, distance, energy", f"{at}, {entry}/instrument/beam")
         mask = first(file, [f"{at}/detectorSpecific/pixel_mask", f"{at}/pixel_mask"])
         if mask is not None and (file.shape(mask) or ())[-2:] == raw.shape:

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.scans.raw_scan import HC_EV_M, RawScan
-from ptycho_backends.scans.readers.hdf5_parts import first, frames, good_where_zero, quantity, unit_of
+from ptycho_backends.scans.readers.hdf5_parts import (
+    beam_centre,
+    first,
+    frames,
+    good_where_zero,
+    quantity,
+    unit_of,
+)
 from ptycho_backends.scans.readers.source import Source
 
 
@@ -58,7 +65,9 @@ def read_entry(source: Source, entry: str, label: str, energy_unit: str) -> RawS
         mask = first(file, [f"{at}/detector_1/mask", f"/{entry}/data_1/mask", f"{at}/detector_1/pixel_mask"])
         if mask is not None:
             good_where_zero(file.array(mask), raw, mask)
-        _read_centre(file, f"{at}/detector_1", raw)
+        raw.centre = beam_centre(file, f"{at}/detector_1", raw.detector_pixel_m or (None, None))
+        if raw.centre is not None:
+            raw.took("centre", f"{at}/detector_1/beam_center_x, _y")
         _read_images(file, entry, raw)
     return raw
 
@@ -108,13 +117,6 @@ def _read_positions(file: DatasetFile, entry: str, basis: NDArray | None, raw: R
         name,
         "of the sample, m, along the detector's axes" + ("" if basis is None else " (basis_vectors)"),
     )
-
-
-def _read_centre(file: DatasetFile, at: str, raw: RawScan) -> None:
-    centre = [quantity(file, [f"{at}/beam_center_{axis}"], "m") for axis in "yx"]
-    if centre[0] and centre[1] and centre[0] >= 1:
-        raw.centre = centre[0], centre[1]
-        raw.took("centre", f"{at}/beam_center_x, _y", "pixels")
 
 
 def _read_images(file: DatasetFile, entry: str, raw: RawScan) -> None:

@@ -1,5 +1,6 @@
 """Parts that HDF5 formats share: frames, quantities with units, masks."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,9 @@ from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.stored_patterns import JoinedPatterns
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.source import Source
-from ptycho_backends.scans.scan_options import UNITS
+from ptycho_backends.scans.scan_options import unit_factor
+
+log = logging.getLogger(__name__)
 
 
 def first(file: DatasetFile, names: Sequence[str]) -> str | None:
@@ -33,14 +36,51 @@ def quantity(file: DatasetFile, names: Sequence[str], unit: str) -> float | None
         value = float(values[0])
         if not np.isfinite(value) or value <= 0 or (values != values[0]).any():
             continue
-        return value * unit_of(file, name, unit)
+        try:
+            return value * unit_of(file, name, unit)
+        except ScanError as error:
+            log.warning("%s; left out", error)
     return None
 
 
 def unit_of(file: DatasetFile, name: str, unit: str) -> float:
-    """Factor to metres or eV of the data set `name`, which is in `unit` unless its attribute states another."""
-    stated = str(file.attributes(name).get("units", unit)).strip().lower()
-    return UNITS.get(stated, UNITS[unit.lower()])
+    """Factor to metres or eV of the data set `name`, which is in `unit` unless its attribute states another.
+
+    Raises
+    ------
+    ScanError
+        If it states one that is not known.
+    """
+    of_energy = unit_factor(unit) is None
+    stated = str(file.attributes(name).get("units", "")).strip()
+    factor = unit_factor(stated or unit, of_energy)
+    if factor is None:
+        wanted = "eV, keV or J" if of_energy else "m, mm, um or nm"
+        raise ScanError(f"{name}: got units {stated!r}, want {wanted}")
+    return factor
+
+
+def beam_centre(
+    file: DatasetFile, detector: str, sides: Sequence[float | None]
+) -> tuple[float, float] | None:
+    """Pixel `[ky, kx]` of the zero frequency by NeXus's `beam_center_x` and `_y`; None where it is unknown or 0.
+
+    Some write pixels there, as their unit says or for lack of one, others lengths.
+    """
+    found = []
+    for axis, side in (("y", sides[1]), ("x", sides[0])):
+        name = f"{detector}/beam_center_{axis}"
+        if file.shape(name) not in ((), (1,)):
+            return None
+        value = float(file.array(name).reshape(-1)[0])
+        factor = unit_factor(str(file.attributes(name).get("units", "")))
+        if factor is not None and side:
+            value *= factor / side
+        elif factor is not None:
+            return None
+        found.append(value)
+    ky, kx = found
+    return (ky, kx) if ky >= 1 and kx >= 1 else None
 
 
 def frames(source: Source, file: DatasetFile, names: Sequence[str]) -> Any:

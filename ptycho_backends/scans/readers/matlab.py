@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.matlab_file import is_matlab_73, matlab_5_arrays
 from ptycho_backends.files.stored_patterns import StoredPatterns
-from ptycho_backends.scans.raw_scan import RawScan
+from ptycho_backends.scans.raw_scan import HC_EV_M, RawScan, known_length
 from ptycho_backends.scans.readers.hdf5_parts import frames
 from ptycho_backends.scans.readers.named_parts import raw_of_parts
 from ptycho_backends.scans.readers.source import Source
@@ -89,7 +89,7 @@ def _add_shelves_positions(source: Source, raw: RawScan) -> None:
         raw.positions_unit = "m"
         raw.took("positions", f"{beside.name}: ppX, ppY", "m")
         if raw.energy_eV is None and file.shape("/lambda") is not None:
-            wavelength = float(file.array("/lambda").reshape(-1)[0])
-            raw.energy_eV = 1.239841984e-6 / wavelength if wavelength > 0 else None
+            wavelength = known_length(float(file.array("/lambda").reshape(-1)[0]))
+            raw.energy_eV = None if wavelength is None else HC_EV_M / wavelength
         if raw.pixel_size_m is None and file.shape("/dx") is not None:
-            raw.pixel_size_m = float(file.array("/dx").reshape(-1)[0]) or None
+            raw.pixel_size_m = known_length(float(file.array("/dx").reshape(-1)[0]))

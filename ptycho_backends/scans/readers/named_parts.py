@@ -13,6 +13,7 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.scans.raw_scan import HC_EV_M, RawScan
 from ptycho_backends.scans.readers.positions import as_pairs
 from ptycho_backends.scans.readers.source import Source
+from ptycho_backends.scans.scan_options import position_unit, unit_factor
 from ptycho_backends.scans.valid_pixels import MASK_NAMES, mask_of_entries
 
 PATTERNS = (
@@ -52,6 +53,7 @@ MEASUREMENT = {
 LEAST_EV = 50.0
 
 Get = Callable[[str], NDArray]
+Unit = Callable[[str], str | None]
 
 
 def raw_of_parts(
@@ -60,6 +62,7 @@ def raw_of_parts(
     shapes: Mapping[str, tuple[int, ...]],
     get: Get,
     patterns: Callable[[str], Any] | None = None,
+    unit: Unit = lambda name: None,
 ) -> RawScan:
     """The scan among named arrays.
 
@@ -74,6 +77,8 @@ def raw_of_parts(
         From the name to the array, with the axes (M, ky, kx) of patterns.
     patterns : callable, optional
         As `get`, for the patterns alone; they may stay in the file.
+    unit : callable, optional
+        From the name to the unit that the file states.
 
     Raises
     ------
@@ -95,8 +100,8 @@ def raw_of_parts(
         measurement=MEASUREMENT.get(_leaf(name), "auto"),
     )
     raw.took("patterns", name)
-    _read_positions(find, get, raw)
-    _read_numbers(find, get, raw)
+    _read_positions(find, get, unit, raw)
+    _read_numbers(find, get, unit, raw)
     probe = find.one("probe", PROBE, lambda shape: len(shape) >= 2 and shape[-2:] == raw.shape)
     if probe is not None:
         values = np.asarray(get(probe))
@@ -105,9 +110,9 @@ def raw_of_parts(
         raw.probe = values
         raw.took("probe", probe)
     image = find.one("object", OBJECT, lambda shape: len(shape) == 2)
-    if image is not None and (unit := raw.positions_unit or source.options.positions_unit) == "px":
+    if image is not None and (raw.positions_unit or source.options.positions_unit) == "px":
         raw.object = get(image)
-        raw.took("object", image, f"positions in {unit}")
+        raw.took("object", image, "positions in px")
     mask = find.one("mask", MASK_NAMES, lambda shape: shape[-2:] == raw.shape)
     if mask is not None:
         leaf = _leaf(mask) if _leaf(mask) in MASK_NAMES else "mask"
@@ -150,7 +155,7 @@ class _Finder:
         return None
 
 
-def _read_positions(find: _Finder, get: Get, raw: RawScan) -> None:
+def _read_positions(find: _Finder, get: Get, unit: Unit, raw: RawScan) -> None:
     count = len(raw.patterns)
     x = find.one("x", X, lambda shape: _length(shape) == count)
     y = find.one("y", Y, lambda shape: _length(shape) == count)
@@ -166,7 +171,10 @@ def _read_positions(find: _Finder, get: Get, raw: RawScan) -> None:
             raw.positions = np.asarray(raw.positions)[:, ::-1]
     if taken is None:
         return
-    raw.positions_unit = "m" if names & IN_METRES else "px" if names == {"xcoords", "ycoords"} else None
+    stated = position_unit(unit(taken.split(", ")[0]) or "")
+    raw.positions_unit = stated or (
+        "m" if names & IN_METRES else "px" if names == {"xcoords", "ycoords"} else None
+    )
     raw.took("positions", taken, raw.positions_unit or "of unknown unit")
 
 
@@ -176,28 +184,35 @@ def _length(shape: tuple[int, ...]) -> int:
     return long[0] if len(long) == 1 else 1 if not long else 0
 
 
-def _read_numbers(find: _Finder, get: Get, raw: RawScan) -> None:
-    def number(part: str, known: Sequence[tuple[str, float]]) -> float | None:
+def _read_numbers(find: _Finder, get: Get, unit: Unit, raw: RawScan) -> None:
+    def number(
+        part: str, known: Sequence[tuple[str, float]], of_energy: bool = False
+    ) -> tuple[float, bool] | None:
+        """The number, and whether the file states its unit."""
         name = find.one(part, [name for name, _ in known], lambda shape: _length(shape) == 1)
         if name is None:
             return None
         value = float(np.asarray(get(name)).reshape(-1)[0])
-        factor = dict(known).get(_leaf(name), 1.0)
         if not np.isfinite(value) or value <= 0:
             return None
         raw.took(part.replace("_", " "), name)
-        return value * factor
+        stated = unit_factor(unit(name) or "", of_energy)
+        return value * (dict(known).get(_leaf(name), 1.0) if stated is None else stated), stated is not None
 
-    energy = number("energy", ENERGY)
-    if energy is not None and energy < LEAST_EV:
+    def length(part: str, known: Sequence[tuple[str, float]]) -> float | None:
+        found = number(part, known)
+        return None if found is None else found[0]
+
+    energy, is_stated = number("energy", ENERGY, True) or (None, True)
+    if energy is not None and energy < LEAST_EV and not is_stated:
         energy *= 1e3
         raw.notes.append("energy: a number so small is in keV")
-    wavelength = None if energy else number("wavelength", WAVELENGTH)
-    if wavelength is not None and wavelength > 1e-3:
+    wavelength, is_stated = (None if energy else number("wavelength", WAVELENGTH)) or (None, True)
+    if wavelength is not None and wavelength > 1e-3 and not is_stated:
         wavelength *= 1e-10
         raw.notes.append("wavelength: a number so large is in angstroms")
     raw.energy_eV = energy or (HC_EV_M / wavelength if wavelength else None)
-    raw.distance_m = number("distance", DISTANCE)
-    side = number("detector_pixel", DETECTOR_PIXEL)
+    raw.distance_m = length("distance", DISTANCE)
+    side = length("detector_pixel", DETECTOR_PIXEL)
     raw.detector_pixel_m = None if side is None else (side, side)
-    raw.pixel_size_m = number("pixel_size", PIXEL_SIZE)
+    raw.pixel_size_m = length("pixel_size", PIXEL_SIZE)

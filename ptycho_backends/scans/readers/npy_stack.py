@@ -3,6 +3,7 @@
 import numpy as np
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.mapped_npz import mapped_npy
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.positions import add_positions_beside
 from ptycho_backends.scans.readers.source import Source
@@ -13,10 +14,7 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source) -> RawScan:
-    try:
-        patterns = np.load(source.path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ScanError(f"not a readable NPY file ({error})") from error
+    patterns = mapped_npy(source.path)
     if patterns.ndim == 4:
         patterns = patterns.reshape(-1, *patterns.shape[-2:])
     if patterns.ndim != 3:

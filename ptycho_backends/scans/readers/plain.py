@@ -41,11 +41,10 @@ def read(source: Source) -> RawScan:
         def patterns(name: str) -> Any:
             return frames(source, file, [name])
 
-        raw = raw_of_parts(source, "plain HDF5", found, lambda name: np.asarray(file.array(name)), patterns)
-        unit = None
-        for part in ("positions", "x"):
-            name = source.dataset(part)
-            unit = unit or (file.attributes(name).get("units") if name else None)
-        if unit in ("m", "um", "nm", "px"):
-            raw.positions_unit = str(unit)
-    return raw
+        def unit(name: str) -> str | None:
+            stated = file.attributes(name).get("units")
+            return None if stated is None else str(stated)
+
+        return raw_of_parts(
+            source, "plain HDF5", found, lambda name: np.asarray(file.array(name)), patterns, unit
+        )

@@ -1,5 +1,8 @@
 """Positions from another file than the patterns: CSV or text, NPY, NPZ, HDF5."""
 
+import codecs
+import re
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.file_kind import kind_of
+from ptycho_backends.files.mapped_npz import mapped_npy
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.source import Source
+from ptycho_backends.scans.scan_options import position_unit
 
 MAX_TEXT_BYTES = 256 << 20
 TEXT_SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
@@ -17,16 +22,8 @@ TEXT_SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 # Names of columns, in any case; their ends may state a unit, as in x_um or "x (nm)".
 X_NAMES = ("x", "xcoords", "posx", "pos_x", "x_position", "column")
 Y_NAMES = ("y", "ycoords", "posy", "pos_y", "y_position", "row")
-UNIT_ENDINGS = {
-    "m": "m",
-    "um": "um",
-    "µm": "um",
-    "micron": "um",
-    "nm": "nm",
-    "px": "px",
-    "pixel": "px",
-    "pixels": "px",
-}
+# As programs of different ages and systems write text.
+ENCODINGS = ("utf-8-sig", "cp1252")
 
 
 def add_positions(raw: RawScan, source: Source) -> None:
@@ -62,12 +59,9 @@ def positions_of_file(path: Path, dataset: str | None = None) -> tuple[NDArray, 
             raise ScanError(f"{path}: HDF5; name the data set of the positions, as in {path.name}:/positions")
         with DatasetFile(path) as file:
             values, unit = file.array(dataset), file.attributes(dataset).get("units")
-        return as_pairs(values, path), str(unit) if unit in UNIT_ENDINGS else None, f"{path.name}:{dataset}"
+        return as_pairs(values, path), position_unit(str(unit)), f"{path.name}:{dataset}"
     if kind == "NPY":
-        try:
-            return as_pairs(np.load(path, allow_pickle=False), path), None, path.name
-        except ValueError as error:
-            raise ScanError(f"{path}: not a readable NPY file ({error})") from error
+        return as_pairs(mapped_npy(path), path), None, path.name
     if kind is not None:
         raise ScanError(f"{path}: a {kind} file, want positions in CSV, text, NPY or HDF5")
     return _of_text(path)
@@ -86,13 +80,9 @@ def as_pairs(values: NDArray, path: Path | str) -> NDArray[np.float64]:
 def _of_text(path: Path) -> tuple[NDArray, str | None, str]:
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise ScanError(f"{path}: text of more than {MAX_TEXT_BYTES} bytes, want positions")
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"{path}: no text ({error}), want positions in CSV, text, NPY or HDF5") from error
     rows, header = [], None
-    for number, line in enumerate(lines, 1):
-        cells = line.replace(",", " ").replace(";", " ").replace("\t", " ").split()
+    for number, line in enumerate(_lines(path), 1):
+        cells = _cells(line)
         if not cells:
             continue
         try:
@@ -104,12 +94,31 @@ def _of_text(path: Path) -> tuple[NDArray, str | None, str]:
     if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
         raise ScanError(f"{path}: want rows of as many numbers each, x and y among them")
     values = np.array(rows)
-    columns, unit = _columns(header, values.shape[1])
+    columns, unit = _columns(path, header, values.shape[1])
     note = f"{path.name}, columns {columns[0] + 1} (x) and {columns[1] + 1} (y)"
     return values[:, list(columns)], unit, note
 
 
-def _columns(header: str | None, count: int) -> tuple[tuple[int, int], str | None]:
+def _lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
+    encodings = ("utf-16",) if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ENCODINGS
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            return content.decode(encoding).splitlines()
+    raise ScanError(f"{path}: no text, want positions in CSV, text, NPY or HDF5")
+
+
+def _cells(line: str) -> list[str]:
+    """Cells of a line; a comma beside semicolons or tabs is a decimal one."""
+    if ";" in line or ("\t" in line and "." not in line):
+        line = line.replace(",", ".")
+    return line.replace(",", " ").replace(";", " ").split()
+
+
+def _columns(path: Path, header: str | None, count: int) -> tuple[tuple[int, int], str | None]:
     """Numbers of the columns of x and y, and their unit, by the header; the first two without one."""
     if header is None:
         return (0, 1), None
@@ -118,10 +127,15 @@ def _columns(header: str | None, count: int) -> tuple[tuple[int, int], str | Non
     found: dict[str, tuple[int, str | None]] = {}
     for number, name in enumerate(names[:count]):
         base, unit = _name_and_unit(name)
+        words = re.split(r"[^a-z0-9]+", base)
         for axis, known in (("x", X_NAMES), ("y", Y_NAMES)):
-            if base in known and axis not in found:
+            if (base in known or axis in words) and axis not in found:
                 found[axis] = number, unit
     if len(found) < 2:
+        if len(names) == count > 2:
+            raise ScanError(
+                f"{path}: columns {', '.join(names)}, of which none are called x and y; rename two of them"
+            )
         return (0, 1), None
     return (found["x"][0], found["y"][0]), found["x"][1] if found["x"][1] == found["y"][1] else None
 
@@ -130,9 +144,9 @@ def _name_and_unit(name: str) -> tuple[str, str | None]:
     """Base and unit of a column's name, as x and um of "x_um", "x (um)" or "x [um]"."""
     for opening in " _([":
         base, _, unit = name.rpartition(opening)
-        unit = unit.strip("()[] ")
-        if base and unit in UNIT_ENDINGS:
-            return base.strip("_([ "), UNIT_ENDINGS[unit]
+        known = position_unit(unit.strip("()[] "))
+        if base and known is not None:
+            return base.strip("_([ "), known
     return name, None
 
 

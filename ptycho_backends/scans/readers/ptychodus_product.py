@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.file_kind import kind_of
+from ptycho_backends.files.mapped_npz import mapped_npy
 from ptycho_backends.scans.product import load_product
 from ptycho_backends.scans.product_scan import scan_from_product
 from ptycho_backends.scans.raw_scan import RawScan
@@ -27,7 +26,7 @@ def read(source: Source) -> RawScan:
             "a Ptychodus product, which holds no patterns; put its diffraction.h5 beside it, or name them with "
             "--patterns-from FILE"
         )
-    patterns = np.load(data, allow_pickle=False) if kind_of(data) == "NPY" else data
+    patterns = mapped_npy(data) if kind_of(data) == "NPY" else data
     scan = scan_from_product(product, patterns)
     raw = RawScan(
         format="product of Ptychodus",

@@ -35,11 +35,11 @@ def read(source: Source) -> RawScan:
         raw.distance_m = distance or None
         raw.took("energy and distance", "/meta/energy, /meta/distance", "keV, m")
         sides = _pair(file, "psize")
-        if sides is not None and min(sides) > 0:
+        if sides is not None and all(side > 0 for side in sides):
             raw.detector_pixel_m = sides[1], sides[0]
             raw.took("detector pixel", "/meta/psize", "m (row, column)")
         centre = _pair(file, "center")
-        if centre is not None and np.isfinite(centre).all():
+        if centre is not None and all(pixel > 0 for pixel in centre):
             raw.centre = centre
             raw.took("centre", "/meta/center", "pixels (row, column)")
     return raw

@@ -67,6 +67,8 @@ def _read_object(file: DatasetFile, raw: RawScan) -> None:
         if None in shapes or raw.positions is None or raw.positions_unit != "m":
             continue
         pixel, origin = file.array(f"{at}/_psize").reshape(-1), file.array(f"{at}/_origin").reshape(-1)
+        if not (pixel > 0).all():
+            continue
         metres = np.asarray(raw.positions)
         raw.object = file.array(f"{at}/data")[0]
         raw.positions = (metres - origin[::-1]) / pixel[::-1]

@@ -20,6 +20,8 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source) -> RawScan:
     entries, _ = read_entries(source.path, WANTED)
+    if missing := [name for name in ("data", "scan") if name not in entries]:
+        raise ScanError(f"{' and '.join(missing)}: None, want arrays")
     data, scan = _one_angle("data", entries["data"], 3), _one_angle("scan", entries["scan"], 2)
     if scan.shape[-1] != 2:
         raise ScanError(f"scan: got shape {scan.shape}, want (M, 2), row and column")

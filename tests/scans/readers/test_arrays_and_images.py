@@ -105,17 +105,47 @@ def test_npy_with_text(scan, counts, metres, tmp_path):
         ("number,y_um,x_um\n0,2,1\n1,4,3\n", "um", [1, 2]),
         ("# posy\tposx\n2\t1\n4\t3\n", None, [1, 2]),
         ("1;2;9\n3;4;9\n", None, [1, 2]),
+        ("x;y\n1,5;2,5\n3,5;4,5\n", None, [1.5, 2.5]),
+        ("y [mm]\tx [mm]\n2,5\t1,5\n4,5\t3,5\n", "mm", [1.5, 2.5]),
+        ("number,stage_y (μm),stage_x (μm)\n0,2,1\n1,4,3\n", "um", [1, 2]),
+        ("x in nanometres,y in nanometres\n1,2\n3,4\n", "nm", [1, 2]),
     ],
 )
 def test_text(text, unit, first, tmp_path):
     path = tmp_path / "positions.csv"
-    path.write_text(text)
-    positions, found, _ = positions_of_file(path)
-    assert found == unit
-    assert positions[0].tolist() == first
-    path.write_text(text + "a word\n")
+    for encoding in ("utf-8", "utf-16", "cp1252"):
+        path.write_text(text if encoding != "cp1252" else text.replace("μ", "µ"), encoding)
+        positions, found, _ = positions_of_file(path)
+        assert found == unit
+        assert positions[0].tolist() == first
+    path.write_text(text + "a word\n", "utf-8")
     with pytest.raises(ScanError, match=r"line .*want numbers"):
         positions_of_file(path)
+
+
+def test_columns_without_a_known_name_are_not_guessed(tmp_path):
+    path = tmp_path / "positions.csv"
+    path.write_text("frame,horizontal,vertical\n0,1,2\n1,3,4\n")
+    with pytest.raises(
+        ScanError, match=r"columns frame, horizontal, vertical, of which none are called x and y"
+    ):
+        positions_of_file(path)
+
+
+def test_frames_are_found_from_another_working_directory(scan, counts, tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "stack.tif", counts, photometric="minisblack")
+    np.savetxt(tmp_path / "positions.txt", scan.scan_positions_px)
+    np.save(tmp_path / "stack.npy", counts)
+    with h5py.File(tmp_path / "stack.h5", "w") as file:
+        file.create_dataset("patterns", data=counts, chunks=(1, 64, 64), compression="gzip")
+        file["xcoords"], file["ycoords"] = scan.xcoords, scan.ycoords
+    monkeypatch.chdir(tmp_path)
+    names = ("stack.tif", "stack.npy", "stack.h5")
+    scans = [load_scan(name, mapped=True, options=ScanOptions(positions_unit="px")) for name in names]
+    monkeypatch.chdir("/")
+    for got in scans:
+        np.testing.assert_array_equal(np.asarray(got.patterns), counts)
 
 
 def test_folder_of_scans(scan, tmp_path):

@@ -177,3 +177,58 @@ def test_entries_of_any_name(scan, counts, metres, tmp_path):
     got = load_scan(tmp_path / "scan.nxs", options=ScanOptions(pixel_size_m=1e-8))
     np.testing.assert_array_equal(got.patterns, counts)
     np.testing.assert_allclose(got.scan_positions_px, scan.scan_positions_px)
+
+
+SPELT = {
+    "um": 1e-6, "µm": 1e-6, "micron": 1e-6, "Micrometers": 1e-6, "micrometres": 1e-6, "mm": 1e-3, "millimetre": 1e-3,
+    "nm": 1e-9, "m": 1.0, "Meter": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", SPELT)
+def test_units_however_they_are_spelt(unit, scan, counts, metres, tmp_path):
+    path = tmp_path / "own.h5"
+    with h5py.File(path, "w") as file:
+        file["patterns"], file["positions"] = counts, metres / SPELT[unit]
+        file["distance"], file["wavelength"] = 1.0 / SPELT[unit], 1e-10 / SPELT[unit]
+        file["detector_pixel_m"] = 75e-6 / SPELT[unit]
+        for name in ("positions", "distance", "wavelength", "detector_pixel_m"):
+            file[name].attrs["units"] = unit
+    got = load_scan(path)
+    assert got.pixel_size_m == pytest.approx(1e-10 / (64 * 75e-6))
+    np.testing.assert_allclose(got.scan_positions_px, metres / got.pixel_size_m)
+    np.save(tmp_path / "stack.npy", counts)
+    named = ScanOptions(positions_from=f"{path}:positions", pixel_size_m=1e-8)
+    np.testing.assert_allclose(
+        load_scan(tmp_path / "stack.npy", options=named).scan_positions_px, scan.scan_positions_px
+    )
+    with h5py.File(eiger(tmp_path, counts, metres, {}), "r+") as file:
+        distance = file["entry/instrument/detector/detector_distance"]
+        distance[()], distance.attrs["units"] = 1.0 / SPELT[unit], unit
+    options = ScanOptions(positions_from=str(tmp_path / "positions.csv"))
+    assert load_scan(tmp_path / "scan_master.h5", options=options).detector_distance_m == pytest.approx(1.0)
+
+
+def test_a_unit_that_is_not_known_is_not_taken_for_another(counts, metres, tmp_path, caplog):
+    path = eiger(tmp_path, counts, metres, {})
+    with h5py.File(path, "r+") as file:
+        file["entry/instrument/detector/detector_distance"].attrs["units"] = "furlongs"
+    options = ScanOptions(positions_from=str(tmp_path / "positions.csv"))
+    with pytest.raises(ScanError, match="it takes --distance"):
+        load_scan(path, options=options)
+    assert "detector_distance: got units 'furlongs', want m, mm, um or nm; left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "centre"), [(30.0, "pixel", 30), (30 * 75e-3, "mm", 30), (0.0, "m", None)]
+)
+def test_a_beam_centre_in_pixels_or_in_lengths(value, unit, centre, counts, metres, tmp_path):
+    path = eiger(tmp_path, counts, metres, {})
+    with h5py.File(path, "r+") as file:
+        for axis in "xy":
+            place = file[f"entry/instrument/detector/beam_center_{axis}"]
+            place[()], place.attrs["units"] = value, unit
+    options = ScanOptions(positions_from=str(tmp_path / "positions.csv"), size=32)
+    got = load_scan(path, options=options)
+    start = (32 if centre is None else centre) - 16
+    np.testing.assert_array_equal(got.patterns, counts[:, start : start + 32, start : start + 32])

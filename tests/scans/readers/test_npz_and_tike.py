@@ -24,6 +24,16 @@ def test_entries_that_are_none(scan, counts, tmp_path):
     np.testing.assert_array_equal(got.xcoords_start, x)
 
 
+def test_patterns_under_the_other_name_beside_none(scan, counts, tmp_path):
+    path = tmp_path / "scan.npz"
+    np.savez(path, xcoords=scan.xcoords, ycoords=scan.ycoords, diff3d=None, diffraction=counts)
+    for mapped in (False, True):
+        np.testing.assert_array_equal(load_scan(path, mapped=mapped).patterns, counts)
+    np.savez(path, data=None, scan=scan.scan_positions_px)
+    with pytest.raises(ScanError, match="data: None, want arrays"):
+        load_scan(path)
+
+
 class Harm:
     def __reduce__(self):
         return (pytest.fail, ("the pickle was run",))

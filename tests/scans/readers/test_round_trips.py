@@ -8,6 +8,7 @@ import pytest
 
 from ptycho_backends import load_scan
 from ptycho_backends.errors import OutputError, ScanError
+from ptycho_backends.scans.geometry import ScanOptions
 from ptycho_backends.scans.scan_files import export_training_data, is_scan
 from ptycho_backends.scans.simulate import simulate_star
 
@@ -80,6 +81,7 @@ def test_several_chunks_of_ptypy(scan, tmp_path):
         assert len(got) == len(scan)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:cdtools")
 def test_cdtools_reads_and_writes(scan, tmp_path):
     datasets = pytest.importorskip("cdtools.datasets")
     path = export_training_data(scan, tmp_path / "scan.cxi")
@@ -102,3 +104,16 @@ def test_genuine_nexus_library_reads_and_writes(scan, tmp_path):
     tree.save(str(copy))
     assert is_scan(copy)
     np.testing.assert_array_equal(load_scan(copy).patterns, scan.patterns)
+
+
+@pytest.mark.parametrize("unknown", [0.0, np.nan])
+def test_ptypy_without_a_centre_or_a_pixel(unknown, scan, tmp_path):
+    path = export_training_data(scan, tmp_path / "scan.ptyd")
+    with h5py.File(path, "r+") as file:
+        for name in ("center", "psize"):
+            for group in ("meta", "info"):
+                file[f"{group}/{name}"][1] = unknown
+    with pytest.raises(ScanError, match="it takes --detector-pixel, or --pixel-size alone"):
+        load_scan(path)
+    got = load_scan(path, options=ScanOptions(pixel_size_m=12e-9))
+    np.testing.assert_array_equal(got.patterns, scan.patterns)

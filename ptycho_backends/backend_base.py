@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho_backends.archive import model_file as archive
 from ptycho_backends.archive.genuine_export import write_genuine_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, validate
+from ptycho_backends.files.output import output_directory
 from ptycho_backends.images.reconstruct import (
     default_stitching_size,
     reconstruct,
@@ -29,9 +30,13 @@ from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.canvas import with_room_for, works_on_scans
 from ptycho_backends.training.checkpoints import model_to_resume
+from ptycho_backends.training.divergence import with_retries
+from ptycho_backends.training.interrupts import ending_in_order
+from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.training.run_folder import one_writer
 from ptycho_backends.values import (
     Batch,
     EpochCallback,
@@ -104,6 +109,11 @@ class BackendBase(abc.ABC):
         -------
         TrainedModel
             With `training_state`. Ctrl-C ends training after the current step and marks it `interrupted`.
+
+        Raises
+        ------
+        DivergenceError
+            At the first loss or gradient that is not finite; it carries the last good model.
         """
 
     @abc.abstractmethod
@@ -261,7 +271,16 @@ class BackendBase(abc.ABC):
         if resume_from is not None and not isinstance(resume_from, TrainedModel):
             resume_from = model_to_resume(Path(resume_from), self.load)
         plan = plan_for(self, data, config, execution, resume_from)
-        return self.train_plan(plan, execution, output_dir, on_epoch)
+
+        def trained(plan: TrainingPlan, execution: ExecutionConfig) -> TrainedModel:
+            return self.train_plan(plan, execution, output_dir, on_epoch)
+
+        with one_writer(self._written_folder(execution, output_dir)):
+            return ending_in_order(lambda: with_retries(trained, plan, execution))
+
+    def _written_folder(self, execution: ExecutionConfig, output_dir: AnyPath | None) -> Path | None:
+        writes = output_dir is not None and is_first_process(execution, self.name)
+        return output_directory(output_dir) if writes and output_dir is not None else None
 
     def predict(
         self, model: TrainedModel, data: GroupedData, *, execution: ExecutionConfig | None = None
@@ -313,7 +332,8 @@ class BackendBase(abc.ABC):
         if resume_from is not None:
             state = resume_from if isinstance(resume_from, RefinementState) else load_state(resume_from)
             plan = resumed_plan(plan, state)
-        return self.refine_plan(plan, execution, output_dir, on_pass)
+        with one_writer(self._written_folder(execution, output_dir)):
+            return ending_in_order(lambda: self.refine_plan(plan, execution, output_dir, on_pass))
 
     def save(self, model: TrainedModel, path: AnyPath) -> Path:
         """Write the shared archive, without the optimiser's state; that is in the checkpoints."""

@@ -11,6 +11,7 @@ from ptycho_backends.archive.model_file import save_archive
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ArchiveError
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.training.rescue import without_failure
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -117,9 +118,5 @@ class Checkpoints:
             self._kept.pop()[1].unlink(missing_ok=True)
 
     def _save(self, model: TrainedModel, name: str) -> Path | None:
-        try:
-            return save_archive(model, self._folder / name)
-        except ArchiveError as error:
-            # training that diverged is no reason to lose the checkpoint from before
-            log.warning("no checkpoint: %s", error)
-            return None
+        path = self._folder / name
+        return path if without_failure(lambda: save_archive(model, path), f"checkpoint {name}") else None

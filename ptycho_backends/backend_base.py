@@ -31,6 +31,7 @@ from ptycho_backends.scans.scan import Scan
 from ptycho_backends.training.canvas import with_room_for, works_on_scans
 from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.divergence import with_retries
+from ptycho_backends.training.host import require_unforked
 from ptycho_backends.training.interrupts import ending_in_order
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
@@ -165,6 +166,10 @@ class BackendBase(abc.ABC):
     def check_execution(self, execution: ExecutionConfig) -> None:  # noqa: B027 - many refuse nothing
         """Raise `ConfigError` for a valid setting that this framework, or this machine, does not have."""
 
+    def survives_fork(self) -> bool:
+        """True if a forked child can compute although its parent has done so; False where it would wait for threads."""
+        return True
+
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> Any:
         """Training batches in the framework's own form, gathered from the scan when they are needed.
 
@@ -230,7 +235,10 @@ class BackendBase(abc.ABC):
         Raises
         ------
         ConfigError
+        BackendUnavailableError
+            In a forked child that lacks the threads of its parent's framework.
         """
+        require_unforked(self.name, self.survives_fork)
         execution = ExecutionConfig() if execution is None else execution
         validate(execution)
         self.check_execution(execution)

@@ -34,6 +34,9 @@ class TensorFlowBackend(BackendBase):
         # refuses a precision that TensorFlow lacks, and a device that is not there
         device(execution)
 
+    def survives_fork(self) -> bool:
+        return False
+
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> PtychoData:
         return PtychoData(plan, execution)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import BackendBase
@@ -22,12 +23,20 @@ from ptycho_backends.values import (
 )
 from ptycho_torch.backend import inference, refinement, training
 from ptycho_torch.backend.data import PtychoDataModule
+from ptycho_torch.backend.device import require_possible
 
 
 class TorchBackend(BackendBase):
     """Trains with Lightning and reconstructs with PyTorch; `BackendBase` documents the methods."""
 
     name = "torch"
+
+    def check_execution(self, execution: ExecutionConfig) -> None:
+        require_possible(execution)
+
+    def survives_fork(self) -> bool:
+        # one thread waits for no other
+        return torch.get_num_threads() == 1
 
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> PtychoDataModule:
         return PtychoDataModule(plan, execution)

@@ -24,6 +24,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory, replaced_atomically
 from ptycho_backends.training import loggers
 from ptycho_backends.training.checkpoints import FOLDER, Checkpoints, best_checkpoints
+from ptycho_backends.training.host import HeldTogether
 from ptycho_backends.training.interrupts import CallbackInterrupted, Interrupts, TrainingInterrupted
 from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
@@ -33,14 +34,13 @@ from ptycho_backends.training.schedule import already_trained_message, schedule_
 from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
-from ptycho_torch.backend.device import computing, own_defaults
+from ptycho_torch.backend.device import computing, determinism, own_defaults
 from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.backend.process_group import SHARED, ProcessGroup, process_group_of, working_together
 
 log = logging.getLogger(__name__)
 
-# attributes that type checkers do not see
-_MEMORY: Any = torch.utils.deterministic
+# an attribute that type checkers do not see
 _RANK: Any = rank_zero.rank_zero_only
 
 
@@ -144,12 +144,6 @@ class TrainingRun:
         module, interrupts = self._module, self._interrupts
         data = PtychoDataModule(self._plan, self._execution, self._processes)
         with self._settings(), computing(self._execution), interrupts.listening():
-            if self._execution.deterministic:
-                # as Lightning set it when the trainer was made
-                torch.use_deterministic_algorithms(True)
-                torch.backends.cudnn.benchmark = False
-                # no memory is read here before it is written; filling it takes a twentieth of a step
-                _MEMORY.fill_uninitialized_memory = False
             folder = self._folder if self._processes.is_first else None
             with tracked(self._plan.config, self._execution, folder) as run:
                 self._between_steps.tracked_run = run
@@ -175,7 +169,12 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        with _quiet(), own_defaults(), _deterministic_settings_restored(), _rank_of(self._processes):
+        with (
+            _quiet(),
+            own_defaults(),
+            determinism(self._execution.deterministic),
+            _rank_of(self._processes),
+        ):
             yield
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
@@ -208,7 +207,6 @@ def _trainer(
             # otherwise Lightning looks for a cluster's variables, those of a process by itself included
             plugins=[_ProcessGroupEnvironment(processes), _CheckpointFiles()],
             precision=execution.precision,  # type: ignore[arg-type]
-            deterministic=execution.deterministic,
             gradient_clip_val=execution.gradient_clip_val,
             accumulate_grad_batches=execution.accum_steps,
             max_epochs=module.schedule.epochs_left,
@@ -438,7 +436,7 @@ def _rank_of(processes: ProcessGroup) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _less_advice() -> Iterator[None]:
     """Silence Lightning's advice on matters that the configuration decides."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -461,16 +459,4 @@ def _quiet() -> Iterator[None]:
             noisy.setLevel(level)
 
 
-@contextlib.contextmanager
-def _deterministic_settings_restored() -> Iterator[None]:
-    """Restore torch's process-wide switches, which Lightning sets."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    filled = _MEMORY.fill_uninitialized_memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
-        _MEMORY.fill_uninitialized_memory = filled
+_quiet = HeldTogether(_less_advice)

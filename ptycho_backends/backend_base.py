@@ -28,6 +28,7 @@ from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training import operands
 from ptycho_backends.training.canvas import with_room_for, works_on_scans
 from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.divergence import with_retries
@@ -244,6 +245,23 @@ class BackendBase(abc.ABC):
         self.check_execution(execution)
         return execution
 
+    def checked_operands(
+        self,
+        config: ModelConfig | TrainingConfig,
+        weights: Weights,
+        batches: Sequence[Batch],
+        execution: ExecutionConfig | None,
+    ) -> tuple[dict[str, NDArray], list[Batch], ExecutionConfig]:
+        """Arguments of `forward`, `loss`, `gradients` and `train_step`, once they are found sound.
+
+        Raises
+        ------
+        ConfigError, ShapeError
+        """
+        execution = self.checked(execution)
+        double = execution.precision == "64-true"
+        return *operands.checked_operands(config, weights, batches, double=double), execution
+
     def complete_config(
         self,
         config: TrainingConfig,
@@ -279,6 +297,7 @@ class BackendBase(abc.ABC):
         if resume_from is not None and not isinstance(resume_from, TrainedModel):
             resume_from = model_to_resume(Path(resume_from), self.load)
         plan = plan_for(self, data, config, execution, resume_from)
+        operands.checked_weights(plan.config.model, plan.start.weights)
 
         def trained(plan: TrainingPlan, execution: ExecutionConfig) -> TrainedModel:
             return self.train_plan(plan, execution, output_dir, on_epoch)
@@ -294,6 +313,7 @@ class BackendBase(abc.ABC):
         self, model: TrainedModel, data: GroupedData, *, execution: ExecutionConfig | None = None
     ) -> Prediction:
         """Predict the three outputs for every group of `data`."""
+        operands.checked_weights(model.config.model, model.weights)
         groups = inference_groups(model, data)
         return self.predict_groups(with_room_for(model, groups), groups, self.checked(execution))
 
@@ -307,6 +327,7 @@ class BackendBase(abc.ABC):
         agree_on_phase: bool | None = None,
     ) -> Reconstruction:
         """Reconstruct the image of a scan; see `protocol.Backend.infer`."""
+        operands.checked_weights(model.config.model, model.weights)
         if (
             isinstance(data, Scan)
             and works_on_scans(model)

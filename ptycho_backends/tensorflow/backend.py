@@ -86,7 +86,8 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> Prediction:
-        return inference.forward(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.forward(config, weights, batch, execution)
 
     def loss(
         self,
@@ -96,7 +97,8 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, float]:
-        return inference.loss(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.loss(config, weights, batch, execution)
 
     def gradients(
         self,
@@ -106,7 +108,8 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.gradients(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.gradients(config, weights, batch, execution)
 
     def train_step(
         self,
@@ -116,4 +119,5 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.train_step(config, weights, batches, self.checked(execution))
+        weights, batches, execution = self.checked_operands(config, weights, batches, execution)
+        return inference.train_step(config, weights, batches, execution)

@@ -82,6 +82,6 @@ def require_unforked(backend: str, survives: Callable[[], bool]) -> None:
         return
     raise BackendUnavailableError(
         f"{backend}: this process was forked from one that had computed with {backend}, and lacks its threads, for "
-        "which it would wait for ever; start processes with multiprocessing.get_context('spawn'), or fork before anything is "
-        "computed"
+        "which it would wait for ever; start processes with multiprocessing.get_context('spawn'), or fork before "
+        "anything is computed"
     )

@@ -87,7 +87,8 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> Prediction:
-        return inference.forward(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.forward(config, weights, batch, execution)
 
     def loss(
         self,
@@ -97,7 +98,8 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, float]:
-        return inference.loss(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.loss(config, weights, batch, execution)
 
     def gradients(
         self,
@@ -107,7 +109,8 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.gradients(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.gradients(config, weights, batch, execution)
 
     def train_step(
         self,
@@ -117,4 +120,5 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.train_step(config, weights, batches, self.checked(execution))
+        weights, batches, execution = self.checked_operands(config, weights, batches, execution)
+        return inference.train_step(config, weights, batches, execution)

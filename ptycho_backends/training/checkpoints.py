@@ -10,6 +10,7 @@ import numpy as np
 from ptycho_backends.archive.model_file import save_archive
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.leftovers import remove_leftovers
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.training.rescue import without_failure
 from ptycho_backends.values import EpochRecord, TrainedModel
@@ -86,6 +87,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, execution: ExecutionConfig) -> None:
         self._folder = folder / FOLDER
+        remove_leftovers(self._folder)
         self._metric = execution.checkpoint_monitor_metric
         self._sign = 1.0 if execution.checkpoint_mode == "min" else -1.0
         self._most = execution.checkpoint_save_top_k

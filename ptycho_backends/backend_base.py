@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho_backends.archive import model_file as archive
 from ptycho_backends.archive.genuine_export import write_genuine_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, validate
+from ptycho_backends.files.output import output_directory
 from ptycho_backends.images.reconstruct import (
     default_stitching_size,
     reconstruct,
@@ -27,11 +28,17 @@ from ptycho_backends.refinement.refine import Refinement
 from ptycho_backends.refinement.start import Start, starting_image
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.scans.scan import Scan
+from ptycho_backends.training import operands
 from ptycho_backends.training.canvas import with_room_for, works_on_scans
 from ptycho_backends.training.checkpoints import model_to_resume
+from ptycho_backends.training.divergence import with_retries
+from ptycho_backends.training.host import require_unforked
+from ptycho_backends.training.interrupts import ending_in_order
+from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.training.run_folder import one_writer
 from ptycho_backends.values import (
     Batch,
     EpochCallback,
@@ -104,6 +111,11 @@ class BackendBase(abc.ABC):
         -------
         TrainedModel
             With `training_state`. Ctrl-C ends training after the current step and marks it `interrupted`.
+
+        Raises
+        ------
+        DivergenceError
+            At the first loss or gradient that is not finite; it carries the last good model.
         """
 
     @abc.abstractmethod
@@ -154,6 +166,10 @@ class BackendBase(abc.ABC):
 
     def check_execution(self, execution: ExecutionConfig) -> None:  # noqa: B027 - many refuse nothing
         """Raise `ConfigError` for a valid setting that this framework, or this machine, does not have."""
+
+    def survives_fork(self) -> bool:
+        """True if a forked child can compute although its parent has done so; False where it would wait for threads."""
+        return True
 
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> Any:
         """Training batches in the framework's own form, gathered from the scan when they are needed.
@@ -220,11 +236,31 @@ class BackendBase(abc.ABC):
         Raises
         ------
         ConfigError
+        BackendUnavailableError
+            In a forked child that lacks the threads of its parent's framework.
         """
+        require_unforked(self.name, self.survives_fork)
         execution = ExecutionConfig() if execution is None else execution
         validate(execution)
         self.check_execution(execution)
         return execution
+
+    def checked_operands(
+        self,
+        config: ModelConfig | TrainingConfig,
+        weights: Weights,
+        batches: Sequence[Batch],
+        execution: ExecutionConfig | None,
+    ) -> tuple[dict[str, NDArray], list[Batch], ExecutionConfig]:
+        """Arguments of `forward`, `loss`, `gradients` and `train_step`, once they are found sound.
+
+        Raises
+        ------
+        ConfigError, ShapeError
+        """
+        execution = self.checked(execution)
+        double = execution.precision == "64-true"
+        return *operands.checked_operands(config, weights, batches, double=double), execution
 
     def complete_config(
         self,
@@ -261,12 +297,23 @@ class BackendBase(abc.ABC):
         if resume_from is not None and not isinstance(resume_from, TrainedModel):
             resume_from = model_to_resume(Path(resume_from), self.load)
         plan = plan_for(self, data, config, execution, resume_from)
-        return self.train_plan(plan, execution, output_dir, on_epoch)
+        operands.checked_weights(plan.config.model, plan.start.weights)
+
+        def trained(plan: TrainingPlan, execution: ExecutionConfig) -> TrainedModel:
+            return self.train_plan(plan, execution, output_dir, on_epoch)
+
+        with one_writer(self._written_folder(execution, output_dir)):
+            return ending_in_order(lambda: with_retries(trained, plan, execution))
+
+    def _written_folder(self, execution: ExecutionConfig, output_dir: AnyPath | None) -> Path | None:
+        writes = output_dir is not None and is_first_process(execution, self.name)
+        return output_directory(output_dir) if writes and output_dir is not None else None
 
     def predict(
         self, model: TrainedModel, data: GroupedData, *, execution: ExecutionConfig | None = None
     ) -> Prediction:
         """Predict the three outputs for every group of `data`."""
+        operands.checked_weights(model.config.model, model.weights)
         groups = inference_groups(model, data)
         return self.predict_groups(with_room_for(model, groups), groups, self.checked(execution))
 
@@ -280,6 +327,7 @@ class BackendBase(abc.ABC):
         agree_on_phase: bool | None = None,
     ) -> Reconstruction:
         """Reconstruct the image of a scan; see `protocol.Backend.infer`."""
+        operands.checked_weights(model.config.model, model.weights)
         if (
             isinstance(data, Scan)
             and works_on_scans(model)
@@ -313,7 +361,8 @@ class BackendBase(abc.ABC):
         if resume_from is not None:
             state = resume_from if isinstance(resume_from, RefinementState) else load_state(resume_from)
             plan = resumed_plan(plan, state)
-        return self.refine_plan(plan, execution, output_dir, on_pass)
+        with one_writer(self._written_folder(execution, output_dir)):
+            return ending_in_order(lambda: self.refine_plan(plan, execution, output_dir, on_pass))
 
     def save(self, model: TrainedModel, path: AnyPath) -> Path:
         """Write the shared archive, without the optimiser's state; that is in the checkpoints."""

@@ -518,6 +518,9 @@ class ExecutionConfig(_CheckedConfig):
     )
     checkpoint_mode: str = setting("min", choice("min", "max"), "whether small or large is best")
     early_stop_patience: int = setting(100, integer(1), "epochs without improvement before training stops")
+    divergence_retries: int = setting(
+        0, integer(0), "times that diverging training goes on from its last good epoch at a tenth of the rate"
+    )
     logger_backend: str | None = setting(
         "csv", choice("csv", "tensorboard", "mlflow", "none", None), "where metrics go besides the history"
     )

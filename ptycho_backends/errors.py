@@ -3,6 +3,8 @@
 Each is also the builtin that a caller would expect, so `except ValueError` keeps working.
 """
 
+from typing import Any
+
 
 class PtychoBackendsError(Exception):
     """Root of every error this library raises on purpose."""
@@ -38,3 +40,12 @@ class UnknownBackendError(PtychoBackendsError, ValueError):
 
 class BackendUnavailableError(PtychoBackendsError, RuntimeError):
     """The backend exists, but its framework is not installed."""
+
+
+class DivergenceError(PtychoBackendsError, ArithmeticError):
+    """A loss, a gradient or a weight of training is not finite; the text says where, and what to change.
+
+    As every error that ends a training, it has the last good model as `trained_model`.
+    """
+
+    trained_model: Any = None

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,19 +57,22 @@ from ptycho_backends.scans.synthetic import Range, SyntheticScans
 from ptycho_backends.scans.synthetic_object import STRUCTURES, synthetic_object
 from ptycho_backends.training.canvas import works_on_scans
 from ptycho_backends.training.checkpoints import model_to_resume
+from ptycho_backends.training.interrupts import Terminated
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, inference_groups
+from ptycho_backends.training.rescue import carried, carry, saved_somewhere, without_failure
 from ptycho_backends.training.run_folder import (
     FILES,
     IMAGE_FILES,
     TRAINING_FILES,
     continues_run,
+    one_writer,
     remove_earlier,
     require_free,
 )
 from ptycho_backends.training.run_folder import resumable_file as resumable_file
 from ptycho_backends.training.synthetic_canvases import CanvasGroups, SyntheticCanvases
-from ptycho_backends.values import EpochCallback, PassCallback, Reconstruction, TrainedModel
+from ptycho_backends.values import EpochCallback, EpochRecord, PassCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +115,8 @@ class RunResult:
         None where nothing was reconstructed or written, or the object is not known.
     report : str
         The figures that matter, a line for each kind; empty where there are none.
+    signal : int, optional
+        That ended the work, other than Ctrl-C; the program is to end with 128 + signal.
     """
 
     backend: str
@@ -121,6 +126,7 @@ class RunResult:
     reconstruction: Reconstruction | None = None
     metrics: Metrics | None = None
     report: str = ""
+    signal: int | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -267,21 +273,67 @@ def train(
     if named != plan.config.output_dir:
         plan = plan.changed(output_dir=named)
 
-    files = {}
     writes = is_first_process(execution, chosen.name)
-    if writes:
-        if not continues:
-            remove_earlier(folder, (*TRAINING_FILES, *IMAGE_FILES))
-        files["config"] = save_config(plan.config, folder / FILES["config"])
-        files["execution"] = save_config(execution, folder / FILES["execution"])
-    model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=on_epoch)
-    if not writes:
-        return RunResult(chosen.name, folder, files, model)
-    files["archive"] = chosen.save(model, folder / FILES["archive"])
-    files["history"] = results.save_history(model.history, folder / FILES["history"])
-    if model.history:
-        files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
-    return RunResult(chosen.name, folder, files, model)
+    with one_writer(folder if writes else None):
+        files: dict[str, Path] = {}
+        if writes:
+            if not continues:
+                remove_earlier(folder, (*TRAINING_FILES, *IMAGE_FILES))
+            files["config"] = save_config(plan.config, folder / FILES["config"])
+            files["execution"] = save_config(execution, folder / FILES["execution"])
+        if not writes:
+            model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=on_epoch)
+            return RunResult(chosen.name, folder, files, model)
+        recorded = _HistoryOnDisk(plan.start, folder / FILES["history"], on_epoch)
+        try:
+            model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=recorded)
+        except BaseException as error:
+            # whatever ended it: the model is worth more
+            model = carried(error)
+            if isinstance(model, TrainedModel):
+                result = _write_model(chosen, model, folder, files, error)
+                if isinstance(error, Terminated):
+                    error.result = dataclasses.replace(result, signal=error.signal)
+            raise
+        return _write_model(chosen, model, folder, files)
+
+
+class _HistoryOnDisk:
+    """Writes the history after every epoch, then calls `on_epoch`."""
+
+    def __init__(self, start: TrainedModel, path: Path, on_epoch: EpochCallback | None) -> None:
+        self._history = list(start.history)
+        self._path = path
+        self._on_epoch = on_epoch
+
+    def __call__(self, record: EpochRecord) -> None:
+        # epochs after the last good one are trained again, where training has diverged
+        self._history = [*self._history[: record.epoch - 1], record]
+        without_failure(lambda: results.save_history(self._history, self._path), "history")
+        if self._on_epoch is not None:
+            self._on_epoch(record)
+
+
+def _write_model(
+    backend: Backend,
+    model: TrainedModel,
+    folder: Path,
+    files: dict[str, Path],
+    ended_by: BaseException | None = None,
+) -> RunResult:
+    """Archive, history and figure of a model; with a note in `ended_by` about what could not be written."""
+    try:
+        files["archive"] = saved_somewhere(lambda path: backend.save(model, path), folder / FILES["archive"])
+        files["history"] = results.save_history(model.history, folder / FILES["history"])
+        if model.history:
+            files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
+    except Exception as error:
+        carry(error, model)
+        if ended_by is None:
+            raise
+        log.error("%s", error)
+        ended_by.add_note(str(error))
+    return RunResult(backend.name, folder, files, model)
 
 
 def train_synthetic(
@@ -442,38 +494,43 @@ def infer(
     files: dict[str, Path] = {}
     execution = ExecutionConfig() if execution is None else execution
     writes = is_first_process(execution, chosen.name)
-    if writes:
-        remove_earlier(folder, IMAGE_FILES)
-        files["inference_config"] = save_config(config, folder / FILES["inference_config"])
-    # a backend may be older than the arguments
-    asked = {"stitching_size": stitching_size, "agree_on_phase": config.agree_on_phase}
-    added: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    # of a whole scan the backend makes the best image that the model can; what is refined afterwards is that of groups
-    of_groups = (config.n_groups, config.n_subsample, execution.inference_batch_size, refine)
-    whole = works_on_scans(trained) and all(value is None for value in of_groups)
-    reconstruction = chosen.infer(trained, scan if whole else groups, execution=execution, **added)
-    if refine is not None:
+    with one_writer(folder if writes else None):
         if writes:
-            saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])
-            files["network_image"] = saved
-        reconstruction = chosen.refine(
-            reconstruction,
-            scan,
-            refine,
-            execution=execution,
-            output_dir=folder,
-            on_pass=on_pass,
-            **_with_model(trained if works_on_scans(trained) else None),
-        )
-    if not writes:
-        return RunResult(chosen.name, folder, files, trained, reconstruction)
-    if refine is not None:
-        files["refinement_config"] = save_config(refine, folder / FILES["refinement_config"])
-    metrics, report = _write_reconstruction(reconstruction, scan, folder, files)
-    if product is not None:
-        result = product_from_reconstruction(reconstruction, scan, history=trained.history)
-        files["product"] = save_product(result, product)
-    return RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report)
+            remove_earlier(folder, IMAGE_FILES)
+            files["inference_config"] = save_config(config, folder / FILES["inference_config"])
+        # a backend may be older than the arguments
+        asked = {"stitching_size": stitching_size, "agree_on_phase": config.agree_on_phase}
+        added: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        # of a whole scan the backend makes the best image that the model can; what is refined afterwards is that of
+        # groups
+        of_groups = (config.n_groups, config.n_subsample, execution.inference_batch_size, refine)
+        whole = works_on_scans(trained) and all(value is None for value in of_groups)
+        reconstruction = chosen.infer(trained, scan if whole else groups, execution=execution, **added)
+        ended = None
+        if refine is not None:
+            if writes:
+                saved = results.save_reconstruction(reconstruction, folder / FILES["network_image"])
+                files["network_image"] = saved
+            reconstruction, ended = _refined(
+                lambda: chosen.refine(
+                    reconstruction,
+                    scan,
+                    refine,
+                    execution=execution,
+                    output_dir=folder,
+                    on_pass=on_pass,
+                    **_with_model(trained if works_on_scans(trained) else None),
+                )
+            )
+        if not writes:
+            return RunResult(chosen.name, folder, files, trained, reconstruction)
+        if refine is not None:
+            files["refinement_config"] = save_config(refine, folder / FILES["refinement_config"])
+        metrics, report = _write_reconstruction(reconstruction, scan, folder, files)
+        if product is not None:
+            result = product_from_reconstruction(reconstruction, scan, history=trained.history)
+            files["product"] = save_product(result, product)
+        return _ended(RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report), ended)
 
 
 def run(
@@ -614,27 +671,49 @@ def refine(
         require_free(output_dir, IMAGE_FILES, "an earlier image")
     folder = output_directory(output_dir)
     execution = ExecutionConfig() if execution is None else execution
-    if is_first_process(execution, chosen.name) and not resumes_here:
-        remove_earlier(folder, IMAGE_FILES)
-    reconstruction = chosen.refine(
-        image,
-        scan,
-        config,
-        execution=execution,
-        output_dir=folder,
-        resume_from=resume_from,
-        on_pass=on_pass,
-        **_with_model(trained),
-    )
-    files: dict[str, Path] = {}
-    if not is_first_process(execution, chosen.name):
-        return RunResult(chosen.name, folder, files, trained, reconstruction)
-    files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
-    resolution = _resolution(chosen, scan, config, execution) if frc else None
-    metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution)
-    if product is not None:
-        files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
-    return RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report)
+    writes = is_first_process(execution, chosen.name)
+    with one_writer(folder if writes else None):
+        if writes and not resumes_here:
+            remove_earlier(folder, IMAGE_FILES)
+        reconstruction, ended = _refined(
+            lambda: chosen.refine(
+                image,
+                scan,
+                config,
+                execution=execution,
+                output_dir=folder,
+                resume_from=resume_from,
+                on_pass=on_pass,
+                **_with_model(trained),
+            )
+        )
+        files: dict[str, Path] = {}
+        if not writes:
+            return RunResult(chosen.name, folder, files, trained, reconstruction)
+        files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
+        resolution = _resolution(chosen, scan, config, execution) if frc and ended is None else None
+        metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution)
+        if product is not None:
+            files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
+        return _ended(RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report), ended)
+
+
+def _refined(refine: Callable[[], Reconstruction]) -> tuple[Reconstruction, Terminated | None]:
+    """The image so far, and the signal that ended its refinement."""
+    try:
+        return refine(), None
+    except Terminated as ended:
+        if not isinstance(carried(ended), Reconstruction):
+            raise
+        return carried(ended), ended
+
+
+def _ended(result: RunResult, ended: Terminated | None) -> RunResult:
+    """`result`, written; or the signal that ended the work, with it."""
+    if ended is None:
+        return result
+    ended.result = dataclasses.replace(result, signal=ended.signal)
+    raise ended
 
 
 def _with_model(model: TrainedModel | None) -> dict[str, TrainedModel]:
@@ -685,16 +764,21 @@ def demo(
     folder = output_directory(output_dir)
     path = save_scan(scan, folder / FILES["scan"])
     config.train_data_file = path
-    result = run(
-        scan,
-        config,
-        folder,
-        backend=chosen,
-        execution=execution,
-        on_epoch=on_epoch,
-        refine=refine,
-        on_pass=on_pass,
-    )
+    try:
+        result = run(
+            scan,
+            config,
+            folder,
+            backend=chosen,
+            execution=execution,
+            on_epoch=on_epoch,
+            refine=refine,
+            on_pass=on_pass,
+        )
+    except Terminated as ended:
+        if ended.result is not None:
+            ended.result = dataclasses.replace(ended.result, files={"scan": path, **ended.result.files})
+        raise
     return dataclasses.replace(result, files={"scan": path, **result.files})
 
 
@@ -773,7 +857,9 @@ def _write_reconstruction(
     resolution: RingCorrelation | None = None,
 ) -> tuple[Metrics | None, str]:
     """Image, metrics and pictures; the image first, because it cannot be made again quickly. The report's lines."""
-    files["reconstruction"] = results.save_reconstruction(reconstruction, folder / FILES["reconstruction"])
+    files["reconstruction"] = saved_somewhere(
+        lambda path: results.save_reconstruction(reconstruction, path), folder / FILES["reconstruction"]
+    )
     alignment = _alignment(reconstruction, scan)
     metrics = None if alignment is None else measure(alignment)
     agreement = pattern_agreement(reconstruction, scan) if reconstruction.passes else None

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import secrets
 import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -136,7 +137,7 @@ def _weights_file(config: ModelConfig, model: str, weights: Mapping[str, NDArray
 
     nodes = ordered_nodes(config, model)
     layers = {f"conv2d_{n}" if n else "conv2d": layer for layer, n in layer_numbers(config).items()}
-    with h5py.File("in-memory", "w", driver="core", backing_store=False) as file:
+    with h5py.File(f"in-memory-{secrets.token_hex(8)}", "w", driver="core", backing_store=False) as file:
         file.create_group("vars").attrs["name"] = MODEL_NAMES[model]
         for name, group in group_names(nodes).items():
             variables = file.create_group(f"layers/{group}/vars")
@@ -151,7 +152,7 @@ def _weights_file(config: ModelConfig, model: str, weights: Mapping[str, NDArray
 def _scale_file(scale: float) -> bytes:
     import h5py
 
-    with h5py.File("in-memory", "w", driver="core", backing_store=False) as file:
+    with h5py.File(f"in-memory-{secrets.token_hex(8)}", "w", driver="core", backing_store=False) as file:
         file.attrs["intensity_scale"] = np.float64(scale)
         file.flush()
         return file.id.get_file_image()

@@ -31,7 +31,7 @@ from ptycho_backends.cli.options import (
     option,
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import again, pass_lines, report, session
+from ptycho_backends.cli.reporting import again, pass_lines, report, session, until_signal
 
 
 @reads_scans
@@ -104,7 +104,8 @@ def infer(
             inference_batch_size=given_size(batch_size),
         )  # fmt: skip
         how = settled_execution(job, batch_size, how, say)
-        result = workflows.infer(
+        result = until_signal(
+            workflows.infer,
             job.model,
             job.scan,
             backend=job.backend,
@@ -176,7 +177,8 @@ def refine(
             refine_positions=refine_positions, n_probe_modes=probe_modes, likelihood=likelihood,
         )  # fmt: skip
         how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)
-        result = workflows.refine(
+        result = until_signal(
+            workflows.refine,
             scan_of(scan, reading),
             output,
             start=start,

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -156,8 +157,21 @@ def _words(context: typer.Context, parameter: Any) -> list[str]:
     return [option] * value if getattr(parameter, "count", False) else [option, str(value)]
 
 
+def until_signal(verb: "Callable[..., RunResult]", *arguments: Any, **options: Any) -> "RunResult":
+    """The result of a verb; of one that a signal has ended, with what was kept. `report` then ends the program."""
+    from ptycho_backends.training.interrupts import Terminated
+
+    try:
+        return verb(*arguments, **options)
+    except Terminated as ended:
+        if ended.result is None:
+            raise
+        result: RunResult = ended.result
+        return result
+
+
 def report(result: "RunResult", say: Say, again: str | None = None) -> None:
-    """Print epochs, metrics and files; exit code 130 after Ctrl-C."""
+    """Print epochs, metrics and files; exit code 128 + n after signal n, 130 after Ctrl-C."""
     history = () if result.model is None else result.model.history
     if history and "history" in result.files:
         seconds = sum(record.seconds for record in history)
@@ -181,14 +195,15 @@ def report(result: "RunResult", say: Say, again: str | None = None) -> None:
     say(f"\nwritten to {result.output_dir}:")
     for path in result.files.values():
         say(f"  {path.name}")
-    if again is not None and result.interrupted:
+    if again is not None and (result.interrupted or result.signal is not None):
         done = (
             f"{len(history)} epochs"
             if history and result.model is not None and result.model.interrupted
             else f"{len(passes)} passes"
         )
-        typer.echo(f"interrupted after {done}; go on with: {again}", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED)
+        by = "" if result.signal is None else f" by {signal.Signals(result.signal).name}"
+        typer.echo(f"interrupted{by} after {done}; go on with: {again}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED if result.signal is None else 128 + result.signal)
 
 
 def described(scan: "Scan") -> str:

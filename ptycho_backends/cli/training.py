@@ -42,7 +42,7 @@ from ptycho_backends.cli.options import (
     option,
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import again, epoch_lines, pass_lines, report, session
+from ptycho_backends.cli.reporting import again, epoch_lines, pass_lines, report, session, until_signal
 from ptycho_backends.errors import ConfigError
 
 
@@ -83,7 +83,8 @@ def demo(
             f"simulating {positions} positions on a Siemens star, {workflows.DEMO_PHOTONS:g} photons each;"
             f" training {epochs} epochs on {chosen.name}",
         )
-        result = workflows.demo(
+        result = until_signal(
+            workflows.demo,
             output,
             backend=chosen,
             positions=positions,
@@ -169,7 +170,8 @@ def train(
                 execution_file(execution, resume), quiet, settings.model.architecture, accelerator=accelerator,
                 precision=precision, learning_rate=learning_rate,
             )  # fmt: skip
-            result = workflows.train_synthetic(
+            result = until_signal(
+                workflows.train_synthetic,
                 scan_of(source, reading),
                 synthetic or 0,
                 settings,
@@ -202,7 +204,8 @@ def train(
             precision=precision,
             learning_rate=learning_rate,
         )
-        result = workflows.train(
+        result = until_signal(
+            workflows.train,
             training_plan(job, batch_size, how, say),
             backend=job.backend,
             execution=how,
@@ -300,7 +303,8 @@ def run(
         )
         test = job.config.test_data_file
         shown = loaded[0] if test is None else scan_of(test, reading)
-        result = workflows.run(
+        result = until_signal(
+            workflows.run,
             training_plan(job, batch_size, how, say),
             test_scan=shown,
             backend=job.backend,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from ptycho_backends.errors import OutputError
+from ptycho_backends.files import leftovers
 
 
 @contextmanager
@@ -26,10 +27,10 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     # a link stays a link: its target is replaced
     target = Path(os.path.realpath(path))
     # beside its destination, because only a rename within one file system is atomic
-    temporary = target.parent / f".{secrets.token_hex(8)}.part"
+    temporary = target.parent / f".{secrets.token_hex(8)}{leftovers.SUFFIX}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as stream:
+        with _new_file(temporary) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -43,10 +44,20 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
+def _new_file(path: Path) -> IO[bytes]:
+    """A stream to a new file, which is locked so that nobody takes it for a leftover."""
+    while True:
+        stream = open(path, "xb")  # noqa: SIM115 - the caller closes it
+        if leftovers.is_locked_by_us(stream, path):
+            return stream
+        stream.close()
+
+
 def output_directory(path: str | os.PathLike[str]) -> Path:
     """`path` as an existing folder in which files can be made; checked before hours of training.
 
-    The result is absolute, so that a change of the working directory meanwhile does not matter.
+    Half-written files of processes that were killed are removed from it. The result is absolute, so that a change of
+    the working directory meanwhile does not matter.
 
     Raises
     ------
@@ -59,6 +70,7 @@ def output_directory(path: str | os.PathLike[str]) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable."):
             pass
+        leftovers.remove_leftovers(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written to ({error.strerror or error})") from error
     return path

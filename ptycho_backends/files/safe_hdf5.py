@@ -8,6 +8,7 @@ the structure is rationed, and the numbers themselves are taken straight from th
 
 import io
 import math
+import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -192,7 +193,9 @@ def hdf5_bytes(arrays: Mapping[str, NDArray]) -> bytes:
     """An HDF5 file of contiguous arrays by their paths; the same arrays give the same bytes."""
     import h5py  # late: only writing needs the C library
 
-    with h5py.File("in-memory", "w", driver="core", backing_store=False, track_order=False) as file:
+    with h5py.File(
+        f"in-memory-{secrets.token_hex(8)}", "w", driver="core", backing_store=False, track_order=False
+    ) as file:
         for path, array in arrays.items():
             file.create_dataset(path, data=array, track_times=False)
         file.flush()

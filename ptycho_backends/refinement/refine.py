@@ -26,6 +26,7 @@ from ptycho_backends.refinement.plan import (
 from ptycho_backends.refinement.schedule import even_batches, pace_of
 from ptycho_backends.training.interrupts import Interrupts, Processes, TrainingInterrupted
 from ptycho_backends.training.launch import ProcessRank
+from ptycho_backends.training.rescue import without_failure
 from ptycho_backends.values import PassCallback, PassSettings, Reconstruction, RefinementRecord
 
 log = logging.getLogger(__name__)
@@ -126,15 +127,15 @@ class Refinement:
             try:
                 for record in self.passes(interrupts.raise_if_requested):
                     if on_pass is not None and self._processes.is_first:
-                        on_pass(record)
+                        self._call_back(on_pass, record, checkpoint)
                     if checkpoint is not None and time.monotonic() - written > SECONDS_BETWEEN_CHECKPOINTS:
-                        save_state(self.state(), checkpoint)
+                        self._save(checkpoint)
                         written = time.monotonic()
                 self._correct()
             except TrainingInterrupted:
                 interrupted = True
                 if checkpoint is not None:
-                    save_state(self.state(), checkpoint)
+                    self._save(checkpoint)
                 if self._processes.is_first:
                     log.warning(
                         "interrupted after %d passes; the image so far is kept", len(self._state.passes)
@@ -142,6 +143,18 @@ class Refinement:
         if checkpoint is not None and not interrupted:
             checkpoint.unlink(missing_ok=True)
         return self.image(interrupted)
+
+    def _call_back(self, on_pass: PassCallback, record: RefinementRecord, checkpoint: Path | None) -> None:
+        try:
+            on_pass(record)
+        except BaseException:
+            # an error of the program's is no reason to lose the passes
+            if checkpoint is not None:
+                self._save(checkpoint)
+            raise
+
+    def _save(self, checkpoint: Path) -> None:
+        without_failure(lambda: save_state(self.state(), checkpoint), f"checkpoint {checkpoint.name}")
 
     def passes(self, after_batch: Callable[[], None] | None = None) -> Iterator[RefinementRecord]:
         """Make the passes that the plan has left, one at a time; they end early where held-out pixels gain no more.

@@ -34,6 +34,9 @@ class TensorFlowBackend(BackendBase):
         # refuses a precision that TensorFlow lacks, and a device that is not there
         device(execution)
 
+    def survives_fork(self) -> bool:
+        return False
+
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> PtychoData:
         return PtychoData(plan, execution)
 
@@ -83,7 +86,8 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> Prediction:
-        return inference.forward(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.forward(config, weights, batch, execution)
 
     def loss(
         self,
@@ -93,7 +97,8 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, float]:
-        return inference.loss(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.loss(config, weights, batch, execution)
 
     def gradients(
         self,
@@ -103,7 +108,8 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.gradients(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.gradients(config, weights, batch, execution)
 
     def train_step(
         self,
@@ -113,4 +119,5 @@ class TensorFlowBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.train_step(config, weights, batches, self.checked(execution))
+        weights, batches, execution = self.checked_operands(config, weights, batches, execution)
+        return inference.train_step(config, weights, batches, execution)

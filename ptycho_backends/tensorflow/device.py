@@ -8,6 +8,7 @@ import tensorflow as tf
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.tensorflow import process_group
+from ptycho_backends.training.host import HeldTogether
 
 
 def compute_dtype(execution: ExecutionConfig) -> tf.DType:
@@ -71,11 +72,19 @@ def computing(execution: ExecutionConfig) -> Iterator[None]:
     place = tf.device(where) if execution.devices == 1 else contextlib.nullcontext()
     if execution.deterministic and where == "/GPU:0":
         tf.config.experimental.enable_op_determinism()
+    with _without_tf32(), place:
+        yield
+
+
+@contextlib.contextmanager
+def _tf32_restored() -> Iterator[None]:
     # TF32 has ten bits; a translation by a fraction of a pixel would be off by 1e-3
     allowed = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
-        with place:
-            yield
+        yield
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(allowed)
+
+
+_without_tf32 = HeldTogether(_tf32_restored)

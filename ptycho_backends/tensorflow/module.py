@@ -1,6 +1,6 @@
 """The module that trains a `PtychoModel` with Adam."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -10,6 +10,7 @@ from ptycho_backends.tensorflow import network, process_group
 from ptycho_backends.tensorflow.arrays import TensorBatch, batch_signature, shard_sizes
 from ptycho_backends.tensorflow.compiling import compiled
 from ptycho_backends.tensorflow.model import CLIPPING_FLOOR, Adam, PtychoModel, counter
+from ptycho_backends.training.divergence import StepWatch, seconds_between_looks
 from ptycho_backends.training.epochs import EpochCounter
 from ptycho_backends.training.plan import TrainingPlan, needs_truth
 from ptycho_backends.training.schedule import parts_of_weights
@@ -48,16 +49,18 @@ class PtychoModule(EpochCounter):
         # summed on the device, so that no step waits for it
         state = start.training_state
         self._loss_sum = counter(0.0 if state is None else state.loss_sum, tf.float64)
-        several_processes = process_group.process_group_of(execution).size > 1
+        processes = process_group.process_group_of(execution).size
         self._signature = batch_signature(
             config.model,
             with_truth=needs_truth(config),
             masked=plan.groups.is_masked,
-            sharded=several_processes,
+            sharded=processes > 1,
             parts=isinstance(plan.groups, CanvasGroups),
         )
         self._compiled_loss = self._compiled(self._loss, self._signature)
         self.epoch_batches = plan.batches_an_epoch
+        on_processor = not tf.config.list_logical_devices("GPU")
+        self.watch_with(StepWatch(_values, seconds_between_looks(processes, on_processor)))
         self._rates: dict[str, tf.Tensor] = {}
         self._moving: list[str] = []
         self._set_rates()
@@ -83,7 +86,9 @@ class PtychoModule(EpochCounter):
 
         def first(*arguments: Any) -> Any:
             results = self._strategy.run(function, arguments)
-            return None if results is None else self._strategy.experimental_local_results(results)[0]
+            return tf.nest.map_structure(
+                lambda result: self._strategy.experimental_local_results(result)[0], results
+            )
 
         return compiled(first, *signature)
 
@@ -93,16 +98,20 @@ class PtychoModule(EpochCounter):
         """Train on `batch`; the optimiser steps after every `accum_steps` batches and after the last one."""
         if self.between_steps and self.schedule.changes_within_epoch:
             self._set_rates()
+        norm = None
         if self._accum_steps == 1:
-            total = self._compiled_step(batch, self._rates)
+            total, norm = self._compiled_step(batch, self._rates)
         else:
             total = self._compiled_gather(batch)
             self._batches_gathered += 1
             if last_of_epoch or self._batches_gathered == self._accum_steps:
-                self._compiled_apply(self._rates)
+                norm = self._compiled_apply(self._rates)
                 self._batches_gathered = 0
         # a batch for each replica
         self.count_batches(self._strategy.num_replicas_in_sync, int(shard_sizes(batch)[1]))
+        self.note("the loss", total)
+        if norm is not None:
+            self.note("the norm of the gradient", norm)
         return total
 
     @property
@@ -130,15 +139,17 @@ class PtychoModule(EpochCounter):
         self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
         return total, gradients
 
-    def _step(self, batch: TensorBatch, rates: dict[str, tf.Tensor]) -> tf.Tensor:
+    def _step(self, batch: TensorBatch, rates: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         total, gradients = self._gradients(batch)
-        self._apply(gradients, rates)
-        return total
+        return total, self._apply(gradients, rates)
 
-    def _apply(self, gradients: dict[str, tf.Tensor], rates: dict[str, tf.Tensor]) -> None:
+    def _apply(self, gradients: dict[str, tf.Tensor], rates: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Take a step; the norm of the gradient."""
+        norm = tf.linalg.global_norm(list(gradients.values()))
         self._optimizer.apply(
-            self._clipped(gradients), {name: rates[self._parts[name]] for name in gradients}
+            self._clipped(gradients, norm), {name: rates[self._parts[name]] for name in gradients}
         )
+        return norm
 
     def _gather(self, batch: TensorBatch) -> tf.Tensor:
         total, gradients = self._gradients(batch)
@@ -146,16 +157,16 @@ class PtychoModule(EpochCounter):
             self._gathered[name].assign_add(gradient / self._accum_steps)
         return total
 
-    def _apply_gathered(self, rates: dict[str, tf.Tensor]) -> None:
-        self._apply({name: tf.identity(self._gathered[name]) for name in self._moving}, rates)
+    def _apply_gathered(self, rates: dict[str, tf.Tensor]) -> tf.Tensor:
+        norm = self._apply({name: tf.identity(self._gathered[name]) for name in self._moving}, rates)
         for variable in self._gathered.values():
             variable.assign(tf.zeros_like(variable))
+        return norm
 
-    def _clipped(self, gradients: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def _clipped(self, gradients: dict[str, tf.Tensor], norm: tf.Tensor) -> dict[str, tf.Tensor]:
         """`gradients` shortened together to `gradient_clip_val`, as torch's `clip_grad_norm_` does."""
         if self._largest_norm is None:
             return gradients
-        norm = tf.linalg.global_norm(list(gradients.values()))
         factor = tf.minimum(self._largest_norm / (norm + CLIPPING_FLOOR), 1.0)
         return {name: gradient * factor for name, gradient in gradients.items()}
 
@@ -183,3 +194,8 @@ class PtychoModule(EpochCounter):
             moments=(self._optimizer.first_moments, self._optimizer.second_moments),
             interrupted=interrupted,
         )
+
+
+def _values(scalars: Sequence[tf.Tensor]) -> list[float]:
+    """The values of scalars, which are fetched together."""
+    return tf.stack([tf.cast(scalar, tf.float64) for scalar in scalars]).numpy().tolist()

@@ -22,6 +22,7 @@ from ptycho_backends.training.epochs import metrics_of
 from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
 from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.progress import ProgressLine
+from ptycho_backends.training.rescue import carry, without_failure
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
 from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, EpochRecord, TrainedModel
@@ -78,12 +79,15 @@ def train(
         interrupts = stack.enter_context(Interrupts(processes).listening())
         run = _Run(module, PtychoData(plan, execution), execution, folder, record, on_epoch, interrupts)
         try:
-            run.epochs()
-        except TrainingInterrupted:
-            interrupts.report(module.epochs_done)
-            model = run.interrupted_model()
-        else:
-            model = module.trained_model()
+            try:
+                run.epochs()
+                model = module.trained_model()
+            except TrainingInterrupted:
+                model = run.interrupted_model()
+                interrupts.report(module.epochs_done)
+        except BaseException as error:
+            carry(error, module.last_good)
+            raise
         if tracked_run is not None:
             tracked_run.model = model
         return model
@@ -121,8 +125,8 @@ class _Run:
             record = module.finish_epoch(self._validate())
             if self._progress is not None:
                 self._progress.finish(record)
+            model = module.keep(module.trained_model())
             if self._checkpoints is not None:
-                model = module.trained_model()
                 self._checkpoints.save_last(model)
                 self._checkpoints.save_best(model, record)
             self._record(module, record)
@@ -166,7 +170,11 @@ def _recorder(
     if kind is None or folder is None:
         return lambda module, record: None
     if kind == "csv":
-        return lambda module, record: loggers.write_history(module.history, folder)
+
+        def to_csv(module: PtychoModule, record: EpochRecord) -> None:
+            without_failure(lambda: loggers.write_history(module.history, folder), "log of the epochs")
+
+        return to_csv
     if kind == "tensorboard":
         writer = stack.enter_context(tf.summary.create_file_writer(str(folder / loggers.FOLDER)))
 

@@ -10,7 +10,9 @@ import numpy as np
 from ptycho_backends.archive.model_file import save_archive
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.leftovers import remove_leftovers
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.training.rescue import without_failure
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, execution: ExecutionConfig) -> None:
         self._folder = folder / FOLDER
+        remove_leftovers(self._folder)
         self._metric = execution.checkpoint_monitor_metric
         self._sign = 1.0 if execution.checkpoint_mode == "min" else -1.0
         self._most = execution.checkpoint_save_top_k
@@ -117,9 +120,5 @@ class Checkpoints:
             self._kept.pop()[1].unlink(missing_ok=True)
 
     def _save(self, model: TrainedModel, name: str) -> Path | None:
-        try:
-            return save_archive(model, self._folder / name)
-        except ArchiveError as error:
-            # training that diverged is no reason to lose the checkpoint from before
-            log.warning("no checkpoint: %s", error)
-            return None
+        path = self._folder / name
+        return path if without_failure(lambda: save_archive(model, path), f"checkpoint {name}") else None

@@ -8,7 +8,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig
+from ptycho_backends.errors import DivergenceError
 from ptycho_backends.reference.initial_weights import weight_dtype
+from ptycho_backends.training.divergence import NotFiniteError, StepWatch, divergence, not_finite
 from ptycho_backends.training.schedule import schedule_of
 from ptycho_backends.values import EpochRecord, TrainedModel, TrainingState
 
@@ -27,6 +29,8 @@ class EpochCounter:
         Of the epoch that has begun.
     epoch_batches : int
         Of each epoch.
+    last_good : TrainedModel
+        After the last epoch in which all numbers were finite; at first the one that training starts from.
     """
 
     # until it is known, rates are those of an epoch's first step
@@ -40,8 +44,52 @@ class EpochCounter:
         self.history: list[EpochRecord] = list(start.history)
         self.epochs_done = start.epochs_done
         self.batches_done = 0 if start.training_state is None else start.training_state.batches_done
+        self.last_good = start
+        self._retries = execution.divergence_retries
+        self._watch = StepWatch(lambda values: [float(value) for value in values])
         self._groups = 0
         self._epoch_started = time.perf_counter()
+
+    # --- divergence
+
+    def watch_with(self, watch: StepWatch) -> None:
+        """Note the numbers of steps in `watch` from here on."""
+        self._watch = watch
+
+    def note(self, what: str, value: Any) -> None:
+        """Note a loss or a gradient's norm of the batch that was counted last.
+
+        Raises
+        ------
+        DivergenceError
+            If a number that was noted is found not to be finite.
+        """
+        try:
+            self._watch.note(self.batches_done, what, value)
+        except NotFiniteError as error:
+            raise self._divergence(*error.args) from None
+
+    def look(self) -> None:
+        """Look at all that was noted; raises as `note`."""
+        try:
+            self._watch.look()
+        except NotFiniteError as error:
+            raise self._divergence(*error.args) from None
+
+    def keep(self, model: TrainedModel) -> TrainedModel:
+        """Keep `model` as `last_good`; returns it."""
+        self.last_good = model
+        return model
+
+    def _divergence(self, batch: int | None, what: str, value: float) -> DivergenceError:
+        epoch = self.epochs_done + 1
+        where = f"epoch {epoch}" if batch is None else f"epoch {epoch}, batch {batch}"
+        if batch is not None and math.isfinite(self.epoch_batches):
+            where += f" of {self.epoch_batches}"
+        rate = max(self.rates.values(), default=self.schedule.learning_rate)
+        return divergence(self.last_good, where, f"{what} is {value:g}", rate, self._retries)
+
+    # --- epochs
 
     def begin_epoch(self) -> bool:
         """Begin an epoch, or continue the one that was interrupted; True for a new one."""
@@ -67,8 +115,17 @@ class EpochCounter:
         loss_sum : float
             Sum over the steps of the mean loss times the number of groups.
         val_loss : float, optional
+
+        Raises
+        ------
+        DivergenceError
+            If a number of the epoch is not finite; the history stays as it was.
         """
+        self.look()
         train_loss = loss_sum / self._groups
+        for what, loss in (("training", train_loss), ("validation", val_loss)):
+            if loss is not None and not math.isfinite(loss):
+                raise self._divergence(None, f"the mean {what} loss", loss)
         record = EpochRecord(
             epoch=self.epochs_done + 1,
             train_loss=train_loss,
@@ -105,10 +162,24 @@ class EpochCounter:
         moments : pair of mappings of arrays
             Adam's first and second moments.
         interrupted : bool
+
+        Raises
+        ------
+        DivergenceError
+            If a weight or a moment is not finite: such a model reaches no file.
         """
+        self.look()
+        rounded = {name: value.astype(weight_dtype(name)) for name, value in weights.items()}
+        for kind, arrays in (
+            ("the weight", rounded),
+            ("Adam's moment of", moments[0]),
+            ("Adam's moment of", moments[1]),
+        ):
+            if name := not_finite(arrays):
+                raise self._divergence(self.batches_done or None, f"{kind} {name}", math.nan)
         return TrainedModel(
             config=self.config,
-            weights={name: value.astype(weight_dtype(name)) for name, value in weights.items()},
+            weights=rounded,
             intensity_scale=self.intensity_scale,
             history=tuple(self.history),
             backend=backend,

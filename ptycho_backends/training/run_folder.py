@@ -1,9 +1,10 @@
-"""The folder of a run: names of its files, its newest state, and the protection of an earlier run."""
+"""The folder of a run: names of its files, its newest state, the protection of an earlier run, one writer at a time."""
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,6 +14,11 @@ from ptycho_backends.errors import ArchiveError, OutputError
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.training import checkpoints, loggers
 from ptycho_backends.values import EpochRecord, TrainedModel
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -156,3 +162,71 @@ def remove_earlier(folder: Path, names: Iterable[str]) -> None:
                 raise OutputError(
                     f"{path}: of an earlier run, and cannot be removed ({error.strerror})"
                 ) from error
+
+
+# --- one writer at a time
+
+# folders that this process writes to: thread, number of nested calls
+_held: dict[str, list[int]] = {}
+_holding = threading.Lock()
+
+
+@contextmanager
+def one_writer(folder: Path | None) -> Iterator[None]:
+    """Write into `folder` alone; calls of one thread may be nested. None holds nothing.
+
+    A lock on the folder itself tells other processes, so that no file stays behind when one is killed. File systems
+    without locks do not tell.
+
+    Raises
+    ------
+    OutputError
+        If another process or thread writes into it.
+    """
+    if folder is None:
+        yield
+        return
+    key, thread = os.path.realpath(folder), threading.get_ident()
+    with _holding:
+        entry = _held.get(key)
+        if entry is not None and entry[0] != thread:
+            raise _taken(folder, "another thread of this program")
+        if entry is None:
+            descriptor = _locked(folder)
+            entry = _held[key] = [thread, 0, descriptor]
+        entry[1] += 1
+    try:
+        yield
+    finally:
+        with _holding:
+            entry[1] -= 1
+            if entry[1] == 0:
+                del _held[key]
+                if entry[2] >= 0:
+                    os.close(entry[2])
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that locks `folder` until it is closed; -1 where there are no locks."""
+    if fcntl is None:
+        return -1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise _taken(folder, "another process") from None
+    except OSError:
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def _taken(folder: Path, who: str) -> OutputError:
+    return OutputError(
+        f"{folder}: {who} writes into it; wait until it has ended, or want another folder, as in "
+        f"-o {free_folder(folder)}"
+    )

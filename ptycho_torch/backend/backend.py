@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import BackendBase
@@ -22,6 +23,7 @@ from ptycho_backends.values import (
     Weights,
 )
 from ptycho_torch.backend import inference, refinement
+from ptycho_torch.backend.device import require_possible
 
 if TYPE_CHECKING:
     from ptycho_torch.backend.data import PtychoDataModule
@@ -34,6 +36,13 @@ class TorchBackend(BackendBase):
     """
 
     name = "torch"
+
+    def check_execution(self, execution: ExecutionConfig) -> None:
+        require_possible(execution)
+
+    def survives_fork(self) -> bool:
+        # one thread waits for no other
+        return torch.get_num_threads() == 1
 
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> "PtychoDataModule":
         from ptycho_torch.backend.data import PtychoDataModule
@@ -88,7 +97,8 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> Prediction:
-        return inference.forward(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.forward(config, weights, batch, execution)
 
     def loss(
         self,
@@ -98,7 +108,8 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, float]:
-        return inference.loss(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.loss(config, weights, batch, execution)
 
     def gradients(
         self,
@@ -108,7 +119,8 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.gradients(config, weights, batch, self.checked(execution))
+        weights, (batch,), execution = self.checked_operands(config, weights, [batch], execution)
+        return inference.gradients(config, weights, batch, execution)
 
     def train_step(
         self,
@@ -118,4 +130,5 @@ class TorchBackend(BackendBase):
         *,
         execution: ExecutionConfig | None = None,
     ) -> dict[str, NDArray]:
-        return inference.train_step(config, weights, batches, self.checked(execution))
+        weights, batches, execution = self.checked_operands(config, weights, batches, execution)
+        return inference.train_step(config, weights, batches, execution)

@@ -101,6 +101,8 @@ class PtychoDataModule(lightning.LightningDataModule):
         run = self.execution
         dataset = _GroupBatches(self.plan)
         settings: dict[str, Any] = {"sampler": sampler, "batch_size": None, "pin_memory": self._pins_memory()}
+        # a loader draws a number for its workers: not from the program's generator
+        settings["generator"] = torch.Generator()
         if run.num_workers == 0:
             return _PrefetchingLoader(
                 dataset, ahead=run.prefetch_factor or prefetch.DEFAULT_PREFETCH, **settings

@@ -12,6 +12,7 @@ from torch import Tensor
 from ptycho_backends import constants
 from ptycho_backends.archive.lightning_checkpoint import PARAMETER_PREFIX
 from ptycho_backends.config import ModelConfig, TrainingConfig
+from ptycho_backends.errors import ConfigError
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.training.schedule import parts_of_weights
 from ptycho_backends.training.trainable import trained_weights
@@ -237,7 +238,15 @@ def _compiled_network() -> Callable[..., Tensor]:
         with warnings.catch_warnings():
             # the last step alone is complex, and takes the same time as without
             warnings.filterwarnings("ignore", "Torchinductor does not support code generation for complex")
-            return generated(*arguments)
+            try:
+                return generated(*arguments)
+            except Exception as error:
+                if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                    raise
+                raise ConfigError(
+                    f"compile_network: got True, but no code could be generated "
+                    f"({' '.join(str(error).split())[:300]}); use compile_network=False"
+                ) from error
 
     return object_patches
 

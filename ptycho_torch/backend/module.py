@@ -1,6 +1,7 @@
 """The LightningModule that trains a `PtychoModel`."""
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from ptycho_backends.archive.lightning_checkpoint import CHECKPOINT_KEY
 from ptycho_backends.config import ExecutionConfig, config_to_plain
+from ptycho_backends.training.divergence import StepWatch, seconds_between_looks
 from ptycho_backends.training.epochs import EpochCounter
+from ptycho_backends.training.interrupts import CallbackInterrupted
 from ptycho_backends.values import EpochCallback, TrainedModel, TrainingState
 from ptycho_torch.backend import network, process_group
 from ptycho_torch.backend.arrays import TensorBatch, shard_sizes, tensors_from_weights, weights_from_tensors
@@ -26,6 +29,8 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
     ----------
     step_loss : tensor, optional
         Of the last step, on the device.
+    after_epoch : callable, optional
+        Called with the model after each epoch, before `on_epoch`.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self.model.freeze(start.config)
         self.steps_done = 0
         self.step_loss: Tensor | None = None
+        self.after_epoch: Callable[[TrainedModel], None] | None = None
         self._start = start
         self._on_epoch = on_epoch
         self._by_part = bool(execution.finetune_stages)
@@ -45,6 +51,8 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self._fused = execution.gradient_clip_val is None or not execution.precision.endswith("-mixed")
         self._frozen: list[torch.nn.Parameter] = []
         self._loss_sum: Tensor | float = 0.0
+        # a scaler of losses meets infinite gradients on purpose
+        self._watches_gradients = execution.precision != "16-mixed"
         if start.training_state is not None:
             self.steps_done = start.training_state.step
             self._loss_sum = start.training_state.loss_sum
@@ -69,6 +77,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         # a batch for each process
         self.count_batches(processes, groups)
         self.step_loss = loss
+        self.note("the loss", loss)
         if self.trainer.is_last_batch:
             # not of each step: on a GPU that would take a tenth of the step
             mean = self._loss_sum / self._groups
@@ -98,11 +107,18 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         return optimizer
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._watches_gradients:
+            gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
+            self.note("the norm of the gradient", torch.nn.utils.get_total_norm(gradients))
         # without a gradient neither weight nor moments move, and clipping ignores it
         for parameter in self._frozen:
             parameter.grad = None
 
     # --- epochs
+
+    def on_fit_start(self) -> None:
+        alone = seconds_between_looks(self.trainer.world_size, self.device.type == "cpu")
+        self.watch_with(StepWatch(_values, alone))
 
     def on_train_epoch_start(self) -> None:
         self._set_rates(self.trainer.optimizers[0])
@@ -118,8 +134,15 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         )
         # of the whole history, for the names of checkpoints; the trainer counts from the resume on
         self.log("epoch", float(record.epoch), prog_bar=False, logger=False)
+        model = self.keep(self.trained_model())
+        if self.after_epoch is not None:
+            self.after_epoch(model)
         if self._on_epoch is not None and self.trainer.is_global_zero:
-            self._on_epoch(record)
+            try:
+                self._on_epoch(record)
+            except KeyboardInterrupt as error:
+                # Lightning would end the program
+                raise CallbackInterrupted(error) from error
         if self.schedule.should_stop:
             self.trainer.should_stop = True
 
@@ -202,3 +225,8 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
                 "schedule": self.schedule.state(),
             }
         )
+
+
+def _values(scalars: Sequence[Tensor]) -> list[float]:
+    """The values of scalars of one device, which are fetched together."""
+    return torch.stack([scalar.double() for scalar in scalars]).tolist()

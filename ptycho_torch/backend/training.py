@@ -1,6 +1,7 @@
 """Training under Lightning's Trainer: checkpoints, loggers, progress, Ctrl-C and resuming."""
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.fabric.utilities import rank_zero
@@ -19,25 +21,26 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.files.output import output_directory
+from ptycho_backends.files.output import output_directory, replaced_atomically
 from ptycho_backends.training import loggers
 from ptycho_backends.training.checkpoints import FOLDER, Checkpoints, best_checkpoints
-from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
+from ptycho_backends.training.host import HeldTogether
+from ptycho_backends.training.interrupts import CallbackInterrupted, Interrupts, TrainingInterrupted
 from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.progress import Throttle
+from ptycho_backends.training.rescue import carry, without_failure
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
 from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
-from ptycho_torch.backend.device import computing, own_defaults
+from ptycho_torch.backend.device import computing, determinism, own_defaults
 from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.backend.process_group import SHARED, ProcessGroup, process_group_of, working_together
 
 log = logging.getLogger(__name__)
 
-# attributes that type checkers do not see
-_MEMORY: Any = torch.utils.deterministic
+# an attribute that type checkers do not see
 _RANK: Any = rank_zero.rank_zero_only
 
 
@@ -127,41 +130,51 @@ class TrainingRun:
             checkpoints = Checkpoints(folder, execution)
         self._interrupts = Interrupts(self._processes)
         writes_history = self._processes.is_first and loggers.logger_of(execution, folder) == "csv"
+        module.after_epoch = self._after_epoch
         between_steps = self._between_steps = _BetweenSteps(
             self._interrupts, checkpoints, folder if writes_history else None, execution.accum_steps
         )
         with self._settings():
             self.trainer = _trainer(execution, module, folder, between_steps, plan, self._processes)
+        # Lightning's own handler of SIGTERM ends the program with exit code 0, or waits for the other processes
+        self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def fit(self) -> TrainedModel:
         """Train; returns as `train` does."""
         module, interrupts = self._module, self._interrupts
         data = PtychoDataModule(self._plan, self._execution, self._processes)
         with self._settings(), computing(self._execution), interrupts.listening():
-            if self._execution.deterministic:
-                # as Lightning set it when the trainer was made
-                torch.use_deterministic_algorithms(True)
-                torch.backends.cudnn.benchmark = False
-                # no memory is read here before it is written; filling it takes a twentieth of a step
-                _MEMORY.fill_uninitialized_memory = False
             folder = self._folder if self._processes.is_first else None
             with tracked(self._plan.config, self._execution, folder) as run:
                 self._between_steps.tracked_run = run
                 try:
                     with self._together():
                         self.trainer.fit(module, datamodule=data)
-                except TrainingInterrupted:
-                    interrupts.report(module.epochs_done)
-                    model = interrupts.resumable(module.trained_model(interrupted=True))
-                else:
                     model = module.trained_model()
+                except TrainingInterrupted:
+                    model = interrupts.resumable(module.trained_model(interrupted=True))
+                    interrupts.report(module.epochs_done)
+                except CallbackInterrupted as error:
+                    carry(error.original, module.last_good)
+                    raise error.original from None
+                except BaseException as error:
+                    carry(error, module.last_good)
+                    raise
                 if run is not None:
                     run.model = model
         return model
 
+    def _after_epoch(self, model: TrainedModel) -> None:
+        self._between_steps.save(model)
+
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        with _quiet(), own_defaults(), _deterministic_settings_restored(), _rank_of(self._processes):
+        with (
+            _quiet(),
+            own_defaults(),
+            determinism(self._execution.deterministic),
+            _rank_of(self._processes),
+        ):
             yield
 
     def _together(self) -> contextlib.AbstractContextManager[None]:
@@ -192,9 +205,8 @@ def _trainer(
             num_nodes=processes.size // processes.local_size,
             strategy=_strategy(execution, plan.config, processes),
             # otherwise Lightning looks for a cluster's variables, those of a process by itself included
-            plugins=[_ProcessGroupEnvironment(processes)],
+            plugins=[_ProcessGroupEnvironment(processes), _CheckpointFiles()],
             precision=execution.precision,  # type: ignore[arg-type]
-            deterministic=execution.deterministic,
             gradient_clip_val=execution.gradient_clip_val,
             accumulate_grad_batches=execution.accum_steps,
             max_epochs=module.schedule.epochs_left,
@@ -318,6 +330,22 @@ class _ProcessGroupEnvironment(ClusterEnvironment):
         return self._processes.rank // self._processes.local_size
 
 
+class _CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their destination, whole or not at all; Lightning's own go by the temporary folder."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        def save() -> None:
+            # torch's own writer would turn the errors of a file into others
+            content = io.BytesIO()
+            torch.save(checkpoint, content)
+            with replaced_atomically(path) as stream:
+                stream.write(content.getbuffer())
+
+        without_failure(save, f"checkpoint {Path(path).name}")
+
+
 class _ProgressBar(TQDMProgressBar):
     """Shows the loss now and then, because each look waits until the device has finished the step."""
 
@@ -354,7 +382,6 @@ class _BetweenSteps(Callback):
         self.tracked_run: TrackedRun | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # Lightning's own handler of SIGTERM ends the program with exit code 0
         self._interrupts.take_signals()
 
     def on_train_batch_end(
@@ -371,29 +398,25 @@ class _BetweenSteps(Callback):
             self._end_if_requested(pl_module)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        # here, because the module finishes the epoch after this callback's own end-of-epoch hook
-        module = _as_module(pl_module)
-        if module.batches_done == 0 and module.epochs_done:
-            self._save(module)
         self._interrupts.raise_if_requested()
-
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._save(_as_module(pl_module))
 
     def _end_if_requested(self, pl_module: lightning.LightningModule) -> None:
         try:
             self._interrupts.raise_if_requested()
         except TrainingInterrupted:
-            self._save(_as_module(pl_module))
+            if not self._interrupts.within_step:
+                self.save(_as_module(pl_module).trained_model())
             raise
 
-    def _save(self, module: PtychoModule) -> None:
+    def save(self, model: TrainedModel) -> None:
+        """Write the last checkpoint and the history; what cannot be written is no reason to end."""
         if self._checkpoints is not None:
-            self._checkpoints.save_last(module.trained_model())
+            self._checkpoints.save_last(model)
         if self._history_folder is not None:
-            loggers.write_history(module.history, self._history_folder)
+            folder = self._history_folder
+            without_failure(lambda: loggers.write_history(model.history, folder), "log of the epochs")
         if self.tracked_run is not None:
-            self.tracked_run.log(module.history)
+            self.tracked_run.log(model.history)
 
 
 def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:
@@ -413,7 +436,7 @@ def _rank_of(processes: ProcessGroup) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _less_advice() -> Iterator[None]:
     """Silence Lightning's advice on matters that the configuration decides."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -436,16 +459,4 @@ def _quiet() -> Iterator[None]:
             noisy.setLevel(level)
 
 
-@contextlib.contextmanager
-def _deterministic_settings_restored() -> Iterator[None]:
-    """Restore torch's process-wide switches, which Lightning sets."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    filled = _MEMORY.fill_uninitialized_memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
-        _MEMORY.fill_uninitialized_memory = filled
+_quiet = HeldTogether(_less_advice)

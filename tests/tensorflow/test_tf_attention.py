@@ -34,6 +34,7 @@ def trained(backend, tmp_path_factory):
     return backend.train(SCAN.scan(), SCAN.config, execution=execution, output_dir=folder), folder
 
 
+@pytest.mark.slow
 def test_running_values_follow_the_batches_and_no_optimiser(backend, trained):
     model, _ = trained
     first = new_model(SCAN.scan(), model.config, backend.name).weights
@@ -45,6 +46,7 @@ def test_running_values_follow_the_batches_and_no_optimiser(backend, trained):
     assert "encoder/block0/conv0/norm/gamma" in model.training_state.first_moments
 
 
+@pytest.mark.slow
 def test_resuming_any_checkpoint_is_as_if_nothing_had_happened(backend, trained):
     model, folder = trained
     (best,) = (folder / "checkpoints").glob("best-epoch=1-*")
@@ -65,6 +67,7 @@ def test_low_precision_is_near(backend):
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
 
 
+@pytest.mark.slow
 def test_it_is_not_exported_for_a_package_that_lacks_it(backend, trained, tmp_path):
     with pytest.raises(ConfigError, match="architecture: got 'attention'"):
         backend.export(trained[0], tmp_path / "wts.h5.zip", "ptychopinn")

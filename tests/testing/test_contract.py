@@ -15,7 +15,7 @@ from ptycho_backends.errors import BackendUnavailableError, ConfigError, Unknown
 from ptycho_backends.registry import backend_names, get_backend
 from ptycho_backends.testing import agreement, command, parity
 from ptycho_backends.testing.cases import Case, draw_case
-from ptycho_backends.testing.contract import VERBS, BackendContract
+from ptycho_backends.testing.contract import SCANS, VERBS, BackendContract
 
 TOY = Path(__file__).resolve().parents[1] / "toy_backend"
 
@@ -30,6 +30,11 @@ class TestToy(BackendContract):
     """All that a third party writes."""
 
     backend_name: ClassVar[str] = "toy"
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("scan", SCANS, ids=repr)
+    def test_training_stitching_and_archives(self, backend, scan):
+        super().test_training_stitching_and_archives(backend, scan)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("case", VERBS, ids=repr)

@@ -15,7 +15,7 @@ def baselines():
     return Baselines()
 
 
-@pytest.fixture(scope="module", params=["torch", "tensorflow"])
+@pytest.fixture(scope="module", params=["torch", pytest.param("tensorflow", marks=pytest.mark.slow)])
 def backend(request):
     asked = request.config.getoption("--backend")
     if request.param not in installed_backends() or (asked and request.param not in asked):

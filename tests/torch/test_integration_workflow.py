@@ -75,6 +75,7 @@ def test_train_then_reconstruct(shared, tmp_path):
 def test_what_is_missing_is_an_error(arguments, error, monkeypatch, capsys):
     module, *rest = arguments
     monkeypatch.setattr(sys, "argv", [module, *rest])
+    monkeypatch.delitem(sys.modules, module, raising=False)  # another test may have imported it
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     assert ended.value.code == 2

@@ -87,15 +87,15 @@ def settings(**changes):
     return TrainingConfig(model=model, nepochs=1, n_groups=8, nphotons=1e5, **changes)
 
 
-def test_workflows_train(tmp_path, scan, name, calls):
-    result = workflows.train(scan, settings(), tmp_path, backend=name, execution=EXECUTION)
+def test_workflows_train(tmp_path, scan, quick_name, calls):
+    result = workflows.train(scan, settings(), tmp_path, backend=quick_name, execution=EXECUTION)
     assert calls == ONCE
     assert params.cfg["output_prefix"] == str(tmp_path)
     assert params.cfg["N"] == 64
     calls.clear()
     more = settings()
     more.nepochs = 2
-    workflows.train(scan, more, tmp_path, backend=name, execution=EXECUTION, resume_from=result.model)
+    workflows.train(scan, more, tmp_path, backend=quick_name, execution=EXECUTION, resume_from=result.model)
     assert +calls == +Counter(RESUMED)
 
 

@@ -85,7 +85,7 @@ def test_scans_without_a_lit_square_are_named():
         )(1)
 
 
-@pytest.mark.parametrize("name", ["torch", "tensorflow"])
+@pytest.mark.parametrize("name", ["torch", pytest.param("tensorflow", marks=pytest.mark.slow)])
 def test_a_correction_that_is_learned_lowers_the_error(tmp_path, monkeypatch, name):
     """Trained on one backend, taken by a refinement of it at few photons; the same loss in the reference."""
     measured = simulate_star(N, 60, n_photons=300, seed=1)

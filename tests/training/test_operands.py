@@ -60,7 +60,7 @@ def test_batches_are_refused_by_name(plan, batch, name, change, message):
 
 def test_numbers_of_probes(plan, batch):
     one = dataclasses.replace(batch, probe_index=np.array([0, 0, 1, 0], np.int32))
-    with pytest.raises(ShapeError, match="want numbers in 0 .. 0"):
+    with pytest.raises(ShapeError, match=r"want numbers in 0 \.\. 0"):
         checked_batch(plan.config.model, one)
     two = dataclasses.replace(plan.config.model, n_probes=2)
     assert checked_batch(two, one).probe_index is not None

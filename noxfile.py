@@ -117,6 +117,23 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def kill(session: nox.Session) -> None:
+    """Kill runs and saves, and interrupt trainings, at random moments: 200 kills and 60 signals on both backends."""
+    install(session, "all")
+    counts = session.posargs or ("--kills", "100", "--signals", "30")
+    for framework in ("torch", "tensorflow"):
+        session.run("python", "tests/training/kills.py", framework, *counts, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session(default=False)
+def stateful(session: nox.Session) -> None:
+    """Many orders of calls of the protocol, with sound and unsound arguments, on both backends."""
+    install(session, "all")
+    many = {"PTYCHO_STATEFUL": "300"}
+    session.run("pytest", "tests/testing/test_stateful.py", *IN_PARALLEL, *session.posargs, env=many)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure both backends, compare with this machine's run before, draw; `nox -s bench -- -k inference`: a part."""
     install(session, "all")

@@ -43,7 +43,7 @@ class BackendUnavailableError(PtychoBackendsError, RuntimeError):
 
 
 class DivergenceError(PtychoBackendsError, ArithmeticError):
-    """A loss, a gradient or a weight of training is not finite; the text says where, and what to change.
+    """A loss, a gradient or a weight of training is not finite; the text names the place and the usual causes.
 
     As every error that ends a training, it has the last good model as `trained_model`.
     """

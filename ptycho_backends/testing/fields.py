@@ -227,6 +227,9 @@ FIELDS: Mapping[str, Expected] = {
     "ExecutionConfig.checkpoint_monitor_metric": Expected("train_loss", "files", given=_KEPT),
     "ExecutionConfig.checkpoint_mode": Expected("max", "files", given={**_KEPT, "TrainingConfig.nepochs": 3}),
     "ExecutionConfig.early_stop_patience": Expected(1, "history", given=_STANDING),
+    "ExecutionConfig.divergence_retries": Expected(
+        1, "elsewhere", note="needs a training that diverges: `tests/training/test_divergence.py`"
+    ),
     "ExecutionConfig.logger_backend": Expected("none", "files"),
     "ExecutionConfig.inference_batch_size": Expected(3, "nothing", note="images agree to the roundings of float32"),
 }  # fmt: skip

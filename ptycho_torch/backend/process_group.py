@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -300,7 +301,7 @@ class _Helpers:
 def help_first_process() -> None:
     """Main function of a helper; ends when its work is done, or with the process that started it."""
     folder, rank, port = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(), folder), daemon=True).start()
     task, first, arguments = _unpickle_with_buffers(folder)
     processes = ProcessGroup(rank, first.size, rank, first.local_size)
     store = dist.TCPStore("127.0.0.1", port, processes.size, is_master=False)
@@ -311,10 +312,12 @@ def help_first_process() -> None:
     dist.destroy_process_group()
 
 
-def _end_with(pipe: int) -> None:
+def _end_with(pipe: int, folder: Path) -> None:
+    """Wait until the first process is no more; remove its copy of the scan, left behind where it was killed."""
     # not through Python's own buffer, whose lock could not be taken when the interpreter ends
     while os.read(pipe, 1):
         pass
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -135,8 +135,8 @@ def test_the_next_free_folder(tmp_path):
     assert free_folder(tmp_path / "run") == tmp_path / "run_3"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_training_after_the_step(number):
+def test_ctrl_c_ends_training_after_the_step():
+    number = signal.SIGINT
     before = signal.getsignal(number)
     interrupts = Interrupts(ByItself())
     with interrupts.listening():

@@ -21,8 +21,14 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.files.budget import DAMAGE, MAX_CONFIG_BYTES, Budget, bounded_bytes
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.rules import shown
+
+# A configuration has some sixty fields.
+MAX_VALUES = 2000
+MAX_DIGITS = 64
+MAX_PROBLEMS = 50
 
 C = TypeVar("C", ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
 
@@ -32,7 +38,26 @@ _NONE = re.compile(r"None$")
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader` that reads 1e9 and None as they are meant, and refuses a key given twice."""
+    """`yaml.SafeLoader` that reads 1e9 and None as they are meant, and refuses a key given twice.
+
+    It knows no references to other parts of the text, by which a few lines become any number of values.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._budget, self._depth = Budget(ConfigError, objects=MAX_VALUES), 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "a reference (*name), want the value itself", mark)
+        self._budget.spend_objects()
+        self._depth += 1
+        self._budget.require_depth(self._depth)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = set()
@@ -40,10 +65,21 @@ class _Loader(yaml.SafeLoader):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key is not None and key in keys:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice", key_node.start_mark
+                    None, None, f"{key!r:.80} is given twice", key_node.start_mark
                 )
             keys.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # quadratic in its length, and Python refuses to print a long one
+        if len(node.value) > MAX_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"an integer of {len(node.value)} digits", node.start_mark
+            )
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -82,8 +118,26 @@ def load_config(path: str | os.PathLike[str], cls: type[Any] = TrainingConfig) -
         invalid. The text names the file and lists every problem; an unknown key is answered with the
         nearest field name.
     """
-    path = Path(path)
+    return load_config_with_names(path, cls)[0]
+
+
+def load_config_with_names(path: str | os.PathLike[str], cls: type[Any]) -> tuple[Any, set[str]]:
+    """As `load_config`, with the names of the fields that the file gives, the model's among them.
+
+    The file is read once, so it may be a pipe.
+    """
     content = read_mapping(path, f"the fields of {cls.__name__}")
+    return config_of(content, path, cls), set(content) | set(content.get("model") or {})
+
+
+def config_of(content: dict[Any, Any], path: str | os.PathLike[str], cls: type[Any]) -> Any:
+    """The configuration that the mapping in the file `path` describes.
+
+    Raises
+    ------
+    ConfigError
+        As `load_config`.
+    """
     config, problems = _built(cls, content)
     raise_if_any(f"{path}: {cls.__name__}", problems)
     return config
@@ -97,8 +151,12 @@ def read_mapping(path: str | os.PathLike[str], of: str) -> dict[Any, Any]:
     ConfigError
         If the file cannot be read, holds something else, or gives a key twice.
     """
-    path = Path(path)
-    content = _parsed(path)
+    return mapping_of(bounded_bytes(Path(path), MAX_CONFIG_BYTES, ConfigError), path, of)
+
+
+def mapping_of(data: bytes, path: str | os.PathLike[str], of: str) -> dict[Any, Any]:
+    """As `read_mapping`, of the content `data` of the file `path`."""
+    content = _parsed(data, path)
     if not isinstance(content, dict):
         what = "nothing" if content is None else shown(content)
         raise ConfigError(f"{path}: holds {what}, want a mapping of {of}")
@@ -129,18 +187,18 @@ def save_config(
     return path
 
 
-def _parsed(path: Path) -> Any:
+def _parsed(data: bytes, path: str | os.PathLike[str]) -> Any:
     try:
-        return yaml.load(path.read_bytes(), _Loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return yaml.load(data, _Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: not readable as YAML ({error})") from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{path}: {line}{error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # no line is known: not text, a date that no calendar has, brackets without end
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not readable as YAML ({reason})") from error
+    except (yaml.YAMLError, *DAMAGE) as error:
+        # no line is known: not text, a date that no calendar has, a tag that its value does not fit
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{path}: not readable as YAML ({reason:.300})") from error
 
 
 def _built(cls: type[Any], content: dict[Any, Any]) -> tuple[Any, list[str]]:
@@ -149,6 +207,9 @@ def _built(cls: type[Any], content: dict[Any, Any]) -> tuple[Any, list[str]]:
     values: dict[str, Any] = {}
     problems: list[str] = []
     for key, value in content.items():
+        if len(problems) > MAX_PROBLEMS:
+            problems.append(f"and so on; the file gives {len(content)} values")
+            break
         if key not in fields:
             problems.append(f"{key}: unknown{_suggestion(str(key), cls)}")
         elif "rule" in fields[key].metadata:

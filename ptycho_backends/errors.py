@@ -3,11 +3,23 @@
 Each is also the builtin that a caller would expect, so `except ValueError` keeps working.
 """
 
+import re
 from typing import Any
+
+# Control characters but tab and line feed, those of the upper half too, and marks that reorder text.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """`text` with control characters as escapes: files from strangers must not steer the terminal."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
 class PtychoBackendsError(Exception):
-    """Root of every error this library raises on purpose."""
+    """Root of every error this library raises on purpose; control characters in its text are escaped."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(PtychoBackendsError, ValueError):

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+# Python refuses to print integers of more than some 14,000 bits.
+LONGEST_SHOWN_BITS = 256
+
 
 def _unchanged(value: Any) -> Any:
     return value
@@ -174,5 +177,7 @@ def part(cls: type, doc: str) -> Any:
 
 def shown(value: Any) -> str:
     """Text of `value` for an error message: short, whatever it holds."""
+    if type(value) is int and value.bit_length() > LONGEST_SHOWN_BITS:
+        return f"an integer of {value.bit_length()} bits"
     text = repr(value) if not isinstance(value, dict | list | np.ndarray) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -21,6 +21,7 @@ from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import ModelConfig, TrainingConfig, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files import exact_json
+from ptycho_backends.files.budget import MAX_PICKLE_BYTES
 from ptycho_backends.files.data_pickle import load_data
 from ptycho_backends.files.safe_hdf5 import Hdf5Arrays
 from ptycho_backends.files.safe_zip import Members, ZipMembers
@@ -36,7 +37,6 @@ TRAINED, SHARING = "autoencoder", "diffraction_to_obj"
 # The third file names Python classes and the fourth repeats the scale; both are checked to be whole only.
 FILES = ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
 
-MAX_PICKLE_BYTES = 64 << 20
 _GRAPH_BYTES = 64 << 20
 # The trained model's file also holds the optimizer's two moments of every weight.
 _COPIES = 3
@@ -102,7 +102,7 @@ def genuine_heading(members: Members) -> dict[str, Any]:
     heading = {"format": "PtychoPINN", "version": VERSION, "backend": WRITER, "models": models}
     try:
         name = f"{TRAINED}/model.keras"
-        keras = ZipMembers(BytesIO(members.read(name, member.MAX_WEIGHTS_BYTES)))
+        keras = ZipMembers(BytesIO(members.read(name, member.MAX_WEIGHTS_BYTES)), budget=members.budget)
         metadata = exact_json.plain_loads(keras.read("metadata.json", member.MAX_TEXT_BYTES), name)
         keras_version, created = str(metadata["keras_version"]), str(metadata["date_saved"])
     except (ArchiveError, KeyError, TypeError):
@@ -113,11 +113,14 @@ def genuine_heading(members: Members) -> dict[str, Any]:
 def _announced_models(members: Members) -> tuple[str, ...]:
     manifest = load_data(members.read(MANIFEST, MAX_PICKLE_BYTES), MANIFEST)
     version = manifest.get("version") if isinstance(manifest, dict) else None
-    if version != VERSION:
-        raise ArchiveError(f"{MANIFEST}: version: got {version!r}, want {VERSION!r} or {PORT_VERSION!r}")
+    if type(version) is not str or version != VERSION:
+        raise ArchiveError(
+            f"{MANIFEST}: version: got {_shown(version)}, want {VERSION!r} or {PORT_VERSION!r}"
+        )
     models = manifest.get("models")
-    if not isinstance(models, list) or TRAINED not in models or set(models) - {TRAINED, SHARING}:
-        raise ArchiveError(f"{MANIFEST}: models: got {models!r}, want [{TRAINED!r}, {SHARING!r}]")
+    known = isinstance(models, list) and all(type(model) is str for model in models)
+    if not known or TRAINED not in models or set(models) - {TRAINED, SHARING}:
+        raise ArchiveError(f"{MANIFEST}: models: got {_shown(models)}, want [{TRAINED!r}, {SHARING!r}]")
     wanted = {f"{model}/{file}" for model in models for file in FILES}
     if missing := sorted(wanted - set(members.sizes)):
         raise ArchiveError(f"{missing[0]}: missing")
@@ -133,8 +136,8 @@ def _config(name: str, legacy: Any) -> TrainingConfig:
     if not isinstance(legacy, dict) or not all(type(key) is str for key in legacy):
         raise ArchiveError(f"{name}: want a dictionary")
     architecture = legacy.get("architecture", "cnn")
-    if architecture != "cnn":
-        raise ArchiveError(f"{name}: architecture {architecture!r} is not supported, only 'cnn' is")
+    if type(architecture) is not str or architecture != "cnn":
+        raise ArchiveError(f"{name}: architecture {_shown(architecture)} is not supported, only 'cnn' is")
     try:
         config = bridge.training_config_from_legacy_dict({**legacy, "backend": WRITER})
         validate(config)
@@ -183,7 +186,7 @@ def _weights(members: Members, model: str, config: ModelConfig) -> dict[str, NDA
     name = f"{model}/model.keras"
     limit = member.weights_limit(config, copies=_COPIES, source=f"{TRAINED}/params.dill") + _GRAPH_BYTES
     try:
-        keras = ZipMembers(BytesIO(members.read(name, limit)))
+        keras = ZipMembers(BytesIO(members.read(name, limit)), budget=members.budget)
         inner = "model.weights.h5"
         layers = _numbered_layers(keras.read(inner, limit), inner)
         return _canonical(layers, config)

@@ -4,7 +4,6 @@ Weights and Adam's moments are tensors in them; everything else is one JSON text
 """
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,8 @@ from ptycho_backends.archive.port_model import is_port_checkpoint, port_checkpoi
 from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import TrainingConfig, config_from_plain, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
+from ptycho_backends.files import exact_json
+from ptycho_backends.files.budget import DAMAGE, only
 from ptycho_backends.files.safe_zip import ZipMembers, open_zip
 from ptycho_backends.files.torch_file import StoredTensor, TorchFile
 from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weight_shapes
@@ -99,14 +100,9 @@ def canonical_weight(name: str, value: NDArray) -> NDArray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator["_Checkpoint"]:
-    try:
-        # torch.save writes zip64 however small the file is
-        with open_zip(path, zip64=True) as members:
-            yield _Checkpoint(members)
-    except ArchiveError as error:
-        raise ArchiveError(f"{path}: {error}") from error
-    except MemoryError as error:
-        raise ArchiveError(f"{path}: needs more memory than there is") from error
+    # torch.save writes zip64 however small the file is
+    with only(ArchiveError, path, "a readable checkpoint"), open_zip(path, zip64=True) as members:
+        yield _Checkpoint(members)
 
 
 class _Checkpoint:
@@ -129,14 +125,12 @@ class _Checkpoint:
             raise ArchiveError(
                 f"{self._text}: missing, so neither this library nor PtychoPINN's port wrote it"
             )
-        if len(text) > member.MAX_TEXT_BYTES:
-            raise ArchiveError(f"{self._text}: {len(text)} bytes, want at most {member.MAX_TEXT_BYTES}")
         self.content = content
         try:
             # unlike an archive's, it may have NaN in it: a loss that diverged
-            self.values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ArchiveError(f"{self._text}: not JSON ({error})") from error
+            self.values = exact_json.bounded_loads(text.encode(), self._text)
+        except UnicodeEncodeError as error:
+            raise ArchiveError(f"{self._text}: no text ({error.reason})") from error
         if type(self.values) is not dict:
             raise ArchiveError(f"{self._text}: got {type(self.values).__name__}, want an object")
 
@@ -153,8 +147,8 @@ class _Checkpoint:
         except ArchiveError:
             raise
         # missing keys and values of other types; ConfigError is a ValueError
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            reason = error if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        except DAMAGE as error:
+            reason = error if isinstance(error, ConfigError) else f"{type(error).__name__}: {error!s:.300}"
             raise ArchiveError(f"{self._file.pickle}: damaged ({reason})") from error
 
     def _model(self) -> TrainedModel:

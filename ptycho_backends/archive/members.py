@@ -26,6 +26,7 @@ from ptycho_backends.config import (
 )
 from ptycho_backends.errors import ArchiveError, ConfigError
 from ptycho_backends.files import exact_json
+from ptycho_backends.files.budget import MAX_TEXT_BYTES as MAX_TEXT_BYTES
 from ptycho_backends.files.safe_hdf5 import Hdf5Arrays, hdf5_bytes
 from ptycho_backends.reference.initial_weights import PROBE, weight_dtype, weight_shapes
 from ptycho_backends.values import EpochRecord, TrainedModel, TrainingState, Weights
@@ -36,9 +37,10 @@ MANIFEST, CONFIG, PARAMS, WEIGHTS, HISTORY = (
 STATE, STATE_ARRAYS = "training_state.json", "training_state.h5"
 
 # Far more than any real file needs, and little enough for any computer.
-MAX_TEXT_BYTES = 4 << 20
 MAX_WEIGHTS_BYTES = 2 << 30
 MAX_PARAMS_ARRAYS_BYTES = 64 << 20
+MAX_EPOCHS = 200_000
+MAX_DIGITS = 20
 _STRUCTURE_BYTES = 1 << 20
 
 _PARAMS_GROUP = "params"
@@ -238,16 +240,27 @@ def history_to_bytes(history: Sequence[EpochRecord]) -> bytes:
 
 
 def history_from_bytes(data: bytes) -> tuple[EpochRecord, ...]:
+    # line by line, because a table of empty cells would take fifty times the memory of its text
+    lines = io.TextIOWrapper(io.BytesIO(data), "ascii", newline="")
     try:
-        rows = list(csv.reader(io.StringIO(data.decode("ascii"), newline=""), strict=True))
-        if not rows or tuple(rows[0]) != _HISTORY_COLUMNS:
+        rows = csv.reader(lines, strict=True)
+        if tuple(next(rows, ())) != _HISTORY_COLUMNS:
             raise ValueError(f"want the columns {','.join(_HISTORY_COLUMNS)}")
-        return tuple(
-            EpochRecord(int(epoch), float(loss), float(val) if val else None, float(rate), float(seconds))
-            for epoch, loss, val, rate, seconds in rows[1:]
-        )
+        found = []
+        for epoch, loss, val, rate, seconds in rows:
+            numbers = float(loss), float(val) if val else None, float(rate), float(seconds)
+            found.append(EpochRecord(_whole_number(epoch), *numbers))
+            if len(found) > MAX_EPOCHS:
+                raise ValueError(f"more than {MAX_EPOCHS} epochs")
+        return tuple(found)
     except (ValueError, csv.Error) as error:
         raise ArchiveError(f"{HISTORY}: not a training history ({error})") from error
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
 
 
 # --- training_state.json and .h5

@@ -26,8 +26,9 @@ from ptycho_backends.archive.lightning_checkpoint import checkpoint_heading, is_
 from ptycho_backends.archive.members import ArchiveContents
 from ptycho_backends.builtin_backends import framework_modules
 from ptycho_backends.config import TrainingConfig
-from ptycho_backends.errors import ArchiveError
+from ptycho_backends.errors import ArchiveError, printable
 from ptycho_backends.files import exact_json
+from ptycho_backends.files.budget import only
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.files.safe_hdf5 import hdf5_bytes
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME, Members, open_members
@@ -117,18 +118,14 @@ def load_archive_history(path: str | os.PathLike[str]) -> tuple[EpochRecord, ...
 
 
 def _read(path: Path) -> ArchiveContents:
-    if is_checkpoint(path):
-        model = load_checkpoint(path)
-        return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights))
-    try:
+    with only(ArchiveError, path, "a readable model"):
+        if is_checkpoint(path):
+            model = load_checkpoint(path)
+            return ArchiveContents(model, _params_snapshot(member.ConfigMember.of(model), model.weights))
         with open_members(path) as members:
             if is_genuine(members):
                 return read_genuine(members)
             return _read_members(members)
-    except ArchiveError as error:
-        raise ArchiveError(f"{path}: {error}") from error
-    except MemoryError as error:
-        raise ArchiveError(f"{path}: needs more memory than there is") from error
 
 
 def is_genuine(members: Members) -> bool:
@@ -362,7 +359,10 @@ class ArchiveSummary:
         ]
 
     def __str__(self) -> str:
-        return "\n".join(f"{label:<8} {value}" for label, value in self.lines())
+        # of a stranger's file, in which a line feed or an escape sequence may forge other lines
+        return "\n".join(
+            f"{label:<8} {printable(value).replace(chr(10), ' ')}" for label, value in self.lines()
+        )
 
 
 def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
@@ -397,13 +397,11 @@ def inspect_archive(path: str | os.PathLike[str]) -> ArchiveSummary:
 
 
 def _heading(path: Path) -> dict[str, Any]:
-    if is_checkpoint(path):
-        return {**checkpoint_heading(path), "models": MODELS}
-    try:
+    with only(ArchiveError, path, "a readable model"):
+        if is_checkpoint(path):
+            return {**checkpoint_heading(path), "models": MODELS}
         with open_members(path) as members:
             return {**_archive_heading(members), "members": tuple(sorted(members.sizes.items()))}
-    except ArchiveError as error:
-        raise ArchiveError(f"{path}: {error}") from error
 
 
 def _archive_heading(members: Members) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ptycho_backends.archive.members import ArchiveContents
 from ptycho_backends.builtin_backends import backend_of_framework
 from ptycho_backends.config import ModelConfig, TrainingConfig, from_values, raise_if_any, validate
 from ptycho_backends.errors import ArchiveError, ConfigError
+from ptycho_backends.files.budget import MAX_PICKLE_BYTES
 from ptycho_backends.files.data_pickle import load_data
 from ptycho_backends.files.safe_zip import Members, ZipMembers
 from ptycho_backends.files.torch_file import StoredTensor, TorchFile
@@ -63,13 +64,13 @@ _MODEL_FIELDS = (
     "cbam_encoder", "object_big", "probe_big", "pad_object",
 )  # fmt: skip
 _DATA_FIELDS = ("nphotons", "normalize", "data_scaling", "phase_subtraction")
-_MAX_PICKLE_BYTES = 64 << 20
 _COPIES = 4
 
 
 def is_port_version(manifest: Any) -> bool:
     """Recognise the manifest of an archive that the port wrote."""
-    return isinstance(manifest, dict) and manifest.get("version") == VERSION
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    return type(version) is str and version == VERSION
 
 
 def is_port_checkpoint(content: Any) -> bool:
@@ -94,7 +95,7 @@ def read_port_archive(members: Members) -> ArchiveContents:
     for name in members.sizes:
         if members.packed:
             members.read(name, member.MAX_WEIGHTS_BYTES)
-    legacy = load_data(members.read(PARAMS, _MAX_PICKLE_BYTES), PARAMS)
+    legacy = load_data(members.read(PARAMS, MAX_PICKLE_BYTES), PARAMS)
     if not isinstance(legacy, dict) or not all(type(key) is str for key in legacy):
         raise ArchiveError(f"{PARAMS}: want a dictionary")
     if CONFIGS not in members.sizes:
@@ -102,7 +103,7 @@ def read_port_archive(members: Members) -> ArchiveContents:
             f"{CONFIGS}: missing, and with it the settings of the network; save the model again with a newer "
             f"release of the port, or {CURE}"
         )
-    configs = _torch_file(members, CONFIGS, _MAX_PICKLE_BYTES).content
+    configs = _torch_file(members, CONFIGS, MAX_PICKLE_BYTES).content
     model = _model(_torch_file(members, WEIGHTS, member.MAX_WEIGHTS_BYTES), None, configs, CONFIGS)
     snapshot = {**params.defaults(), **{key: value for key, value in legacy.items() if key != "_version"}}
     return ArchiveContents(model, _completed(snapshot, model))
@@ -137,7 +138,7 @@ def _completed(snapshot: dict[str, Any], model: TrainedModel) -> dict[str, Any]:
 def _torch_file(members: Members, name: str, limit: int) -> TorchFile:
     try:
         # torch.save writes zip64 however small the file is
-        return TorchFile(ZipMembers(BytesIO(members.read(name, limit)), zip64=True))
+        return TorchFile(ZipMembers(BytesIO(members.read(name, limit)), zip64=True, budget=members.budget))
     except ArchiveError as error:
         raise ArchiveError(f"{name}: {error}") from error
 
@@ -195,7 +196,9 @@ def _config(configs: Any, tensors: Mapping[str, StoredTensor], source: str) -> T
     training = configs.get("training_config")
     training = training if type(training) is dict else {}
     wrong = [
-        f"{name}={network[name]!r:.40}" for name, known in _KNOWN.items() if network.get(name, known) != known
+        f"{name}={network[name]!r:.40}"
+        for name, known in _KNOWN.items()
+        if name in network and (type(network[name]) is not type(known) or network[name] != known)
     ]
     if wrong:
         raise ArchiveError(

@@ -9,8 +9,15 @@ import typer
 
 from ptycho_backends.cli.options import Debug, Verbose, option
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading
-from ptycho_backends.cli.reporting import EXIT_ERROR, described, session
+from ptycho_backends.cli.reporting import EXIT_ERROR, described, echo, session
 from ptycho_backends.errors import ArchiveError, ConfigError, ScanError
+from ptycho_backends.files.budget import (
+    MAX_CONFIG_BYTES,
+    MAX_LINE,
+    MAX_TABLE_BYTES,
+    MAX_TEXT_BYTES,
+    bounded_bytes,
+)
 
 Draw = Callable[[Path], Path]
 Description = tuple[str, Draw | None]
@@ -47,11 +54,11 @@ def inspect(
             _inspect_archive(path, picture)
             return
         text, draw = _folder(path, reading) if path.is_dir() else _file(path, reading)
-        typer.echo(text)
+        echo(text)
         if picture is not None:
             if draw is None:
                 raise ConfigError(f"picture: there is nothing to draw of {path}")
-            typer.echo(f"wrote {draw(picture)}")
+            echo(f"wrote {draw(picture)}")
 
 
 def _is_archive(path: Path) -> bool:
@@ -76,13 +83,13 @@ def _inspect_archive(path: Path, picture: Path | None) -> None:
     from ptycho_backends.archive.model_file import inspect_archive
 
     summary = inspect_archive(path)
-    typer.echo(str(summary))
+    echo(str(summary))
     if not summary.whole:
         raise typer.Exit(EXIT_ERROR)
     if picture is not None:
         from ptycho_backends.archive.model_file import load_archive_history
 
-        typer.echo(f"wrote {_history_drawing(load_archive_history(path), path)(picture)}")
+        echo(f"wrote {_history_drawing(load_archive_history(path), path)(picture)}")
 
 
 def _folder(path: Path, reading: Reading) -> Description:
@@ -148,13 +155,11 @@ def _scan_or_result(path: Path, reading: Reading) -> Description:
 
 
 def _names_in_npz(path: Path) -> set[str]:
-    import zipfile
+    from ptycho_backends.files.npz_file import NpzFile
 
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return set()
+    with contextlib.suppress(ScanError), NpzFile(path) as archive:
+        return set(archive.names)
+    return set()
 
 
 def _scan(path: Path, reading: Reading) -> Description:
@@ -221,15 +226,13 @@ def _table(path: Path) -> Description:
     """A history of training, or another table."""
     from ptycho_backends.archive.members import history_from_bytes
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
+    data = bounded_bytes(path, MAX_TABLE_BYTES, ScanError)
     try:
         history = history_from_bytes(data)
     except ArchiveError:
-        lines = data.decode(errors="replace").splitlines()
-        return _row("table", f"{max(len(lines) - 1, 0)} rows of {lines[0] if lines else 'nothing'}"), None
+        first = data.partition(b"\n")[0][:MAX_LINE].decode(errors="replace").strip()
+        rows = max(data.rstrip().count(b"\n"), 0)
+        return _row("table", f"{rows} rows of {first or 'nothing'}"), None
     last = "" if not history else f", last train_loss {history[-1].train_loss:.6g}"
     return _row("history", f"{len(history)} epochs{last}"), _history_drawing(history, path)
 
@@ -248,10 +251,12 @@ def _history_drawing(history: Any, path: Path) -> Draw:
 def _json(path: Path) -> Description:
     import json
 
+    from ptycho_backends.files.exact_json import bounded_loads
+
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{path}: not readable as JSON ({error})") from error
+        values = bounded_loads(bounded_bytes(path, MAX_TEXT_BYTES, ScanError), str(path))
+    except ArchiveError as error:
+        raise ScanError(str(error)) from error
     named = values if isinstance(values, dict) else {"": values}
     first = ", ".join(f"{name} {value:.4g}" for name, value in named.items() if isinstance(value, float))
     return f"{_row('values', first or ', '.join(named))}\n{json.dumps(values, indent=2)}", None
@@ -259,16 +264,18 @@ def _json(path: Path) -> Description:
 
 def _settings(path: Path) -> Description:
     from ptycho_backends.config import ExecutionConfig, InferenceConfig, RefinementConfig, TrainingConfig
-    from ptycho_backends.config_file import load_config
+    from ptycho_backends.config_file import config_of, mapping_of
 
+    data = bounded_bytes(path, MAX_CONFIG_BYTES, ConfigError)
     problem: Exception | None = None
+    content = mapping_of(data, path, "settings")
     for kind in (TrainingConfig, InferenceConfig, ExecutionConfig, RefinementConfig):
         try:
-            load_config(path, kind)  # type: ignore[type-var]
+            config_of(content, path, kind)
         except ConfigError as error:
             problem = problem or error
             continue
-        return f"{_row('settings', f'valid {kind.__name__}')}\n{path.read_text('utf-8')}", None
+        return f"{_row('settings', f'valid {kind.__name__}')}\n{data.decode(errors='replace')}", None
     raise ConfigError(str(problem))
 
 

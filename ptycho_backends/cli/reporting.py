@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ptycho_backends.errors import PtychoBackendsError
+from ptycho_backends.errors import PtychoBackendsError, printable
 
 if TYPE_CHECKING:
     from ptycho_backends.config import ExecutionConfig
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 """Prints a line, or nothing."""
 
+
+def echo(text: object, err: bool = False) -> None:
+    """Print a line; texts from files cannot steer the terminal."""
+    typer.echo(printable(text), err=err)
+
+
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
@@ -31,7 +37,7 @@ EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 def session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
     """Logging to stderr while a command runs; errors of this library become one line and exit code 2.
 
-    Yields `typer.echo`, or with `--quiet` a function that prints nothing.
+    Yields `echo`, or with `--quiet` a function that prints nothing.
     """
     from ptycho_backends.registry import logger_names
 
@@ -50,16 +56,16 @@ def session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
     try:
         with warnings.catch_warnings():
             logging.captureWarnings(True)
-            yield (lambda text: None) if quiet else typer.echo
+            yield (lambda text: None) if quiet else echo
     except PtychoBackendsError as error:
         if debug:
             raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(EXIT_ERROR) from error
     except KeyboardInterrupt:
         if debug:
             raise
-        typer.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         logging.captureWarnings(False)
@@ -73,7 +79,7 @@ class _Lines(logging.Formatter):
     """`warning: text`, in the form of the errors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {' '.join(super().format(record).split())}"
+        return f"{record.levelname.lower()}: {printable(' '.join(super().format(record).split()))}"
 
 
 def epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochCallback | None":
@@ -202,7 +208,7 @@ def report(result: "RunResult", say: Say, again: str | None = None) -> None:
             else f"{len(passes)} passes"
         )
         by = "" if result.signal is None else f" by {signal.Signals(result.signal).name}"
-        typer.echo(f"interrupted{by} after {done}; go on with: {again}", err=True)
+        echo(f"interrupted{by} after {done}; go on with: {again}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED if result.signal is None else 128 + result.signal)
 
 

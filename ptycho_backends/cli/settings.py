@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
@@ -22,7 +21,7 @@ from ptycho_backends.config import (
     from_values,
     raise_if_any,
 )
-from ptycho_backends.config_file import load_config
+from ptycho_backends.config_file import load_config, load_config_with_names
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.recipes import (
@@ -116,9 +115,11 @@ def training_job(
 
     Options win over the YAML file, the file over the configuration of the model that is resumed.
     """
-    base = None if config_file is None else load_config(config_file)
+    base: TrainingConfig | None = None
+    named: set[str] = set()
+    if config_file is not None:
+        base, named = load_config_with_names(config_file, TrainingConfig)
     architecture = model.get("architecture")
-    named = set() if config_file is None else _named_fields(config_file)
     # the file's backend only if the file names one: a default is no choice
     chosen = get_backend(backend, config=base if "backend" in named else None)
     resumed = None if resume is None else model_to_resume(resumable_file(resume), chosen.load)
@@ -211,8 +212,9 @@ def inference_job(
     inference: Given,
 ) -> InferenceJob:
     """Load the model, choose the backend, and derive the configuration for `scan`, that of the file `path`."""
-    base = InferenceConfig() if config_file is None else load_config(config_file, InferenceConfig)
-    named = set() if config_file is None else _named_fields(config_file)
+    base, named = InferenceConfig(), set[str]()
+    if config_file is not None:
+        base, named = load_config_with_names(config_file, InferenceConfig)
     chosen = get_backend(backend, config=base if "backend" in named else None)
     model = chosen.load(model_path)
     given = _only_given(inference)
@@ -287,12 +289,6 @@ def execution_config(
 
 def _only_given(options: Given) -> Given:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _named_fields(path: Path) -> set[str]:
-    """Names of the fields, the model's among them, that a file which `load_config` has accepted gives."""
-    content = yaml.safe_load(path.read_bytes())
-    return set(content) | set(content.get("model") or {})
 
 
 def refinement_config(refine: str | None, default: str, **given: Any) -> RefinementConfig | None:

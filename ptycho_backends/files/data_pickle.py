@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.budget import MAX_INTEGER_BITS, MAX_OBJECTS, MAX_PICKLE_BYTES, Budget
 
-MAX_INSTRUCTIONS = 200_000
 MAX_NESTING = 16
-MAX_VALUES = 100_000
-MAX_ARRAY_BYTES = 256 << 20
+MAX_SHARED_BYTES = 1 << 20
 
 _NDARRAY = ("numpy", "ndarray")
 _DTYPE = ("numpy", "dtype")
@@ -62,7 +61,6 @@ class Vocabulary:
     """Gives a stand-in its state; `ArchiveError` if it has none."""
     referred: Callable[[Any], Any] | None = None
     """Value of a persistent id, a reference to something outside the pickle; None if none may occur."""
-    max_instructions: int = MAX_INSTRUCTIONS
 
 
 @dataclass
@@ -82,10 +80,12 @@ class _Array:
 def load_data(data: bytes, member: str, vocabulary: Vocabulary | None = None) -> Any:
     """The value that the pickle `data` describes: None, numbers, text, bytes, containers, NumPy arrays.
 
+    Parts that are referred to several times count as often, so what is returned can be walked through and printed.
+
     Parameters
     ----------
     data : bytes
-        Pickle of any protocol; the caller bounds its size.
+        Pickle of any protocol, of at most `budget.MAX_PICKLE_BYTES`.
     member : str
         Name of the file within its archive, for messages.
     vocabulary : Vocabulary, optional
@@ -97,30 +97,34 @@ def load_data(data: bytes, member: str, vocabulary: Vocabulary | None = None) ->
         If it is damaged, names a global that is not in the vocabulary (`KNOWN_GLOBALS` by default), or
         builds anything but data.
     """
+    if len(data) > MAX_PICKLE_BYTES:
+        raise ArchiveError(f"{member}: {len(data)} bytes, want at most {MAX_PICKLE_BYTES}")
+    budget = Budget(nesting=MAX_NESTING)
     try:
-        return _Finisher().finished(_Machine(vocabulary or _NUMPY).run(data), 0)
+        return _Finisher(len(data)).finished(_Machine(vocabulary or _NUMPY, budget).run(data), 0)
     except ArchiveError as error:
         raise ArchiveError(f"{member}: {error}") from None
     except Exception as error:  # pickletools meets damage with many kinds of exception
-        raise ArchiveError(f"{member}: damaged ({type(error).__name__}: {error})") from error
+        raise ArchiveError(f"{member}: damaged ({type(error).__name__}: {error!s:.200})") from error
 
 
 class _Machine:
     """The stack machine: `run` carries out the instructions that `pickletools` finds."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, vocabulary: Vocabulary, budget: Budget) -> None:
+        self.vocabulary, self.budget = vocabulary, budget
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count > self.vocabulary.max_instructions:
-                raise ArchiveError(f"more than {self.vocabulary.max_instructions} instructions")
+        for opcode, argument, _ in pickletools.genops(data):
+            self.budget.spend_objects()
             name = opcode.name
             if name == "STOP":
                 return self.pop()
             if name in _PUSHING:
+                if type(argument) is int and argument.bit_length() > MAX_INTEGER_BITS:
+                    raise ArchiveError(f"an integer of more than {MAX_INTEGER_BITS} bits")
                 self.stack.append(argument)
             elif name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[name]())
@@ -162,9 +166,25 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise ArchiveError("damaged; keys for what is no dictionary")
-        _fill(target, items)
+        self.fill(target, items)
+
+    def dictionary(self, items: list[Any]) -> dict:
+        found: dict = {}
+        self.fill(found, items)
+        return found
+
+    def fill(self, target: dict, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # other keys could take for ever to hash, or be the machine's own stand-ins
+            if type(key) not in (str, int, bool, float, type(None)):
+                raise ArchiveError(f"a {type(key).__name__} as key of a dictionary")
+            self.budget.spend_key(key)
+            target[key] = value
 
     def name_global(self, module: Any, name: Any) -> None:
+        # other values could take for ever to hash
+        if type(module) is not str or type(name) is not str:
+            raise ArchiveError("names something by what is no text")
         if (module, name) not in self.vocabulary.known:
             raise ArchiveError(f"names {module}.{name}, which is not data")
         self.stack.append(Global(module, name))
@@ -178,20 +198,6 @@ class _Machine:
     def build(self) -> None:
         state = self.pop()
         self.vocabulary.set_state(self.stack[-1], state)
-
-
-def _fill(target: dict, items: list[Any]) -> None:
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        # Other keys could be made to collide, or to be the machine's own stand-ins.
-        if type(key) not in (str, int, bool, float, type(None)):
-            raise ArchiveError(f"a {type(key).__name__} as key of a dictionary")
-        target[key] = value
-
-
-def _dictionary(items: list[Any]) -> dict:
-    found: dict = {}
-    _fill(found, items)
-    return found
 
 
 _PUSHING = {
@@ -217,7 +223,7 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "LIST": lambda machine, _: machine.stack.append(machine.pop_to_mark()),
     "APPEND": lambda machine, _: machine.append(machine.pop_many(1)),
     "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
-    "DICT": lambda machine, _: machine.stack.append(_dictionary(machine.pop_to_mark())),
+    "DICT": lambda machine, _: machine.stack.append(machine.dictionary(machine.pop_to_mark())),
     "SETITEM": lambda machine, _: machine.set_items(machine.pop_many(2)),
     "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
     "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
@@ -242,7 +248,7 @@ def _called(function: Global, arguments: tuple) -> Any:
     if function.key == _DTYPE:
         code = arguments[0]
         if type(code) is not str or code.lstrip("<>=|") not in _DTYPES:
-            raise ArchiveError(f"an array of {code!r}, want numbers")
+            raise ArchiveError(f"an array of {code!r:.40}, want numbers")
         return _Dtype(np.dtype(code))
     if function.key in _RECONSTRUCT:
         if not arguments or not _is_ndarray(arguments[0]):
@@ -299,7 +305,7 @@ def _array(state: Any) -> NDArray:
     if not sizes_known or type(dtype) is not _Dtype or type(data) is not bytes:
         raise ArchiveError("an array with an unknown state")
     if len(shape) > 16 or math.prod(shape) * dtype.dtype.itemsize != len(data):
-        raise ArchiveError(f"an array of shape {shape} and {dtype.dtype} in {len(data)} bytes")
+        raise ArchiveError(f"an array of shape {shape[:16]!s:.200} and {dtype.dtype} in {len(data)} bytes")
     # a view of the pickle's own bytes; `_Finisher` copies the arrays that are kept
     return np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -307,40 +313,51 @@ def _array(state: Any) -> NDArray:
 class _Finisher:
     """Puts arrays in the place of stand-ins; shared parts are copied once.
 
-    References make a small pickle into an endless or an exponentially large value, hence the limits.
+    References make a small pickle into an endless or an exponentially large value, hence the limits: a part counts
+    as often as it is referred to.
     """
 
-    def __init__(self) -> None:
-        self.values_left, self.bytes_left = MAX_VALUES, MAX_ARRAY_BYTES
-        self.done: dict[int, Any] = {}
+    def __init__(self, size: int) -> None:
+        # each array is bytes of the pickle, but any number of arrays may be views of the same
+        self.bytes_left = size + MAX_SHARED_BYTES
+        self.done: dict[int, tuple[Any, int]] = {}
 
     def finished(self, value: Any, depth: int) -> Any:
-        self.values_left -= 1
-        if depth > MAX_NESTING or self.values_left < 0:
-            raise ArchiveError("nested too deeply, or too many values")
+        return self._finished(value, depth)[0]
+
+    def _finished(self, value: Any, depth: int) -> tuple[Any, int]:
+        """A value, and the number of values in it."""
+        if depth > MAX_NESTING:
+            raise ArchiveError("nested too deeply")
         if type(value) is Global or value is _MARK:
             raise ArchiveError("a name where a value is wanted")
         if type(value) is _Dtype:
-            return value.dtype
+            return value.dtype, 1
         if type(value) not in (_Array, list, tuple, dict):
-            return value
+            return value, 1
         if id(value) not in self.done:
             self.done[id(value)] = self._copied(value, depth + 1)
         return self.done[id(value)]
 
-    def _copied(self, value: Any, depth: int) -> Any:
+    def _copied(self, value: Any, depth: int) -> tuple[Any, int]:
         if type(value) is _Array:
-            return self._array(value)
-        parts = value.values() if type(value) is dict else value
-        finished = [self.finished(part, depth) for part in parts]
-        return dict(zip(value, finished, strict=True)) if type(value) is dict else type(value)(finished)
+            return self._array(value), 1
+        finished, count = [], 1
+        for part in value.values() if type(value) is dict else value:
+            inner, inside = self._finished(part, depth)
+            finished.append(inner)
+            count += inside
+            if count > MAX_OBJECTS:
+                raise ArchiveError(f"more than {MAX_OBJECTS} values")
+        copied = dict(zip(value, finished, strict=True)) if type(value) is dict else type(value)(finished)
+        return copied, count
 
     def _array(self, array: _Array) -> NDArray:
         if array.values is None:
             raise ArchiveError("an array without values")
         self.bytes_left -= array.values.nbytes
         if self.bytes_left < 0:
-            raise ArchiveError(f"arrays of more than {MAX_ARRAY_BYTES} bytes")
+            raise ArchiveError("arrays that are larger together than the file, so they share their numbers")
         return np.array(array.values, array.values.dtype.newbyteorder("="))
 
 

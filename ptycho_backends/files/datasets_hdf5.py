@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.budget import BY_FRAME, PLAIN, SPARSE
 from ptycho_backends.files.file_kind import require_hdf5
+from ptycho_backends.files.hdf5_chunks import Chunks
 from ptycho_backends.files.located_hdf5 import (
     MAX_CHUNK_BYTES,
     Hdf5Tree,
@@ -36,7 +38,7 @@ _CACHE_SLOTS = 10_007
 MAX_TEXT = 1 << 16
 
 # Of a listing of unknown files.
-MAX_LISTED, MAX_GROUPS = 1000, 200
+MAX_LISTED, MAX_GROUPS, MAX_LOOKED_AT = 1000, 200, 4000
 MAX_DEPTH = 8
 
 
@@ -83,7 +85,8 @@ class DatasetFile:
             attributes = self._tree.find(name).attrs
             for key in attributes:
                 # an array of any size may be claimed, so its values are not looked at
-                if attributes.get_id(key).shape not in ((), (1,)):
+                known = attributes.get_id(key)
+                if known.shape not in ((), (1,)) or known.dtype.itemsize > MAX_TEXT:
                     continue
                 value = attributes[key]
                 if (plain := _plain(value.item() if np.ndim(value) else value)) is not None:
@@ -139,7 +142,7 @@ class DatasetFile:
                 found = self._tree.find(name)
                 is_text = isinstance(found, h5py.Dataset) and found.dtype.kind in "OS" and found.size == 1
                 # elsewhere there may be anything of the machine's
-                is_text = is_text and not found.external and not found.is_virtual
+                is_text = is_text and not found.external and not found.is_virtual and found.chunks is None
                 value = found[()] if is_text and found.dtype.itemsize <= MAX_TEXT else None
         except ScanError:
             return None
@@ -150,11 +153,13 @@ class DatasetFile:
         """Shapes of the arrays of numbers in the file, by their paths; at most `MAX_LISTED` of them."""
         found: dict[str, tuple[int, ...]] = {}
         # groups may hold themselves, so their number is limited too
-        open_groups, visited = [("", 0)], 0
-        while open_groups and len(found) < MAX_LISTED and visited < MAX_GROUPS:
+        open_groups, visited, looked_at = [("", 0)], 0, 0
+        while open_groups and len(found) < MAX_LISTED and visited < MAX_GROUPS and looked_at < MAX_LOOKED_AT:
             group, depth = open_groups.pop(0)
             visited += 1
-            for member in self.members(group)[:MAX_LISTED]:
+            members = self.members(group)[:MAX_LISTED]
+            looked_at += len(members)
+            for member in members:
                 path = f"{group}/{member}"
                 shape = self.shape(path)
                 if shape is not None:
@@ -163,16 +168,24 @@ class DatasetFile:
                     open_groups.append((path, depth + 1))
         return found
 
-    def array(self, name: str) -> NDArray:
+    def array(self, name: str, *, sparse: bool = False) -> NDArray:
         """Read the data set `name`, numbers in the machine's byte order.
+
+        Parameters
+        ----------
+        name : str
+        sparse : bool
+            True for patterns, which may be zero almost everywhere and so shrink to less than other arrays.
 
         Raises
         ------
         ScanError
-            If it is missing, no plain array of numbers, damaged, or claims to be larger than the file can hold.
+            If it is missing, no plain array of numbers, damaged, or unpacks to far more than a genuine one does.
         """
         with _explained(self._path):
-            dataset = self._tree.dataset(name)
+            dataset = self._tree.dataset(name, SPARSE if sparse else PLAIN)
+            if dataset.chunks is not None and dataset.ndim and not dataset.is_virtual:
+                Chunks(name, dataset).require_bounded(dataset, 0, len(dataset))
             array = np.empty(dataset.shape, dataset.dtype.newbyteorder("="))
             if array.size:
                 dataset.read_direct(array)
@@ -199,7 +212,7 @@ class DatasetFile:
             As `array`.
         """
         with _explained(self._path):
-            dataset = self._tree.dataset(name)
+            dataset = self._tree.dataset(name, BY_FRAME)
             shape, dtype = dataset.shape, dataset.dtype
             if len(shape) != 3:
                 raise ScanError(f"{name}: got shape {shape}, want patterns (M, N, N)")
@@ -223,6 +236,8 @@ class Hdf5Patterns(StoredPatterns):
         self.shape, self.dtype = dataset.shape, dataset.dtype.newbyteorder("=")
         self._path, self._name = dataset.file.filename, dataset.name
         self._kept_bytes = _kept_bytes(dataset)
+        is_packed = dataset.chunks is not None and not dataset.is_virtual
+        self._chunks = Chunks(self._name, dataset) if is_packed else None
         self._opened: tuple[int, h5py.Dataset] | None = None
 
     def read(self, indices: NDArray[np.int64]) -> NDArray:
@@ -234,6 +249,8 @@ class Hdf5Patterns(StoredPatterns):
             dataset = self._dataset()
             for run in runs if len(wanted) else ():
                 first, last = wanted[run[0]], wanted[run[-1]]
+                if self._chunks is not None:
+                    self._chunks.require_bounded(dataset, first, last)
                 dataset.read_direct(found, np.s_[first : last + 1], np.s_[run[0] : run[-1] + 1])
         return found if np.array_equal(wanted, indices) else found[inverse]
 

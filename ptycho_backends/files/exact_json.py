@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.budget import MAX_INTEGER_BITS, MAX_NESTING, MAX_OBJECTS, MAX_TEXT_BYTES, Budget
 
 # A value without a form in JSON is an object with one key that starts with this. Plain dictionaries with such keys
 # are written as "$dict", so nothing is mistaken for a tag.
 TAG = "$"
-
-MAX_NESTING = 64
 
 # float128 is missing: its digits are not the same on every machine.
 SCALAR_TYPES = (
@@ -48,7 +47,7 @@ def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
     Parameters
     ----------
     data : bytes
-        UTF-8 JSON; the caller bounds its size.
+        UTF-8 JSON of at most `budget.MAX_TEXT_BYTES`.
     name : str
         Of the archive's member, for messages.
     fetch_array : callable, optional
@@ -60,7 +59,7 @@ def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
         Not JSON, NaN or infinite numbers, a key given twice, nesting too deep, an unknown tag.
     """
     try:
-        return _decoded(plain_loads(data, name), fetch_array, 0)
+        return _decoded(plain_loads(data, name), fetch_array, 0, Budget(nesting=2 * MAX_NESTING))
     except ArchiveError as error:
         raise error if str(error).startswith(f"{name}: ") else ArchiveError(f"{name}: {error}") from None
     except (KeyError, ValueError, TypeError, OverflowError, AttributeError) as error:
@@ -69,17 +68,40 @@ def loads(data: bytes, name: str, fetch_array: FetchArray | None = None) -> Any:
 
 def plain_loads(data: bytes, name: str) -> Any:
     """JSON without tags; strict as `loads` is."""
+    return bounded_loads(
+        data,
+        name,
+        object_pairs_hook=_without_duplicates,
+        parse_float=_finite,
+        parse_constant=_finite,
+    )
+
+
+def bounded_loads(data: bytes, name: str, **hooks: Any) -> Any:
+    """JSON of at most `budget.MAX_TEXT_BYTES` and `budget.MAX_OBJECTS` values; `hooks` as those of `json.loads`.
+
+    Raises
+    ------
+    ArchiveError
+    """
+    if len(data) > MAX_TEXT_BYTES:
+        raise ArchiveError(f"{name}: {len(data)} bytes, want at most {MAX_TEXT_BYTES}")
+    # each value but the first stands behind one of these
+    if sum(map(data.count, (b"[", b"{", b",", b":"))) > MAX_OBJECTS:
+        raise ArchiveError(f"{name}: more than {MAX_OBJECTS} values, which are in no genuine file")
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_float=_finite,
-            parse_constant=_finite,
-        )
+        return json.loads(data.decode("utf-8"), parse_int=_short, **hooks)
     except RecursionError as error:
         raise ArchiveError(f"{name}: nested too deeply") from error
     except ValueError as error:
-        raise ArchiveError(f"{name}: not the JSON that this library writes ({error})") from error
+        raise ArchiveError(f"{name}: not JSON as this library writes it ({error})") from error
+
+
+def _short(text: str) -> int:
+    value = int(text)
+    if value.bit_length() > MAX_INTEGER_BITS:
+        raise ValueError(f"an integer of more than {MAX_INTEGER_BITS} bits")
+    return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,12 +154,11 @@ def _encoded_scalar(value: np.generic) -> dict[str, list]:
     return {"$numpy": [name, _encoded(value.item(), 0)]}
 
 
-def _decoded(value: Any, fetch_array: FetchArray | None, depth: int) -> Any:
-    if depth > 2 * MAX_NESTING:
-        raise ArchiveError("nested too deeply")
+def _decoded(value: Any, fetch_array: FetchArray | None, depth: int, budget: Budget) -> Any:
+    budget.require_depth(depth)
 
     def inner(item: Any) -> Any:
-        return _decoded(item, fetch_array, depth + 1)
+        return _decoded(item, fetch_array, depth + 1, budget)
 
     if isinstance(value, list):
         return [inner(item) for item in value]
@@ -152,7 +173,12 @@ def _decoded(value: Any, fetch_array: FetchArray | None, depth: int) -> Any:
     if tag == "$tuple" and isinstance(content, list):
         return tuple(inner(item) for item in content)
     if tag == "$dict" and isinstance(content, list):
-        return {inner(key): inner(item) for key, item in content}
+        found = {}
+        for pair in content:
+            key, item = map(inner, pair)
+            budget.spend_key(key)
+            found[key] = item
+        return found
     if tag == "$float" and content in ("nan", "inf", "-inf"):
         return float(content)
     if tag == "$complex" and isinstance(content, list):

@@ -12,6 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.budget import (
+    PLAIN,
+    Growth,
+    require_growth,
+)
+from ptycho_backends.files.hdf5_chunks import Chunks
 
 if TYPE_CHECKING:
     import h5py
@@ -19,10 +25,11 @@ if TYPE_CHECKING:
 MAX_LINKS = 16
 MAX_NESTED_VIRTUAL = 4
 
-# The most that gzip makes of a byte. Arrays below the second number are read whatever their compression made of them.
-MAX_GROWTH = 1032
-SMALL_BYTES = 64 << 20
 MAX_CHUNK_BYTES = 1 << 30
+# Of a chunk of a small data set, which is unpacked as a whole.
+SMALL_CHUNK_BYTES = 32 << 20
+# Sources of virtual data sets are looked into as a whole, where that is quick.
+MAX_LOOKED_AT_BYTES = 64 << 20
 
 _HARD = ("", "")
 _LOCKED = ("unable to lock file", "already open for")
@@ -60,21 +67,22 @@ class Hdf5Tree:
     def close(self) -> None:
         self._opened.close()
 
-    def dataset(self, name: str) -> "h5py.Dataset":
-        """Find the data set `name`, and check that all of it can be read.
+    def dataset(self, name: str, growth: Growth = PLAIN) -> "h5py.Dataset":
+        """Find the data set `name`, and check that all of it can be read, and what it may unpack to.
 
         Raises
         ------
         ScanError
-            If there is none, it holds no numbers, was not written in full, is larger than its files can
-            hold, or a part of it lies in a file outside the folder.
+            If there is none, it holds no numbers, was not written in full, unpacks to far more than a genuine one
+            does, or a part of it lies in a file outside the folder.
         """
         import h5py
 
         found = self.find(name)
         if not isinstance(found, h5py.Dataset):
             raise ScanError(f"{name}: a group, want an array")
-        _require_sane_size(name, found, self._require_stored(name, found, MAX_NESTED_VIRTUAL))
+        _require_numbers(name, found)
+        _require_sane_size(name, found, self._require_stored(name, found, MAX_NESTED_VIRTUAL), growth)
         return found
 
     def find(self, name: str) -> Any:
@@ -128,7 +136,7 @@ class Hdf5Tree:
         return place
 
     def _require_stored(self, name: str, dataset: "h5py.Dataset", nested_left: int) -> int:
-        """Check that all parts of a data set are in files that may be read; return the bytes of these."""
+        """Check that all parts of a data set are in files that may be read; return the bytes that they take."""
         from h5py import h5d
 
         if dataset.external:
@@ -142,7 +150,7 @@ class Hdf5Tree:
             _require_chunks(name, dataset)
         elif layout == h5d.CONTIGUOUS and dataset.size and not dataset.id.get_storage_size():
             raise ScanError(f"{name}: was never written")
-        return os.path.getsize(dataset.file.filename)
+        return min(int(dataset.id.get_storage_size()), os.path.getsize(dataset.file.filename))
 
     def _require_sources(self, name: str, dataset: "h5py.Dataset", nested_left: int) -> int:
         """The C library would fill in zeros for a source that is not there."""
@@ -164,6 +172,10 @@ class Hdf5Tree:
                     if not isinstance(source, h5py.Dataset):
                         raise ScanError(f"{label} is a group, want an array")
                     file_bytes += self._require_stored(label, source, nested_left)
+                    if source.chunks is not None and not source.is_virtual and source.ndim:
+                        chunks = Chunks(label, source)
+                        if chunks.stored_bytes <= MAX_LOOKED_AT_BYTES:
+                            chunks.require_bounded(source, 0, len(source))
         return file_bytes
 
     def _files_of_source(self, name: str, holder: "h5py.File", file_name: str) -> Iterable[Path]:
@@ -211,9 +223,10 @@ def _steps(path: str) -> list[str]:
 def _require_chunks(name: str, dataset: "h5py.Dataset") -> None:
     """Check that all chunks were written, are of a sane size, and can be unpacked."""
     side = dataset.chunks
-    if math.prod(side) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
+    most = min(MAX_CHUNK_BYTES, max(SMALL_CHUNK_BYTES, 4 * dataset.size * dataset.dtype.itemsize))
+    if math.prod(side) * dataset.dtype.itemsize > most:
         raise ScanError(
-            f"{name}: chunks of {side}, each more than {MAX_CHUNK_BYTES} bytes, and whole chunks must be read; "
+            f"{name}: chunks of {side}, each more than {most} bytes, and whole chunks must be read; "
             "write smaller ones with `h5repack -l CHUNK=...`"
         )
     if dataset.size:
@@ -249,9 +262,11 @@ def holds_numbers(dtype: Any) -> bool:
     return dtype.kind in "biufc"
 
 
-def _require_sane_size(name: str, dataset: "h5py.Dataset", file_bytes: int) -> None:
-    shape, dtype = dataset.shape, dataset.dtype
-    if shape is None or not holds_numbers(dtype):
-        raise ScanError(f"{name}: got {dtype}, want numbers")
-    if math.prod(shape) * dtype.itemsize > max(SMALL_BYTES, MAX_GROWTH * file_bytes):
-        raise ScanError(f"{name}: claims shape {shape}, more than {file_bytes} bytes of files can hold")
+def _require_numbers(name: str, dataset: "h5py.Dataset") -> None:
+    if dataset.shape is None or not holds_numbers(dataset.dtype):
+        raise ScanError(f"{name}: got {dataset.dtype!s:.80}, want numbers")
+
+
+def _require_sane_size(name: str, dataset: "h5py.Dataset", stored: int, growth: Growth) -> None:
+    nbytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    require_growth(ScanError, f"{name}, which claims shape {dataset.shape}", nbytes, stored, growth)

@@ -6,12 +6,14 @@ import stat
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.budget import MAX_MEMBERS, PLAIN, Budget
 from ptycho_backends.files.file_kind import words_for
 
 ARCHIVE_NAME = "wts.h5.zip"
@@ -19,7 +21,6 @@ MANIFESTS = ("manifest.json", "manifest.dill")
 
 # An archive has about ten members; a run folder that a user zipped may have thousands of files.
 MAX_DIRECTORY_BYTES = 8 << 20
-MAX_MEMBERS = 20_000
 MAX_NESTED_ARCHIVE_BYTES = 4 << 30
 SPOOL_BYTES = 64 << 20
 
@@ -28,7 +29,14 @@ _ZIP64_LOCATOR = struct.Struct("<4sLQL")
 _ZIP64_LOCATOR_SIGN = b"PK\x06\x07"
 _ZIP64_END_RECORD = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_END_RECORD_SIGN = b"PK\x06\x06"
+_LOCAL_HEADER = struct.Struct("<4sHHH4xLLLHH")
+_LOCAL_HEADER_SIGN = b"PK\x03\x04"
+_ZIP64_EXTRA, _FULL = 1, 0xFFFFFFFF
 _ENCRYPTED_BITS = 0x1 | 0x40
+# Degree of compression, sizes behind the data, names in UTF-8.
+_SIZES_BEHIND, _IN_UTF8 = 0x8, 0x800
+_KNOWN_BITS = 0x6 | _SIZES_BEHIND | _IN_UTF8
+_BLOCK = 1 << 20
 
 
 class Members(Protocol):
@@ -36,6 +44,8 @@ class Members(Protocol):
 
     sizes: Mapping[str, int]
     """Declared size of each member in bytes."""
+    budget: Budget
+    """Of the whole file; members that are zips themselves spend from it too."""
     packed: bool
     """True for a zip, in which every member has its purpose; a folder may hold other files too."""
 
@@ -45,64 +55,184 @@ class Members(Protocol):
 
 
 class ZipMembers:
-    """Members of a zip file, which may be a zip64 one only with `zip64`."""
+    """Members of a zip file, which may be a zip64 one only with `zip64`.
+
+    Each is read by the list of members and by its own header, which must agree, and to the very end of its data.
+
+    Parameters
+    ----------
+    stream : binary file
+    zip64 : bool
+    budget : Budget, optional
+        Of the file that this one is within; by default one for the size of `stream`.
+
+    Raises
+    ------
+    ArchiveError
+    """
 
     packed = True
 
-    def __init__(self, stream: IO[bytes], *, zip64: bool = False) -> None:
-        _require_small_directory(stream, zip64)
+    def __init__(self, stream: IO[bytes], *, zip64: bool = False, budget: Budget | None = None) -> None:
+        length = _require_small_directory(stream, zip64)
+        self._stream = stream
+        self.budget = Budget(unpacked=PLAIN.free + PLAIN.times * length) if budget is None else budget
         try:
-            self._zip = zipfile.ZipFile(stream)
+            with zipfile.ZipFile(stream) as archive:
+                infos, end = archive.infolist(), archive.start_dir
         except Exception as error:  # zipfile meets damage with many kinds of exception
             raise ArchiveError(f"not a readable zip file ({error})") from error
         self._infos: dict[str, zipfile.ZipInfo] = {}
-        for info in self._zip.infolist():
+        for info in infos:
             _require_harmless(info)
             if info.filename in self._infos:
                 raise ArchiveError(f"{info.filename}: occurs twice")
             if not info.is_dir():
                 self._infos[info.filename] = info
+        self._ends = _require_apart(infos, end)
         self.sizes: Mapping[str, int] = {name: info.file_size for name, info in self._infos.items()}
 
     def read(self, name: str, limit: int) -> bytes:
-        with self._opened(name, limit) as stream:
-            data = stream.read()
-        self._require_length(name, len(data))
-        return data
+        _require_at_most(name, self._info(name).file_size, limit)
+        return b"".join(self.pieces(name))
 
     def unpacked(self, name: str, limit: int) -> IO[bytes]:
         """The member as a seekable file that is on disk if it is large."""
+        _require_at_most(name, self._info(name).file_size, limit)
         target = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - the caller closes it
         try:
-            written = 0
-            with self._opened(name, limit) as stream:
-                while block := stream.read(1 << 20):
-                    written += target.write(block)
-            self._require_length(name, written)
+            for piece in self.pieces(name):
+                target.write(piece)
         except BaseException:
             target.close()
             raise
         target.seek(0)
         return target
 
-    @contextmanager
-    def _opened(self, name: str, limit: int) -> Iterator[IO[bytes]]:
+    def stored_size(self, name: str) -> int:
+        """Bytes that the member takes in the file."""
+        return self._info(name).compress_size
+
+    def is_compressed(self, name: str) -> bool:
+        return self._info(name).compress_type != zipfile.ZIP_STORED
+
+    def checksum(self, name: str) -> int:
+        """CRC-32 of the member's content, as the file has it."""
+        return self._info(name).CRC
+
+    def data_offset(self, name: str) -> int:
+        """Place in the file of the member's data; its two headers agree."""
+        return self._data_start(self._info(name))
+
+    def pieces(self, name: str, *, within_budget: bool = True) -> Iterator[bytes]:
+        """Content of a member, a megabyte at a time; its length and checksum are known to agree at the end only.
+
+        `within_budget=False` is for a caller that has bounded the size itself.
+        """
+        info = self._info(name)
+        if within_budget and self.is_compressed(name):
+            self.budget.spend_unpacked(name, info.file_size)
+        self._stream.seek(self._data_start(info))
+        checksum, length = 0, 0
+        try:
+            for piece in _inflated(self._stream, info):
+                checksum, length = zlib.crc32(piece, checksum), length + len(piece)
+                if length > info.file_size:
+                    break
+                yield piece
+        except (zlib.error, OSError) as error:
+            raise ArchiveError(f"{name}: damaged ({error})") from error
+        if length != info.file_size:
+            got = f"{length} bytes" if length < info.file_size else "more bytes"
+            raise ArchiveError(f"{name}: {got}, but {info.file_size} were declared")
+        if checksum != info.CRC:
+            raise ArchiveError(f"{name}: damaged (Bad CRC-32)")
+
+    def _info(self, name: str) -> zipfile.ZipInfo:
         if name not in self._infos:
             raise ArchiveError(f"{name}: missing")
-        info = self._infos[name]
-        _require_at_most(name, info.file_size, limit)
-        try:
-            # The stream never yields more than the declared size, and checks the CRC at its end.
-            with self._zip.open(info) as stream:
-                yield stream
-        except ArchiveError:
-            raise
-        except Exception as error:
-            raise ArchiveError(f"{name}: damaged ({error})") from error
+        return self._infos[name]
 
-    def _require_length(self, name: str, length: int) -> None:
-        if length != self.sizes[name]:
-            raise ArchiveError(f"{name}: {length} bytes, but {self.sizes[name]} were declared")
+    def _data_start(self, info: zipfile.ZipInfo) -> int:
+        """Offset of a member's data, once its own header agrees with the list of members."""
+        name = info.filename
+        self._stream.seek(info.header_offset)
+        header = self._stream.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(_LOCAL_HEADER_SIGN):
+            raise ArchiveError(f"{name}: damaged; it is not where the list of members says")
+        _, _, flags, method, checksum, packed, unpacked, name_length, extra_length = _LOCAL_HEADER.unpack(
+            header
+        )
+        own_name, extra = self._stream.read(name_length), self._stream.read(extra_length)
+        if _FULL in (packed, unpacked):
+            packed, unpacked = _zip64_sizes(extra, packed, unpacked)
+        # where the sizes follow the data, the header has zeros
+        found = (checksum, packed, unpacked)
+        behind = flags & _SIZES_BEHIND and found == (0, 0, 0)
+        listed = (info.CRC, info.compress_size, info.file_size)
+        named = own_name == info.orig_filename.encode("utf-8" if info.flag_bits & _IN_UTF8 else "cp437")
+        if (
+            not named
+            or method != info.compress_type
+            or flags != info.flag_bits
+            or (found != listed and not behind)
+        ):
+            raise ArchiveError(f"{name}: damaged; its own header contradicts the list of members")
+        start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        if start + info.compress_size > self._ends[info.header_offset]:
+            raise ArchiveError(f"{name}: its {info.compress_size} bytes reach into what follows")
+        return start
+
+
+def _zip64_sizes(extra: bytes, packed: int, unpacked: int) -> tuple[int, int]:
+    """Sizes of a member's own header, with those that are too large for it from its extra field."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, place)
+        if kind == _ZIP64_EXTRA and place + 4 + length <= len(extra):
+            large = list(struct.unpack_from(f"<{length // 8}Q", extra, place + 4))
+            unpacked = large.pop(0) if unpacked == _FULL and large else unpacked
+            packed = large.pop(0) if packed == _FULL and large else packed
+        place += 4 + length
+    return packed, unpacked
+
+
+def _require_apart(infos: list[zipfile.ZipInfo], end: int) -> dict[int, int]:
+    """Offset of each member's header to that of the next; refuses members that share bytes."""
+    starts = sorted(info.header_offset for info in infos)
+    ends = dict(zip(starts, [*starts[1:], end], strict=True))
+    for info in infos:
+        name, least = info.filename, _LOCAL_HEADER.size + info.compress_size
+        if len(ends) != len(infos) or info.header_offset + least > ends[info.header_offset]:
+            raise ArchiveError(
+                f"{name}: shares bytes of the file with another member, or with the list of them"
+            )
+    return ends
+
+
+def _inflated(stream: IO[bytes], info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Data of a member from where `stream` stands, a megabyte at a time."""
+    left = info.compress_size
+    inflate = None if info.compress_type == zipfile.ZIP_STORED else zlib.decompressobj(-zlib.MAX_WBITS)
+    while left:
+        block = stream.read(min(left, _BLOCK))
+        if not block:
+            raise OSError("cut short")
+        left -= len(block)
+        if inflate is None:
+            yield block
+            continue
+        while block:
+            piece = inflate.decompress(block, _BLOCK)
+            block = inflate.unconsumed_tail
+            yield piece
+        if inflate.unused_data or (inflate.eof and left):
+            raise OSError("bytes behind the end of the compressed data")
+    while inflate is not None and not inflate.eof:
+        piece = inflate.decompress(b"", _BLOCK)
+        if not piece:
+            raise OSError("the compressed data have no end")
+        yield piece
 
 
 class FolderMembers:
@@ -123,6 +253,7 @@ class FolderMembers:
             if len(sizes) > MAX_MEMBERS:
                 raise ArchiveError(f"more than {MAX_MEMBERS} files, want an unpacked {ARCHIVE_NAME}")
         self.sizes: Mapping[str, int] = sizes
+        self.budget = Budget(unpacked=PLAIN.free + PLAIN.times * sum(sizes.values()))
 
     def read(self, name: str, limit: int) -> bytes:
         path = self._folder / name
@@ -176,7 +307,7 @@ def open_members(path: Path) -> Iterator[Members]:
         if len(nested) > 1:
             raise ArchiveError(f"holds {len(nested)} files {ARCHIVE_NAME}; choose one and unpack it")
         with members.unpacked(nested[0], MAX_NESTED_ARCHIVE_BYTES) as inner:
-            yield ZipMembers(inner)
+            yield ZipMembers(inner, budget=members.budget)
 
 
 @contextmanager
@@ -211,8 +342,8 @@ def _require_at_most(name: str, size: int, limit: int) -> None:
         raise ArchiveError(f"{name}: declares {size} bytes, want at most {limit}")
 
 
-def _require_small_directory(stream: IO[bytes], zip64: bool) -> None:
-    """Refuse a huge list of members before `zipfile` reads all of it into memory."""
+def _require_small_directory(stream: IO[bytes], zip64: bool) -> int:
+    """Refuse a huge list of members before `zipfile` reads all of it into memory; return the file's length."""
     length = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, length - (1 << 16) - 22))
     tail = stream.read()
@@ -233,6 +364,7 @@ def _require_small_directory(stream: IO[bytes], zip64: bool) -> None:
     if directory_bytes > MAX_DIRECTORY_BYTES or entries > MAX_MEMBERS:
         raise ArchiveError(f"declares {entries} members in {directory_bytes} bytes; that is too many")
     stream.seek(0)
+    return length
 
 
 def _zip64_directory(stream: IO[bytes], locator: bytes, end: int) -> tuple[int, int]:
@@ -259,5 +391,9 @@ def _require_harmless(info: zipfile.ZipInfo) -> None:
         raise ArchiveError(f"{name}: is a link or a device, want a plain file")
     if info.flag_bits & _ENCRYPTED_BITS:
         raise ArchiveError(f"{name}: is encrypted")
+    if unknown := info.flag_bits & ~_KNOWN_BITS:
+        raise ArchiveError(f"{name}: has unknown flags {unknown:#x}")
+    if info.is_dir() and (info.file_size or info.CRC):
+        raise ArchiveError(f"{name}: named as a folder, but holds {info.file_size} bytes")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ArchiveError(f"{name}: compressed by method {info.compress_type}, want deflate or none")

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ArchiveError
+from ptycho_backends.files.budget import MAX_PICKLE_BYTES
 from ptycho_backends.files.data_pickle import Global, Vocabulary, load_data
 from ptycho_backends.files.safe_zip import ZipMembers
 
-MAX_PICKLE_BYTES = 64 << 20
-# Some twenty for a tensor; there are at most as many as the zip has members.
-MAX_INSTRUCTIONS = 1_000_000
 MAX_AXES = 16
 
 _DICTIONARY = ("collections", "OrderedDict")
@@ -88,7 +86,7 @@ class TorchFile:
             raise ArchiveError(f"{order}: got {text!r}, want little or big")
         self._byte_order = _BYTE_ORDERS[text]
         known = frozenset({_DICTIONARY, _TENSOR, *_DTYPES})
-        vocabulary = Vocabulary(known, _called, _drop_attributes, self._storage, MAX_INSTRUCTIONS)
+        vocabulary = Vocabulary(known, _called, _drop_attributes, self._storage)
         self.content = load_data(members.read(self.pickle, MAX_PICKLE_BYTES), self.pickle, vocabulary)
 
     def read_storages(self, limit: int) -> None:
@@ -141,7 +139,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor
         raise ArchiveError("a tensor without a storage")
     axes = (shape, strides)
     counts = all(type(sizes) is tuple and all(type(n) is int and n >= 0 for n in sizes) for sizes in axes)
-    if not counts or len(shape) != len(strides) or len(shape) > MAX_AXES or type(offset) is not int:
+    known = counts and len(shape) == len(strides) <= MAX_AXES and type(offset) is int
+    if not known or max((offset, *shape, *strides)).bit_length() > 63:
         raise ArchiveError(f"{storage.member}: a tensor of an unknown shape")
     # strides of zero would make many numbers out of few; the first number counts even if there is none
     count = math.prod(max(n, 1) for n in shape)

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.budget import DAMAGE
 from ptycho_backends.files.file_kind import words_for
+from ptycho_backends.files.npz_file import NpzFile
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.values import EpochRecord, Reconstruction, RefinementRecord
 
@@ -71,17 +72,18 @@ def load_reconstruction(path: str | os.PathLike[str]) -> Reconstruction:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as entries:
-            refined = {name: entries[name] for name in _REFINED if name in entries}
-            start = Reconstruction(**_image_fields(entries, _START)) if f"{_START}object" in entries else None
-            return Reconstruction(
-                **_image_fields(entries),
-                **refined,
-                passes=_passes(entries),
-                start=start,
-                interrupted=bool(entries["interrupted"]) if "interrupted" in entries else False,
-            )
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, KeyError) as error:
+        with NpzFile(path) as file:
+            entries = {name: file.array(name, sparse=True) for name in file.names}
+        refined: dict[str, Any] = {name: entries[name] for name in _REFINED if name in entries}
+        start = Reconstruction(**_image_fields(entries, _START)) if f"{_START}object" in entries else None
+        return Reconstruction(
+            **_image_fields(entries),
+            **refined,
+            passes=_passes(entries),
+            start=start,
+            interrupted=bool(entries["interrupted"]) if "interrupted" in entries else False,
+        )
+    except DAMAGE as error:
         words = words_for(path)
         raise ScanError(
             f"{path}: not a readable reconstruction ({error if words in (None, 'a zip file') else words})"

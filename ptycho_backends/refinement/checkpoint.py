@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.budget import DAMAGE
+from ptycho_backends.files.exact_json import bounded_loads
 from ptycho_backends.files.file_kind import words_for
+from ptycho_backends.files.npz_file import NpzFile
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.refinement.plan import RefinementState
 from ptycho_backends.values import RefinementRecord
@@ -53,21 +56,19 @@ def load_state(path: str | os.PathLike[str]) -> RefinementState:
     path = Path(path)
     path = path / NAME if path.is_dir() else path
     try:
-        with np.load(path, allow_pickle=False) as entries:
-            numbers = json.loads(str(entries["numbers"]))
+        with NpzFile(path) as file:
+            numbers = bounded_loads(str(file.array("numbers")).encode(), "numbers")
             if numbers["format"] != FORMAT:
                 raise ValueError(f"format {numbers['format']!r}")
             return RefinementState(
-                **{name: entries[name] for name in _ARRAYS},
+                **{name: file.array(name) for name in _ARRAYS},
                 step=float(numbers["step"]),
                 misfit=float(numbers["misfit"]),
                 trust=float(numbers["trust"]),
                 passes=[RefinementRecord(**record) for record in numbers["passes"]],
                 origin=tuple(numbers["origin"]) if numbers.get("origin") else None,
             )
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:
+    except DAMAGE as error:
         words = words_for(path)
         raise ScanError(
             f"{path}: no checkpoint of a refinement ({error if words in (None, 'a zip file') else words}); "

@@ -2,18 +2,15 @@
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.files.data_pickle import holds_none
-from ptycho_backends.files.mapped_npz import mapped_entry
+from ptycho_backends.files.npz_file import NpzFile
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.scans.raw_scan import RawScan, known_length
 from ptycho_backends.scans.scan import Scan, known_object
@@ -37,8 +34,8 @@ PTYCHODUS_ENTRIES = frozenset(
 
 PATTERNS_ENTRIES = ("diff3d", "diffraction")
 
-# A pickle of None takes less.
-MAX_NONE_BYTES = 4096
+# Entries of an unknown file that are looked at.
+MAX_LISTED = 1000
 
 
 def raw_of_npz(path: Path, *, mapped: bool = False) -> RawScan:
@@ -54,6 +51,7 @@ def raw_of_npz(path: Path, *, mapped: bool = False) -> RawScan:
     ------
     ScanError
     """
+    _require_equal_lengths(path)
     entries, names = read_entries(path, left_in_file=PATTERNS_ENTRIES if mapped else ())
     patterns_key = "diff3d" if "diff3d" in entries or "diffraction" not in entries else "diffraction"
     missing = [key for key in ("xcoords", "ycoords", patterns_key) if key not in entries]
@@ -94,6 +92,15 @@ def raw_of_npz(path: Path, *, mapped: bool = False) -> RawScan:
     return raw
 
 
+def _require_equal_lengths(path: Path) -> None:
+    """Refuse a file whose patterns and positions differ in number, before any pattern is unpacked."""
+    shapes = entry_shapes(path)
+    for name in PATTERNS_ENTRIES:
+        count, wanted = shapes.get(name, ())[:1], shapes.get("xcoords", ())[:1]
+        if count and wanted and count != wanted:
+            raise ScanError(f"{name}: got {count[0]} patterns for {wanted[0]} positions")
+
+
 def _pair(entries: Mapping[str, NDArray], suffix: str = "") -> tuple[NDArray, NDArray] | None:
     """Columns and rows; None where the file has none with this suffix."""
     names = [f"{axis}coords{suffix}" for axis in "xy"]
@@ -129,33 +136,28 @@ def read_entries(
     Raises
     ------
     ScanError
-        Without the path, if the file is damaged or a wanted entry holds objects of Python.
+        If the file is damaged, or a wanted entry holds objects of Python or unpacks to far more than a genuine one.
     """
     entries, mapped = {}, {}
-    try:
-        with open(path, "rb") as stream:
-            if not zipfile.is_zipfile(stream):
-                raise ScanError("not an NPZ file, or cut short")
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as archive:
-                names = sorted(archive)
-                for key in wanted:
-                    if key not in archive:
-                        continue
-                    if _is_none(archive.zip, key):
-                        log.info("%s: %s: None, so it is left out", path, key)
-                    elif key in left_in_file:
-                        mapped[key] = mapped_entry(path, key)
-                    else:
-                        entries[key] = archive[key]
-        return entries | mapped, names
-    except ScanError:
-        raise
-    except OSError as error:
-        raise ScanError(f"cannot be read ({error.strerror or error})") from error
-    except Exception as error:
-        # a damaged file makes zlib, zipfile and NumPy raise almost anything
-        raise ScanError(f"not a readable NPZ file ({error})") from error
+    with NpzFile(path) as file:
+        for key in (key for key in wanted if key in file):
+            if file.is_none(key):
+                log.info("%s: %s: None, so it is left out", path, key)
+                continue
+            if key in left_in_file:
+                mapped[key] = file.mapped(key)
+                continue
+            header = file.header(key)
+            if key == "objectGuess" and header is not None and file.is_swollen(key):
+                log.warning(
+                    "%s: %s: %s pixels without content, stored in next to nothing, so it is left out",
+                    path, key, " x ".join(map(str, header.shape)),
+                )  # fmt: skip
+                continue
+            # a stack of images; a probe of several modes is one too, and is complex
+            is_stack = header is not None and len(header.shape) >= 3 and header.dtype.kind in "biuf"
+            entries[key] = file.array(key, sparse=is_stack)
+        return entries | mapped, list(file.names)
 
 
 def entry_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -166,40 +168,13 @@ def entry_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     ScanError
         If the file is damaged.
     """
-    found = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as stream:
-                    header = _header(stream) if member.endswith(".npy") else None
-                if header is not None and header[1].kind in "biufc":
-                    found[member.removesuffix(".npy")] = header[0]
-    except Exception as error:
-        # a damaged file makes zlib, zipfile and NumPy raise almost anything
-        raise ScanError(f"not a readable NPZ file ({error})") from error
-    return found
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype] | None:
-    """Shape and dtype of an NPY stream; None for a version that no scan has."""
-    versions = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    read = versions.get(npy.read_magic(stream))
-    if read is None:
-        return None
-    shape, _, dtype = read(stream)
-    return shape, dtype
-
-
-def _is_none(archive: zipfile.ZipFile, key: str) -> bool:
-    """Recognise an entry that is None: one object of Python, whose pickle is looked at and never run."""
-    member = f"{key}.npy" if f"{key}.npy" in archive.namelist() else key
-    with archive.open(member) as stream:
-        header = _header(stream)
-        if header is None or not header[1].hasobject:
-            return False
-        if header[0] == () and holds_none(stream.read(MAX_NONE_BYTES)):
-            return True
-    raise ScanError(f"{key}: holds objects of Python, want an array of numbers")
+    with NpzFile(path) as file:
+        headers = {name: file.header(name) for name in file.names[:MAX_LISTED]}
+    return {
+        name: header.shape
+        for name, header in headers.items()
+        if header is not None and header.dtype.kind in "biufc"
+    }
 
 
 def save_scan(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = True) -> Path:

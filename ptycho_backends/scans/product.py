@@ -301,7 +301,7 @@ def load_diffraction(path: str | os.PathLike[str]) -> Diffraction:
     """
     with DatasetFile(path) as file:
         attributes = file.attributes("patterns")
-        patterns, indexes = file.array("patterns"), file.array("indexes")
+        patterns, indexes = file.array("patterns", sparse=True), file.array("indexes")
         # files of early versions have no mask
         bad = file.array("bad_pixels") if "bad_pixels" in file.names else np.zeros(patterns.shape[1:], bool)
     sides = np.array([attributes.get(f"detector_pixel_{side}_m", 0.0) for side in ("width", "height")])

@@ -78,7 +78,7 @@ def raw_of_training_hdf5(path: Path, *, mapped: bool = False) -> RawScan:
         width, height = file.number("object_pixel_width_m"), file.number("object_pixel_height_m")
         energy, distance = file.number("photon_energy_eV"), file.number("detector_object_distance_m")
         arrays = {name: file.array(name) for name in NAMES[1:6]}
-        patterns = file.patterns("patterns") if mapped else file.array("patterns")
+        patterns = file.patterns("patterns") if mapped else file.array("patterns", sparse=True)
     raw = RawScan(
         format="training data of Ptychodus",
         name=path.stem,

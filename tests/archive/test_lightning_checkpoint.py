@@ -153,7 +153,7 @@ def test_further_entries_and_groups_of_parameters_are_no_obstacle(tmp_path):
 CHANGED_CONTENT = {
     "no library": (lambda c: c.pop(CHECKPOINT_KEY), "data.pkl: ptycho_backends: missing"),
     "no JSON": (lambda c: c.update({CHECKPOINT_KEY: "{"}), "not JSON"),
-    "deep JSON": (lambda c: c.update({CHECKPOINT_KEY: "[" * 100_000}), "not JSON"),
+    "deep JSON": (lambda c: c.update({CHECKPOINT_KEY: "[" * 100_000}), "nested too deeply"),
     "a list": (lambda c: c.update({CHECKPOINT_KEY: "[]"}), "got list, want an object"),
     "no weights": (lambda c: c.pop("state_dict"), "KeyError: 'state_dict'"),
     "weights in a list": (lambda c: c.update(state_dict=[1]), "damaged"),

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.files import located_hdf5
+from ptycho_backends.files import datasets_hdf5
+from ptycho_backends.files.budget import Growth
 from ptycho_backends.files.datasets_hdf5 import DatasetFile, Hdf5Patterns, write_datasets
 
 PATTERNS = np.random.default_rng(0).poisson(2.0, (11, 30, 31)).astype(np.uint16)
@@ -419,6 +420,6 @@ def test_sane_sizes_follow_the_files(tmp_path, monkeypatch):
         tmp_path / "x.h5", np.zeros((40, 512, 512), np.uint8), chunks=(40, 512, 512), **hdf5plugin.Zstd()
     )
     assert both(path)[0].sum() == 0
-    monkeypatch.setattr(located_hdf5, "SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(datasets_hdf5, "BY_FRAME", Growth(1 << 20, 1100))
     with pytest.raises(ScanError, match="claims shape"):
         both(path)

@@ -100,7 +100,7 @@ def test_what_cannot_be_mapped_is_told(path, tmp_path):
     with pytest.raises(ScanError, match="cannot be read"):
         load_scan(tmp_path / "train.h5", mapped=True)
     np.savez(tmp_path / "objects.npz", diff3d=np.array([{}], dtype=object))
-    with pytest.raises(ScanError, match="claims object"):
+    with pytest.raises(ScanError, match="holds objects"):
         mapped_entry(tmp_path / "objects.npz", "diff3d")
     short = tmp_path / "short.npz"
     with zipfile.ZipFile(short, "w") as archive:

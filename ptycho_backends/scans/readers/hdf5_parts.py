@@ -17,6 +17,9 @@ from ptycho_backends.scans.scan_options import unit_factor
 
 log = logging.getLogger(__name__)
 
+# A quantity may be stored once for each pattern.
+MAX_NUMBERS = 10_000_000
+
 
 def first(file: DatasetFile, names: Sequence[str]) -> str | None:
     """The first of `names` that is an array of numbers in the file."""
@@ -30,7 +33,7 @@ def quantity(file: DatasetFile, names: Sequence[str], unit: str) -> float | None
     """
     for name in names:
         shape = file.shape(name)
-        if shape is None or math.prod(shape) == 0:
+        if shape is None or not 0 < math.prod(shape) <= MAX_NUMBERS:
             continue
         values = file.array(name).reshape(-1)
         value = float(values[0])
@@ -103,7 +106,7 @@ def frames(source: Source, file: DatasetFile, names: Sequence[str]) -> Any:
         if len(shape) == 3 and source.stays(4 * pixels):
             parts.append(file.patterns(name))
         else:
-            parts.append(file.array(name).reshape(-1, *shape[-2:]))
+            parts.append(file.array(name, sparse=True).reshape(-1, *shape[-2:]))
     if len(parts) == 1:
         return parts[0]
     if all(isinstance(part, np.ndarray) for part in parts) and not source.stays(4 * pixels):

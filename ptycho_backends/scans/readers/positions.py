@@ -1,14 +1,18 @@
 """Positions from another file than the patterns: CSV or text, NPY, NPZ, HDF5."""
 
 import codecs
+import itertools
 import re
+from array import array
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.files.budget import MAX_LINE, MAX_TABLE_BYTES, only
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.file_kind import kind_of
 from ptycho_backends.files.mapped_npz import mapped_npy
@@ -16,7 +20,7 @@ from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.source import Source
 from ptycho_backends.scans.scan_options import position_unit
 
-MAX_TEXT_BYTES = 256 << 20
+MAX_HEADER_LINES = 200
 TEXT_SUFFIXES = (".csv", ".txt", ".dat", ".tsv")
 
 # Names of columns, in any case; their ends may state a unit, as in x_um or "x (nm)".
@@ -78,37 +82,53 @@ def as_pairs(values: NDArray, path: Path | str) -> NDArray[np.float64]:
 
 
 def _of_text(path: Path) -> tuple[NDArray, str | None, str]:
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise ScanError(f"{path}: text of more than {MAX_TEXT_BYTES} bytes, want positions")
-    rows, header = [], None
-    for number, line in enumerate(_lines(path), 1):
-        cells = _cells(line)
-        if not cells:
-            continue
-        try:
-            rows.append([float(cell) for cell in cells])
-        except ValueError:
-            if rows:
-                raise ScanError(f"{path}: line {number}: got {line[:60]!r}, want numbers") from None
-            header = line.lstrip("#% ")
-    if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
-        raise ScanError(f"{path}: want rows of as many numbers each, x and y among them")
-    values = np.array(rows)
+    header, values = _table(path)
     columns, unit = _columns(path, header, values.shape[1])
     note = f"{path.name}, columns {columns[0] + 1} (x) and {columns[1] + 1} (y)"
     return values[:, list(columns)], unit, note
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read ({error.strerror or error})") from error
-    encodings = ("utf-16",) if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ENCODINGS
-    for encoding in encodings:
-        with suppress(UnicodeDecodeError):
-            return content.decode(encoding).splitlines()
+def _table(path: Path) -> tuple[str | None, NDArray[np.float64]]:
+    """The last line before the numbers, and the numbers (rows, columns)."""
+    with only(ScanError, path, "positions in CSV, text, NPY or HDF5"):
+        with open(path, "rb") as stream:
+            start = stream.read(2)
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise ScanError(f"text of more than {MAX_TABLE_BYTES} bytes, want positions")
+        for encoding in ("utf-16",) if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ENCODINGS:
+            with suppress(UnicodeDecodeError), open(path, encoding=encoding) as lines:
+                return _numbers(lines)
     raise ScanError(f"{path}: no text, want positions in CSV, text, NPY or HDF5")
+
+
+def _numbers(lines: IO[str]) -> tuple[str | None, NDArray[np.float64]]:
+    # numbers side by side, because those of Python take four times the memory
+    numbers, header, width = array("d"), None, 0
+    for number in itertools.count(1):
+        line = lines.readline(MAX_LINE)
+        if not line:
+            break
+        if len(line) == MAX_LINE:
+            raise ScanError(f"line {number}: more than {MAX_LINE} characters, want x and y")
+        cells = _cells(line)
+        if not cells:
+            continue
+        try:
+            row = [float(cell) for cell in cells]
+        except ValueError:
+            if numbers or number > MAX_HEADER_LINES:
+                raise ScanError(f"line {number}: got {line[:60]!r}, want numbers") from None
+            header = line.lstrip("#% ")
+            continue
+        width = width or len(row)
+        if len(row) != width or width < 2:
+            raise ScanError(
+                f"line {number}: got {len(row)} numbers, want rows of as many numbers each, x and y among them"
+            )
+        numbers.extend(row)
+    if width < 2:
+        raise ScanError("want rows of as many numbers each, x and y among them")
+    return header, np.frombuffer(numbers, np.float64).reshape(-1, width)
 
 
 def _cells(line: str) -> list[str]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
+from ptycho_backends.files.stored_patterns import chunks
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.hdf5_parts import frames
 from ptycho_backends.scans.readers.source import Source
@@ -15,21 +16,21 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source) -> RawScan:
     with source.hdf5() as file:
-        chunks = sorted(file.members("chunks"), key=lambda name: (len(name), name))
-        chunks = [name for name in chunks if file.shape(f"/chunks/{name}/data") is not None]
-        if not chunks:
+        parts = sorted(file.members("chunks"), key=lambda name: (len(name), name))
+        parts = [name for name in parts if file.shape(f"/chunks/{name}/data") is not None]
+        if not parts:
             raise ScanError("chunks: none holds data")
         raw = RawScan(
             format="PtyPy .ptyd",
             name=source.name,
-            patterns=frames(source, file, [f"/chunks/{name}/data" for name in chunks]),
+            patterns=frames(source, file, [f"/chunks/{name}/data" for name in parts]),
             measurement="intensity",
         )
         raw.took(
-            "patterns", f"/chunks/{chunks[0]}/data" + ("" if len(chunks) == 1 else " and others"), "counts"
+            "patterns", f"/chunks/{parts[0]}/data" + ("" if len(parts) == 1 else " and others"), "counts"
         )
-        _read_positions(file, chunks, raw)
-        _read_mask(file, chunks, raw)
+        _read_positions(file, parts, raw)
+        _read_mask(file, parts, raw)
         energy, distance = _number(file, "energy"), _number(file, "distance")
         raw.energy_eV = None if not energy else energy * 1e3
         raw.distance_m = distance or None
@@ -59,15 +60,22 @@ def _read_positions(file: DatasetFile, chunks: list[str], raw: RawScan) -> None:
         raw.scan_index = np.concatenate(indices)
 
 
-def _read_mask(file: DatasetFile, chunks: list[str], raw: RawScan) -> None:
-    places = [f"/chunks/{name}/weights" for name in chunks]
+def _read_mask(file: DatasetFile, names: list[str], raw: RawScan) -> None:
+    places = [f"/chunks/{name}/weights" for name in names]
     place = next((name for name in places if file.shape(name) is not None), "/info/weight2d")
     shape = file.shape(place)
     if shape is None or shape[-2:] != raw.shape:
         return
-    weights = file.array(place)
     # one mask a scan: a pixel is valid if any frame uses it
-    valid = np.asarray((weights.reshape(-1, *raw.shape) > 0).any(axis=0))
+    valid = np.zeros(raw.shape, bool)
+    if len(shape) == 3:
+        weights = file.patterns(place)
+        for part in chunks(len(weights), max(raw.shape)):
+            valid |= (np.asarray(weights[part]) > 0).any(axis=0)
+            if valid.all():
+                break
+    else:
+        valid = np.asarray((file.array(place).reshape(-1, *raw.shape) > 0).any(axis=0))
     raw.valid_pixels = None if valid.all() else valid
     raw.took("mask", place, "0 where invalid")
 

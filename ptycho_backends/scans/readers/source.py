@@ -1,6 +1,5 @@
 """A file or folder that a reader looks at: its kind, its name, and the options of reading."""
 
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.file_kind import FileKind, kind_of
+from ptycho_backends.files.npz_file import NpzFile
 from ptycho_backends.files.unpacked import COMPRESSED, unpacked
 from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions
 
@@ -59,9 +59,8 @@ class Source:
             with self.hdf5() as file:
                 return file.names
         if self.kind == "zip":
-            with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(self.path) as archive:
-                names = archive.namelist()
-                return frozenset(name.removesuffix(".npy") for name in names if name.endswith(".npy"))
+            with suppress(ScanError), NpzFile(self.path) as archive:
+                return frozenset(archive.names)
         return frozenset()
 
     @cached_property

@@ -256,8 +256,8 @@ def test_small_operations_refuse_what_torch_would_not_explain(backend, uninterru
     for operation in (backend.loss, backend.gradients):
         with pytest.raises(ShapeError, match="no groups"):
             operation(model.config, model.weights, empty)
+        weights = {name: value for name, value in model.weights.items() if name != "probe"}
         with pytest.raises(ShapeError, match="weights: probe missing"):
-            weights = {name: value for name, value in model.weights.items() if name != "probe"}
             operation(model.config, weights, batch)
     turned = dataclasses.replace(batch, diffraction_amplitude=batch.diffraction_amplitude[:, ::-1])
     assert np.isfinite(backend.forward(model.config.model, model.weights, turned).object).all()

@@ -139,7 +139,7 @@ TENSORFLOW = (
     Mutant("rates of the first epoch for ever", "module.py",
            "        self._set_rates()\n        if self.begin_epoch():", "        if self.begin_epoch():"),
     Mutant("gathered gradients not divided", "module.py", "assign_add(gradient / self._accum_steps)", "assign_add(gradient)"),
-    Mutant("gradients not clipped", "module.py", "self._clipped(gradients), {", "gradients, {"),
+    Mutant("gradients not clipped", "module.py", "self._clipped(gradients, norm), {", "gradients, {"),
     # --- arrays, batches, results
     Mutant("channels reversed", "arrays.py",
            '"diffraction": batch.diffraction_amplitude,', '"diffraction": batch.diffraction_amplitude[..., ::-1].copy(),'),

@@ -120,7 +120,9 @@ class Refinement:
         on_pass : callable, optional
             Called with each `RefinementRecord`, in the first of several processes.
         """
-        checkpoint = None if output_dir is None or not self._processes.is_first else Path(output_dir) / NAME
+        writes = output_dir is not None and self._processes.is_first
+        # absolute: a callback may change the working directory
+        checkpoint = Path(output_dir).absolute() / NAME if writes and output_dir is not None else None
         interrupted = False
         written = time.monotonic()
         with Interrupts(self._processes).listening() as interrupts:

@@ -20,7 +20,8 @@ from ptycho_backends.scans.npz import is_written_by_ptychodus, save_scan
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.folder import only_scan
 from ptycho_backends.scans.readers.positions import add_positions
-from ptycho_backends.scans.readers.source import description, opened_source
+from ptycho_backends.scans.readers.ptychodus_plugins import is_installed, raw_through_ptychodus
+from ptycho_backends.scans.readers.source import Source, description, opened_source
 from ptycho_backends.scans.readers.table import reader_of
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions
@@ -115,13 +116,18 @@ def read_raw(
             path = only_scan(path)
         source = opened.enter_context(opened_source(path, mapped=mapped, options=options))
         found = reader_of(source)
-        if found is None:
-            raise ScanError(description(source))
-        name, reader = found
-        raw = reader.read(source)
-        log.info("%s: read as %s", path, name)
+        raw = raw_through_ptychodus(source) if found is None else found[1].read(source)
+        if raw is None:
+            raise ScanError(description(source) + _other_readers(source))
+        log.info("%s: read as %s", path, raw.format if found is None else found[0])
         add_positions(raw, source)
         return raw
+
+
+def _other_readers(source: Source) -> str:
+    """The possibility of Ptychodus's readers, where it is not used up."""
+    is_foreign = source.kind == "HDF5" and not is_installed()
+    return "; or install Ptychodus, whose readers of beamlines' files are then asked" if is_foreign else ""
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def setup_lightning_trainer(
     ConfigError
         If a setting is refused.
     """
-    folder = None if output_dir is None else Path(output_dir)
+    folder = None if output_dir is None else Path(output_dir).absolute()
     execution = to_execution_config(training_config)
     monitored = ptycho_model.model.val_loss_name
     return lightning.Trainer(

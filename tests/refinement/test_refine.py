@@ -131,15 +131,17 @@ def test_the_fast_pace_keeps_the_usual_metric_for_few_positions(backend, scan):
     assert many.slow_strength > few.slow_strength
 
 
-def test_ctrl_c_keeps_the_image_and_resuming_gives_the_same_one(backend, scan, tmp_path):
+def test_ctrl_c_keeps_the_image_and_resuming_gives_the_same_one(backend, scan, tmp_path, monkeypatch):
     config = RefinementConfig(passes=6, n_probe_modes=2, refine_positions=True)
     whole = backend.refine(None, scan, config)
 
     def stop(record):
+        monkeypatch.chdir("/")  # the folder stays the one that was meant
         if record.number == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    part = backend.refine(None, scan, config, output_dir=tmp_path, on_pass=stop)
+    monkeypatch.chdir(tmp_path.parent)
+    part = backend.refine(None, scan, config, output_dir=tmp_path.name, on_pass=stop)
     assert part.interrupted
     # Ctrl-C ends after the next step, within the pass
     assert len(part.passes) == 3

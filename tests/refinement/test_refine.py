@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from oracle_backend import OracleBackend
 
-from ptycho_backends import RefinementConfig, compare
+from ptycho_backends import RefinementConfig, compare, workflows
 from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.images.results import load_reconstruction
 from ptycho_backends.refinement import refine
 from ptycho_backends.refinement.checkpoint import NAME, load_state, save_state
 from ptycho_backends.refinement.environment import VARIABLE, refined_if_wanted, wanted_refinement
 from ptycho_backends.refinement.plan import on_canvas, plan_refinement, resumed_plan
 from ptycho_backends.refinement.schedule import PACES, batches_of_passes, pace_of, phases
 from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.training.interrupts import Terminated
 
 FEW = RefinementConfig(passes=4)
 
@@ -150,6 +152,35 @@ def test_ctrl_c_keeps_the_image_and_resuming_gives_the_same_one(backend, scan, t
     assert not resumed.interrupted
     assert not (tmp_path / NAME).exists()
     assert resumed.passes[-1].error == pytest.approx(whole.passes[-1].error, rel=0.02)
+
+
+def test_a_schedulers_signal_keeps_the_image_and_ends_with_128_and_n(backend, scan, tmp_path):
+    before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    try:
+        with pytest.raises(Terminated) as ended:
+            workflows.refine(
+                scan,
+                tmp_path,
+                backend=backend,
+                config=RefinementConfig(passes=3),
+                on_pass=lambda record: os.kill(os.getpid(), signal.SIGUSR1),
+            )
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ended.value.code == 128 + signal.SIGUSR1
+    assert ended.value.result.interrupted
+    assert load_reconstruction(tmp_path / "reconstruction.npz").interrupted
+    assert len(load_state(tmp_path).passes) == 1
+
+
+def test_an_error_of_a_callback_leaves_a_checkpoint(backend, scan, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        backend.refine(None, scan, FEW, output_dir=tmp_path, on_pass=_interrupt)
+    assert len(load_state(tmp_path).passes) == 1
+
+
+def _interrupt(record):
+    raise KeyboardInterrupt
 
 
 def test_a_checkpoint_gives_back_everything(scan, tmp_path):

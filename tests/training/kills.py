@@ -24,6 +24,7 @@ import numpy as np
 from ptycho_backends.simulate import simulate_star
 
 from ptycho_backends import workflows
+from ptycho_backends.archive.model_file import load_archive, save_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig
 from ptycho_backends.config_file import load_config, save_config
 from ptycho_backends.files.output import output_directory
@@ -99,9 +100,8 @@ def saving(save: Callable[[int, Path], object]) -> Callable[[str, Path], None]:
 
 
 def whole_training(folder: Path) -> None:
-    backend = get_backend("torch")
     for path in [*(folder / "checkpoints").glob("*"), *folder.glob("*.wts.h5.zip")]:
-        backend.load(path)
+        load_archive(path)
     for path in (folder / "history.csv", folder / "logs" / "metrics.csv"):
         if path.is_file():
             lines = path.read_text().splitlines()
@@ -119,8 +119,8 @@ KINDS: dict[str, tuple[Callable[[str, Path], None], Callable[[Path], object]]] =
     "train": (train, whole_training),
     "refine": (refine, whole_refinement),
     "archive": (
-        saving(lambda version, folder: get_backend("torch").save(MODELS[version], folder / "a.wts.h5.zip")),
-        lambda folder: [get_backend("torch").load(path) for path in folder.glob("a.*")],
+        saving(lambda version, folder: save_archive(MODELS[version], folder / "a.wts.h5.zip")),
+        lambda folder: [load_archive(path) for path in folder.glob("a.*")],
     ),
     "reconstruction": (
         saving(lambda version, folder: results.save_reconstruction(image(version), folder / "r.npz")),
@@ -238,7 +238,7 @@ def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: floa
             assert code in expected, (signal.Signals(number).name, code)
             archive = folder / "wts.h5.zip"
             if code == 0 and archive.is_file():
-                found = get_backend("torch").load(archive)
+                found = load_archive(archive)
                 if found.epochs_done == epochs:
                     break
             cut += 1
@@ -259,7 +259,7 @@ def signals(backend: str, count: int, chance: random.Random, seconds: float, epo
     with child(lambda: train(backend, folder, epochs)) as process:
         assert ended(process, SECONDS) == 0
     longest = time.monotonic() - started
-    REFERENCES[backend, epochs] = get_backend("torch").load(folder / "wts.h5.zip")
+    REFERENCES[backend, epochs] = load_archive(folder / "wts.h5.zip")
     shutil.rmtree(folder)
     done: Counter = Counter()
     deadline = time.monotonic() + seconds

@@ -253,12 +253,12 @@ def test_small_operations_refuse_what_torch_would_not_explain(backend, uninterru
     groups = workflows.inference_groups(model, scan)
     batch = groups.batch(np.arange(4), intensity_scale=model.intensity_scale)
     empty = dataclasses.replace(batch, diffraction_amplitude=batch.diffraction_amplitude[:0])
+    without_probe = {name: value for name, value in model.weights.items() if name != "probe"}
     for operation in (backend.loss, backend.gradients):
         with pytest.raises(ShapeError, match="no groups"):
             operation(model.config, model.weights, empty)
-        weights = {name: value for name, value in model.weights.items() if name != "probe"}
         with pytest.raises(ShapeError, match="weights: probe missing"):
-            operation(model.config, weights, batch)
+            operation(model.config, without_probe, batch)
     turned = dataclasses.replace(batch, diffraction_amplitude=batch.diffraction_amplitude[:, ::-1])
     assert np.isfinite(backend.forward(model.config.model, model.weights, turned).object).all()
     with pytest.raises(ShapeError, match="no groups"):

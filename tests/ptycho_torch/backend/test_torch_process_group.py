@@ -21,6 +21,7 @@ from ptycho_backends.errors import ConfigError, ShapeError
 from ptycho_backends.scans.grouping import group_scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.agreement import deviation
+from ptycho_backends.training.interrupts import Terminated
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import plan_training, shard_batches
 from ptycho_torch.backend import process_group
@@ -74,7 +75,7 @@ def test_the_shards_of_a_batch_are_the_batch():
 
 
 def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
-    """13 groups in steps of 4, 4, 4 and 1: the last leaves one process with nothing. Ctrl-C in epoch 2.
+    """13 groups in steps of 4, 4, 4 and 1: the last leaves one process with nothing. SIGTERM in epoch 2.
 
     Statistics are those of all groups, and the probe, which supervised training does not see, stays.
     """
@@ -91,15 +92,19 @@ def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
 
     def training_step(self, batch, batch_idx):
         if self.epochs_done == 1 and batch_idx == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(PtychoModule, "training_step", training_step)
     threads, records = torch.get_num_threads(), []
-    got = TorchBackend().train(
-        groups, config(2, **changes), execution=together, output_dir=tmp_path, on_epoch=records.append
-    )
-    want = TorchBackend().train(groups, config(4, **changes), execution=alone)
+    with pytest.raises(Terminated) as ended:
+        TorchBackend().train(
+            groups, config(2, **changes), execution=together, output_dir=tmp_path, on_epoch=records.append
+        )
+    got = ended.value.trained_model
+    with pytest.raises(Terminated) as ended:
+        TorchBackend().train(groups, config(4, **changes), execution=alone)
+    want = ended.value.trained_model
     assert got.interrupted
     assert want.interrupted
     assert (got.training_state.step, got.training_state.batches_done) == (6, 4)

@@ -143,6 +143,7 @@ def _config(name: str, legacy: Any) -> TrainingConfig:
         validate(config)
     except ConfigError as error:
         raise ArchiveError(f"{name}: {error}") from error
+    member.require_modest(config, name)
     return config
 
 

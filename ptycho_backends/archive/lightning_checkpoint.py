@@ -155,6 +155,7 @@ class _Checkpoint:
         values = self.values
         config = config_from_plain(TrainingConfig, values["config"])
         validate(config)
+        member.require_modest(config, self._text)
         if not config.model.N:
             raise ArchiveError(f"{self._text}: N: got 0, want the side of the patterns")
         # The configuration bounds the size of the rest.

@@ -40,6 +40,7 @@ STATE, STATE_ARRAYS = "training_state.json", "training_state.h5"
 MAX_WEIGHTS_BYTES = 2 << 30
 MAX_PARAMS_ARRAYS_BYTES = 64 << 20
 MAX_EPOCHS = 200_000
+MAX_SETTING = 100_000
 MAX_DIGITS = 20
 _STRUCTURE_BYTES = 1 << 20
 
@@ -96,12 +97,30 @@ class ConfigMember:
             validate(config)
         except (ConfigError, TypeError) as error:
             raise ArchiveError(f"{CONFIG}: {error}") from error
+        require_modest(config, CONFIG)
         scale, backend, interrupted = values["intensity_scale"], values["backend"], values["interrupted"]
         if type(scale) is not float or not (math.isfinite(scale) and scale > 0):
             raise ArchiveError(f"{CONFIG}: intensity_scale: got {scale!r}, want a number > 0")
         if type(backend) is not str or type(interrupted) is not bool:
             raise ArchiveError(f"{CONFIG}: backend or interrupted has the wrong type")
         return cls(config, scale, backend, interrupted)
+
+
+def require_modest(config: TrainingConfig, source: str) -> None:
+    """Refuse the settings of a file, the member `source`, by which training or inference would ask for terabytes."""
+    model = config.model
+    claimed = {
+        "neighbor_count": config.neighbor_count,
+        "batch_size": config.batch_size,
+        "offset": model.offset * (model.gridsize - 1),
+        "max_position_jitter": model.max_position_jitter,
+        "n_steps": model.n_steps * model.n_rounds,
+    }
+    for name, value in claimed.items():
+        if value > MAX_SETTING:
+            raise ArchiveError(
+                f"{source}: {name}: {value} needs more memory than there is; want at most {MAX_SETTING}"
+            )
 
 
 def _foreign_fields(model: Any) -> list[str]:

@@ -43,6 +43,8 @@ MODELS = ("autoencoder", "diffraction_to_obj")
 _REQUIRED = (member.CONFIG, member.PARAMS, member.WEIGHTS, member.HISTORY)
 # A fixed time, so that the same model gives the same bytes; the manifest has the real one.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+# Where files are read and written is for the host program to say, not for whoever made the model.
+_PLACES = ("output_prefix", "train_data_file_path", "test_data_file_path", "model_path")
 _LIBRARIES = ("numpy", "h5py", *framework_modules())
 
 
@@ -102,7 +104,7 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
         in part, and `params.cfg` stays as it was.
     """
     contents = _read(Path(path))
-    params.cfg.update(contents.params)
+    params.cfg.update({key: value for key, value in contents.params.items() if key not in _PLACES})
     return contents.model
 
 

@@ -236,6 +236,7 @@ def _config(configs: Any, tensors: Mapping[str, StoredTensor], source: str) -> T
         validate(config)
     except ConfigError as error:
         raise ArchiveError(f"{source}: {error}") from error
+    member.require_modest(config, source)
     if not model.N or config.nphotons is None:
         raise ArchiveError(f"{source}: N or nphotons missing, want the port's configurations")
     return config

@@ -42,6 +42,16 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    "verify": (
+        Annotated[
+            bool,
+            _reading_option(
+                "--verify",
+                help="First compare the whole file with its digest, SCAN.sha256, or with the checksums in an NPZ file.",
+            ),
+        ],
+        False,
+    ),
     "mask": (
         Annotated[
             Path | None,
@@ -242,6 +252,10 @@ class Reading:
     @property
     def mapped(self) -> bool:
         return bool(self.given.get("mapped", False))
+
+    @property
+    def verify(self) -> bool:
+        return bool(self.given.get("verify", False))
 
     @property
     def mask(self) -> Path | None:

@@ -36,6 +36,7 @@ from ptycho_backends.scans.merging import groups_of_scans
 from ptycho_backends.scans.readers.folder import scans_of_folder
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_files import load_mask, load_scan
+from ptycho_backends.training import checkpoints
 from ptycho_backends.training.batch_size import inference_batch_size, training_batch_size
 from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.launch import launched
@@ -72,6 +73,7 @@ def scan_of(path: Path, reading: Reading) -> Scan:
         path,
         measurement=reading.measurement,
         mapped=reading.mapped,
+        verify=reading.verify,
         valid_pixels=valid,
         options=reading.options,
     )
@@ -124,7 +126,9 @@ def training_job(
     chosen = get_backend(backend, config=base if "backend" in named else None)
     resumed = None if resume is None else model_to_resume(resumable_file(resume), chosen.load)
     if base is None and resumed is not None:
-        base, named = resumed.config, {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
+        # where to write is for the user to say, not for whoever made the model
+        base = dataclasses.replace(resumed.config, output_dir=TrainingConfig.output_dir, test_data_file=None)
+        named = {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
         named.discard("output_dir")
     if "output_dir" not in named:
         training = training | {"output_dir": output_or_resumed(training.get("output_dir"), resume)}
@@ -136,8 +140,10 @@ def training_job(
 
 
 def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
-    """The folder that was asked for, else that of the run which is resumed, if any."""
-    return resume if output is None and resume is not None and resume.is_dir() else output
+    """The folder that was asked for, else that of the run which is resumed, or of the model in it, if any."""
+    if output is not None or resume is None or resume.is_dir():
+        return resume if output is None else output
+    return resume.parent.parent if resume.parent.name == checkpoints.FOLDER else resume.parent
 
 
 def execution_file(given: Path | None, resume: Path | None) -> Path | None:

@@ -28,6 +28,9 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))
     # beside its destination, because only a rename within one file system is atomic
     temporary = target.parent / f".{secrets.token_hex(8)}{leftovers.SUFFIX}"
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a pipe or a device"
+        raise OutputError(f"{path}: is {kind}, want the name of a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(temporary) as stream:
@@ -35,6 +38,7 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
+        _sync_folder(target.parent)
     except OutputError:
         raise
     except OSError as error:
@@ -51,6 +55,17 @@ def _new_file(path: Path) -> IO[bytes]:
         if leftovers.is_locked_by_us(stream, path):
             return stream
         stream.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name of a file to the disk; file systems that cannot are left alone."""
+    with suppress(OSError):
+        # Windows opens no folders, and syncs them by itself
+        number = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def output_directory(path: str | os.PathLike[str]) -> Path:

@@ -193,6 +193,9 @@ def hdf5_bytes(arrays: Mapping[str, NDArray]) -> bytes:
     """An HDF5 file of contiguous arrays by their paths; the same arrays give the same bytes."""
     import h5py  # late: only writing needs the C library
 
+    if len(arrays) > MAX_ARRAYS:
+        raise ArchiveError(f"{len(arrays)} arrays, more than the {MAX_ARRAYS} that can be read again")
+
     with h5py.File(
         f"in-memory-{secrets.token_hex(8)}", "w", driver="core", backing_store=False, track_order=False
     ) as file:

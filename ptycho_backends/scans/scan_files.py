@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends.errors import OutputError, ScanError, ShapeError
+from ptycho_backends.files import digest
 from ptycho_backends.files.datasets_hdf5 import DatasetFile
 from ptycho_backends.files.file_kind import kind_of
 from ptycho_backends.files.mapped_npz import mapped_entry, mapped_npy
@@ -52,6 +53,7 @@ def load_scan(
     clip_negative: bool = False,
     valid_pixels: ArrayLike | None = None,
     options: ScanOptions = NO_OPTIONS,
+    verify: bool = False,
 ) -> Scan:
     """Read a scan from a file or folder of any format of docs/readers.md.
 
@@ -74,6 +76,8 @@ def load_scan(
         patterns as they become, or, of another shape, to the frames in the file.
     options : ScanOptions
         Units, axes, side and centre of the patterns, and places of parts in files.
+    verify : bool
+        Read the whole file first, and compare it with its digest (`.sha256` beside it; NPZ has checksums of its own).
 
     Raises
     ------
@@ -81,6 +85,8 @@ def load_scan(
         If the file cannot be read, is of another kind, lacks a part, or holds values that `Scan` refuses. The text
         names the file, and its kind.
     """
+    if verify:
+        digest.verify(only_scan(Path(path)) if Path(path).is_dir() else path)
     raw_scan = read_raw(path, mapped=mapped, options=options)
     with _named(Path(path)):
         return scan_from_raw(
@@ -189,7 +195,8 @@ def export_training_data(scan: Scan, path: str | os.PathLike[str], *, compressed
         `.npz`: the schema of docs/scan.md, which PtychoPINN and Ptychodus share. `.h5`, `.hdf5`: Ptychodus's
         training-data HDF5. `.cxi`, `.nxs` (NXcxi_ptycho), `.ptyd` (PtyPy): see `writers`.
     compressed : bool
-        False makes a larger file, whose patterns can be mapped.
+        False makes a larger file, whose patterns can be mapped, and a digest beside it (`.sha256`), because mapped
+        patterns are read without a check.
 
     Raises
     ------
@@ -201,7 +208,12 @@ def export_training_data(scan: Scan, path: str | os.PathLike[str], *, compressed
     write = EXPORTERS.get(Path(path).suffix.lower())
     if write is None:
         raise OutputError(f"{path}: got suffix {Path(path).suffix!r}, want one of {', '.join(EXPORTERS)}")
-    return write(scan, path, compressed=compressed)
+    written = write(scan, path, compressed=compressed)
+    if compressed:
+        digest.remove_digest(written)
+    else:
+        digest.write_digest(written)
+    return written
 
 
 def open_patterns(path: str | os.PathLike[str], dataset: str | None = None) -> "NDArray | StoredPatterns":

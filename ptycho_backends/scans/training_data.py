@@ -134,7 +134,7 @@ def save_training_hdf5(scan: Scan, path: str | os.PathLike[str], *, compressed: 
         "detector_object_distance_m": np.asarray(product.metadata.detector_object_distance_m),
         "photon_energy_eV": np.asarray(product.metadata.photon_energy_eV),
     }
-    return write_datasets(path, arrays, {}, compression="lzf" if compressed else None)
+    return write_datasets(path, arrays, {}, compression="lzf" if compressed else None, checksums=compressed)
 
 
 def _intensities(scan: Scan) -> NDArray:

@@ -38,3 +38,7 @@ class UnknownBackendError(PtychoBackendsError, ValueError):
 
 class BackendUnavailableError(PtychoBackendsError, RuntimeError):
     """The backend exists, but its framework is not installed."""
+
+
+class ExportError(PtychoBackendsError, ValueError):
+    """A model or an image cannot be written in the format asked for; the text gives the command that would do it."""

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import BackendBase
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.refinement.plan import RefinementPlan
 from ptycho_backends.scans.grouping import GroupedData
@@ -20,7 +22,7 @@ from ptycho_backends.values import (
     TrainedModel,
     Weights,
 )
-from ptycho_torch.backend import inference, refinement, training
+from ptycho_torch.backend import export, inference, refinement, training
 from ptycho_torch.backend.data import PtychoDataModule
 
 
@@ -28,6 +30,7 @@ class TorchBackend(BackendBase):
     """Trains with Lightning and reconstructs with PyTorch; `BackendBase` documents the methods."""
 
     name = "torch"
+    framework_formats = frozenset(BUILT_IN["torch"].export_formats)
 
     def batches(self, plan: TrainingPlan, execution: ExecutionConfig) -> PtychoDataModule:
         return PtychoDataModule(plan, execution)
@@ -69,6 +72,11 @@ class TorchBackend(BackendBase):
         on_pass: PassCallback | None = None,
     ) -> Reconstruction:
         return refinement.refine(plan, execution, output_dir, on_pass)
+
+    def export_model(
+        self, model: TrainedModel, path: str | os.PathLike[str], format: str, licence: str
+    ) -> Path:
+        return export.export_model(model, path, format, licence)
 
     def forward(
         self,

@@ -39,6 +39,7 @@ from ptycho_backends.images.curves import (
 from ptycho_backends.images.figures import save_reconstruction_figure
 from ptycho_backends.images.frc import RingCorrelation, half_scans, ring_correlation_of_halves
 from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
+from ptycho_backends.images.page import Contents, save_report
 from ptycho_backends.images.report import metrics_report, report_line
 from ptycho_backends.protocol import Backend
 from ptycho_backends.recipes import execution_recipe, synthetic_recipe, training_recipe
@@ -281,6 +282,9 @@ def train(
     files["history"] = results.save_history(model.history, folder / FILES["history"])
     if model.history:
         files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
+    shown = plan.scan if isinstance(data, TrainingPlan) else data
+    title = f"Training on {shown.name}" if isinstance(shown, Scan) else "Training"
+    _write_report(folder, files, Contents(title, chosen.name, model))
     return RunResult(chosen.name, folder, files, model)
 
 
@@ -469,7 +473,7 @@ def infer(
         return RunResult(chosen.name, folder, files, trained, reconstruction)
     if refine is not None:
         files["refinement_config"] = save_config(refine, folder / FILES["refinement_config"])
-    metrics, report = _write_reconstruction(reconstruction, scan, folder, files)
+    metrics, report = _write_reconstruction(reconstruction, scan, folder, files, model=trained)
     if product is not None:
         result = product_from_reconstruction(reconstruction, scan, history=trained.history)
         files["product"] = save_product(result, product)
@@ -631,7 +635,7 @@ def refine(
         return RunResult(chosen.name, folder, files, trained, reconstruction)
     files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
     resolution = _resolution(chosen, scan, config, execution) if frc else None
-    metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution)
+    metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution, trained)
     if product is not None:
         files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
     return RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report)
@@ -771,6 +775,7 @@ def _write_reconstruction(
     folder: Path,
     files: dict[str, Path],
     resolution: RingCorrelation | None = None,
+    model: TrainedModel | None = None,
 ) -> tuple[Metrics | None, str]:
     """Image, metrics and pictures; the image first, because it cannot be made again quickly. The report's lines."""
     files["reconstruction"] = results.save_reconstruction(reconstruction, folder / FILES["reconstruction"])
@@ -796,7 +801,26 @@ def _write_reconstruction(
         files["resolution_figure"] = save_ring_correlation_figure(
             resolution, folder / FILES["resolution_figure"]
         )
+    contents = Contents(
+        scan.name,
+        reconstruction.backend,
+        model,
+        reconstruction,
+        scan,
+        metrics,
+        alignment,
+        agreement,
+        resolution,
+    )
+    _write_report(folder, files, contents)
     return metrics, report_line(metrics, agreement, resolution)
+
+
+def _write_report(folder: Path, files: dict[str, Path], contents: Contents) -> None:
+    """The page, with the settings that lie in the folder."""
+    names = ("config", "inference_config", "refinement_config", "execution")
+    settings = {FILES[name]: files[name].read_text() for name in names if name in files}
+    files["report"] = save_report(dataclasses.replace(contents, settings=settings), folder / FILES["report"])
 
 
 def _resolution(

@@ -1,7 +1,5 @@
 """Images as pictures that other programs measure on: TIFF of 32 bits, PNG of 16."""
 
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ from numpy.typing import NDArray
 from ptycho_backends.errors import ExportError
 from ptycho_backends.export.metadata import as_text
 from ptycho_backends.files.output import replaced_atomically
+from ptycho_backends.files.png_file import png_bytes
 from ptycho_backends.values import Reconstruction
 
-# Pixels on a metre in a PNG file are 32 bits.
-LARGEST_DENSITY = 2**32 - 1
 CENTIMETRES = 3
 COPYRIGHT_TAG = 33432
 
@@ -59,11 +56,11 @@ def save_png(reconstruction: Reconstruction, path: Path, metadata: Mapping[str, 
         shown = np.isfinite(image)
         low, high = (float(np.min(image[shown])), float(np.max(image[shown]))) if shown.any() else (0.0, 1.0)
         span = high - low or 1.0
-        grey = np.rint(np.where(shown, (image.astype(np.float64) - low) / span, 0) * 65535).astype(">u2")
+        grey = np.rint(np.where(shown, (image.astype(np.float64) - low) / span, 0) * 65535).astype(np.uint16)
         target = path if name == "phase" else path.with_name(f"{path.stem}_{name}{path.suffix}")
         told = {**metadata, "page": name, "low": low, "high": low + span}
         with replaced_atomically(target) as stream:
-            stream.write(png_bytes(grey, told, reconstruction.pixel_size_m))
+            stream.write(png_bytes(grey, _texts(told), reconstruction.pixel_size_m))
     return path
 
 
@@ -74,29 +71,9 @@ def amplitude_and_phase(reconstruction: Reconstruction) -> dict[str, NDArray[np.
     return {name: np.where(covered, part, np.nan).astype(np.float32) for name, part in parts.items()}
 
 
-def png_bytes(
-    grey: NDArray, metadata: Mapping[str, Any] | None = None, pixel_size_m: float | None = None
-) -> bytes:
-    """A grey PNG file of (H, W) `uint8` or big-endian `uint16`, `[y, x]`, with its metadata in text entries."""
-    height, width = grey.shape
-    bits = 8 * grey.dtype.itemsize
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))]
-    if pixel_size_m is not None and 1 / pixel_size_m <= LARGEST_DENSITY:
-        density = round(1 / pixel_size_m)
-        parts.append(chunk(b"pHYs", struct.pack(">IIB", density, density, 1)))
-    if metadata is not None:
-        texts = {
-            "Software": str(metadata["library"]),
-            "Copyright": str(metadata["licence"]),
-            "Description": as_text(metadata),
-        }
-        for key, text in texts.items():
-            parts.append(chunk(b"tEXt", key.encode() + b"\0" + text.encode("latin-1", "replace")))
-    lines = np.frombuffer(np.ascontiguousarray(grey).tobytes(), np.uint8).reshape(height, -1)
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()
-    parts += [chunk(b"IDAT", zlib.compress(rows, 6)), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "Software": str(metadata["library"]),
+        "Copyright": str(metadata["licence"]),
+        "Description": as_text(metadata),
+    }

@@ -62,8 +62,8 @@ class Check:
     cure: str = ""
 
     def __str__(self) -> str:
-        cure = f"\n{'':21}-> {self.cure}" if self.cure else ""
-        return f"{self.state:<6}{self.name:<15}{self.text}{cure}"
+        cure = f"\n{'':30}-> {self.cure}" if self.cure else ""
+        return f"{self.state:<6}{self.name:<24}{self.text}{cure}"
 
 
 def examine(folder: Path | None = None) -> Iterator[Check]:

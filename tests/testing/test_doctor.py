@@ -57,7 +57,7 @@ def test_a_sound_installation(only, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     assert "everything works" in result.output
     # the one device and the one precision that this backend has
-    assert "mine cpu       64-true\n" in result.output
+    assert "mine cpu                64-true\n" in result.output
     assert "mine cuda" not in result.output
 
 
@@ -65,7 +65,7 @@ def test_a_backend_that_computes_other_numbers_is_a_fault(only) -> None:
     only(WrongBackend)
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
-    assert "mine self-test differs from the reference by 1.0e-06" in result.output
+    assert "mine self-test          differs from the reference by 1.0e-06" in result.output
     assert "-> run: ptycho-backends parity mine" in result.output
 
 

@@ -65,6 +65,13 @@ def check_table(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def exports(session: nox.Session) -> None:
+    """Models as ONNX, torch.export, SavedModel and LiteRT, each opened by its program in examples/."""
+    install(session, "all", "export")
+    session.run("pytest", "tests", "-m", "slow", *IN_PARALLEL, *session.posargs)
+
+
+@nox.session(default=False)
 def mlflow(session: nox.Session) -> None:
     """Runs in MLflow, with MLflow itself and a local SQLite store, on both backends."""
     install(session, "all", "mlflow")

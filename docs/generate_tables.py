@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_backends.export.formats import FORMATS, ExportFormat
 from ptycho_backends.params import params
 from ptycho_backends.params.bridge import LEGACY_NAMES
 from ptycho_backends.testing.agreement import ALLOWANCES
@@ -71,8 +73,29 @@ def ptychodus_tables() -> dict[str, str]:
     return generated
 
 
+def export_tables() -> dict[str, str]:
+    """`{name: Markdown}` of the table in export.md."""
+    rows = []
+    for one in FORMATS.values():
+        how = [_how_written(one, name) for name in BUILT_IN]
+        endings = " ".join(_code(suffix) for suffix in one.suffixes)
+        needs = " ".join(_code(module) for module in one.modules)
+        opens = f"[{one.consumer}](../examples/{one.consumer})"
+        rows.append((_code(one.name), one.label, one.source, endings, *how, needs, one.content, opens))
+    labels = tuple(entry.label for entry in BUILT_IN.values())
+    heading = ("format", "file", "written from", "endings", *labels, "needs", "content", "opened by")
+    return {"formats": _table(heading, rows)}
+
+
+def _how_written(one: ExportFormat, backend: str) -> str:
+    if one.writer is None or one.writer == backend:
+        return "yes"
+    return f"through {BUILT_IN[one.writer].label}, where it is installed"
+
+
 PAGES: Mapping[str, Callable[[], dict[str, str]]] = {
     "configuration.md": configuration_tables,
+    "export.md": export_tables,
     "parity.md": parity_tables,
     "ptychodus-settings.md": ptychodus_tables,
 }

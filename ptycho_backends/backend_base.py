@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.archive import model_file as archive
-from ptycho_backends.archive.genuine_export import write_genuine_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, validate
+from ptycho_backends.errors import ExportError
+from ptycho_backends.export.formats import WITHOUT_FRAMEWORK
+from ptycho_backends.export.metadata import LICENCE
+from ptycho_backends.export.write import chosen_format, write_with_framework, write_without_framework
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.images.reconstruct import (
     default_stitching_size,
@@ -78,12 +81,12 @@ class BackendBase(abc.ABC):
     ----------
     name : str
         Name in the registry, lower case.
-    export_formats : frozenset of str
-        Formats that `export` writes.
+    framework_formats : frozenset of str
+        Formats that `export_model` writes, beside those that need no framework.
     """
 
     name: str
-    export_formats: frozenset[str] = frozenset({"ptychopinn"})
+    framework_formats: frozenset[str] = frozenset()
 
     # --- defined by every backend
 
@@ -228,7 +231,16 @@ class BackendBase(abc.ABC):
         steps = reference.Refiner(plan.problem, plan.state.canvas, plan.state.probe)
         return Refinement(plan, steps, self.name).run(output_dir, on_pass)
 
+    def export_model(self, model: TrainedModel, path: AnyPath, format: str, licence: str) -> Path:
+        """Write `model` in one of `framework_formats`; overridden together with them."""
+        raise NotImplementedError(format)
+
     # --- the protocol
+
+    @property
+    def export_formats(self) -> frozenset[str]:
+        """Formats that this backend writes itself."""
+        return WITHOUT_FRAMEWORK | self.framework_formats
 
     def checked(self, execution: ExecutionConfig | None) -> ExecutionConfig:
         """`execution`, or the default one, once it is found valid and possible here.
@@ -372,15 +384,29 @@ class BackendBase(abc.ABC):
         """Read an archive or a checkpoint, of any backend."""
         return archive.load_archive(path)
 
-    def export(self, model: TrainedModel, path: AnyPath, format: str) -> Path:
-        """Write `model` in one of `export_formats`; overridden together with them.
-
-        Raises
-        ------
-        ValueError
-            For another format.
-        """
-        if format not in self.export_formats:
-            known = ", ".join(sorted(self.export_formats)) or "none"
-            raise ValueError(f"format: got {format!r}, want one of: {known}")
-        return write_genuine_archive(model, path)
+    def export(
+        self,
+        source: TrainedModel | Reconstruction | Scan,
+        path: AnyPath,
+        format: str | None = None,
+        *,
+        scan: Scan | None = None,
+        licence: str = LICENCE,
+        origin: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a model, an image or a scan for another program; see `protocol.Backend.export`."""
+        if format is not None and format in self.framework_formats:
+            if not isinstance(source, TrainedModel):
+                raise ExportError(
+                    f"format: {format!r} is written from a model, got a {type(source).__name__}"
+                )
+            return self.export_model(source, path, format, licence)
+        chosen = chosen_format(source, path, format)
+        if chosen.name in self.framework_formats:
+            return self.export(source, path, chosen.name, licence=licence)
+        if chosen.writer is None:
+            return write_without_framework(
+                source, path, chosen.name, scan=scan, licence=licence, origin=origin
+            )
+        assert isinstance(source, TrainedModel)
+        return write_with_framework(source, path, chosen.name, licence)

@@ -30,6 +30,8 @@ class BackendEntry:
         Its name in `params.cfg`, where the legacy package spells it otherwise.
     cluster_variable : str, optional
         Environment variable that connects its processes, and that counts before any launcher's.
+    export_formats : tuple of str
+        Formats of models that it alone writes (`export.formats`).
     """
 
     label: str
@@ -39,6 +41,7 @@ class BackendEntry:
     aliases: tuple[str, ...] = ()
     legacy_name: str | None = None
     cluster_variable: str | None = None
+    export_formats: tuple[str, ...] = ()
 
     @property
     def package(self) -> str:
@@ -56,6 +59,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
             install="pip install 'ptycho-backends[torch]'",
             aliases=("pytorch",),
             legacy_name="pytorch",
+            export_formats=("onnx", "onnx-physics", "torch-export"),
         ),
         "tensorflow": BackendEntry(
             label="TensorFlow",
@@ -64,6 +68,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
             install="pip install 'ptycho-backends[tensorflow]'",
             aliases=("tf",),
             cluster_variable="TF_CONFIG",
+            export_formats=("saved-model", "litert"),
         ),
     }
 )

@@ -61,3 +61,7 @@ class DivergenceError(PtychoBackendsError, ArithmeticError):
     """
 
     trained_model: Any = None
+
+
+class ExportError(PtychoBackendsError, ValueError):
+    """A model or an image cannot be written in the format asked for; the text gives the command that would do it."""

@@ -5,7 +5,7 @@ here too.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -48,8 +48,11 @@ class Backend(Protocol):
 
     name: str
     """Name in the registry, lower case."""
-    export_formats: frozenset[str]
-    """Formats that `export` writes."""
+
+    @property
+    def export_formats(self) -> frozenset[str]:
+        """Formats that this backend writes itself; `export` hands those of a built-in backend on to it."""
+        ...
 
     # --- config
 
@@ -187,8 +190,44 @@ class Backend(Protocol):
 
     # --- export
 
-    def export(self, model: TrainedModel, path: str | os.PathLike[str], format: str) -> Path:
-        """Write `model` in one of `export_formats`; `ValueError` for another."""
+    def export(
+        self,
+        source: "TrainedModel | Reconstruction | Scan",
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        *,
+        scan: "Scan | None" = None,
+        licence: str = ...,
+        origin: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a model, an image or a scan in a format of another program (docs/export.md).
+
+        Parameters
+        ----------
+        source : TrainedModel, Reconstruction or Scan
+        path : path
+        format : str, optional
+            A name in `export.formats.FORMATS`. Default: as the ending of `path` means.
+        scan : Scan, optional
+            Of an image: the scan that it was made from. 'product' needs it.
+        licence : str, optional
+            Text on the licence of the file, which carries it beside the configuration and the scale.
+        origin : mapping, optional
+            Of an image: `config`, `intensity_scale` and `settings` that made it (`export.metadata.image_metadata`).
+
+        Returns
+        -------
+        Path
+            The file, or the folder, that was written.
+
+        Raises
+        ------
+        ExportError
+            For an unknown format, one that does not fit `source`, a missing module, and a file that does not compute
+            what the model computes.
+        BackendUnavailableError
+            For a format of another framework that is not installed.
+        """
         ...
 
     # --- compared by parity: NumPy in and out, in the precision of `execution`

@@ -39,6 +39,7 @@ from ptycho_backends.images.curves import (
 from ptycho_backends.images.figures import save_reconstruction_figure
 from ptycho_backends.images.frc import RingCorrelation, half_scans, ring_correlation_of_halves
 from ptycho_backends.images.metrics import Alignment, Metrics, align, measure
+from ptycho_backends.images.page import Contents, save_report
 from ptycho_backends.images.report import metrics_report, report_line
 from ptycho_backends.protocol import Backend
 from ptycho_backends.recipes import execution_recipe, synthetic_recipe, training_recipe
@@ -284,6 +285,8 @@ def train(
         if not writes:
             model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=on_epoch)
             return RunResult(chosen.name, folder, files, model)
+        shown = plan.scan if isinstance(data, TrainingPlan) else data
+        title = f"Training on {shown.name}" if isinstance(shown, Scan) else "Training"
         recorded = _HistoryOnDisk(plan.start, folder / FILES["history"], on_epoch)
         try:
             model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=recorded)
@@ -291,11 +294,11 @@ def train(
             # whatever ended it: the model is worth more
             model = carried(error)
             if isinstance(model, TrainedModel):
-                result = _write_model(chosen, model, folder, files, error)
+                result = _write_model(chosen, model, folder, files, title, error)
                 if isinstance(error, Terminated):
                     error.result = dataclasses.replace(result, signal=error.signal)
             raise
-        return _write_model(chosen, model, folder, files)
+        return _write_model(chosen, model, folder, files, title)
 
 
 class _HistoryOnDisk:
@@ -319,14 +322,16 @@ def _write_model(
     model: TrainedModel,
     folder: Path,
     files: dict[str, Path],
+    title: str,
     ended_by: BaseException | None = None,
 ) -> RunResult:
-    """Archive, history and figure of a model; with a note in `ended_by` about what could not be written."""
+    """Archive, history, figure and page of a model; with a note in `ended_by` about what could not be written."""
     try:
         files["archive"] = saved_somewhere(lambda path: backend.save(model, path), folder / FILES["archive"])
         files["history"] = results.save_history(model.history, folder / FILES["history"])
         if model.history:
             files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
+        _write_report(folder, files, Contents(title, backend.name, model))
     except Exception as error:
         carry(error, model)
         if ended_by is None:
@@ -526,7 +531,7 @@ def infer(
             return RunResult(chosen.name, folder, files, trained, reconstruction)
         if refine is not None:
             files["refinement_config"] = save_config(refine, folder / FILES["refinement_config"])
-        metrics, report = _write_reconstruction(reconstruction, scan, folder, files)
+        metrics, report = _write_reconstruction(reconstruction, scan, folder, files, model=trained)
         if product is not None:
             result = product_from_reconstruction(reconstruction, scan, history=trained.history)
             files["product"] = save_product(result, product)
@@ -692,7 +697,7 @@ def refine(
             return RunResult(chosen.name, folder, files, trained, reconstruction)
         files["refinement_config"] = save_config(config, folder / FILES["refinement_config"])
         resolution = _resolution(chosen, scan, config, execution) if frc and ended is None else None
-        metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution)
+        metrics, report = _write_reconstruction(reconstruction, scan, folder, files, resolution, trained)
         if product is not None:
             files["product"] = save_product(product_from_reconstruction(reconstruction, scan), product)
         return _ended(RunResult(chosen.name, folder, files, trained, reconstruction, metrics, report), ended)
@@ -855,6 +860,7 @@ def _write_reconstruction(
     folder: Path,
     files: dict[str, Path],
     resolution: RingCorrelation | None = None,
+    model: TrainedModel | None = None,
 ) -> tuple[Metrics | None, str]:
     """Image, metrics and pictures; the image first, because it cannot be made again quickly. The report's lines."""
     files["reconstruction"] = saved_somewhere(
@@ -882,7 +888,26 @@ def _write_reconstruction(
         files["resolution_figure"] = save_ring_correlation_figure(
             resolution, folder / FILES["resolution_figure"]
         )
+    contents = Contents(
+        scan.name,
+        reconstruction.backend,
+        model,
+        reconstruction,
+        scan,
+        metrics,
+        alignment,
+        agreement,
+        resolution,
+    )
+    _write_report(folder, files, contents)
     return metrics, report_line(metrics, agreement, resolution)
+
+
+def _write_report(folder: Path, files: dict[str, Path], contents: Contents) -> None:
+    """The page, with the settings that lie in the folder."""
+    names = ("config", "inference_config", "refinement_config", "execution")
+    settings = {FILES[name]: files[name].read_text() for name in names if name in files}
+    files["report"] = save_report(dataclasses.replace(contents, settings=settings), folder / FILES["report"])
 
 
 def _resolution(

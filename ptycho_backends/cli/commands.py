@@ -12,6 +12,8 @@ from ptycho_backends import __version__
 from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.cli.checking import check as check_command
 from ptycho_backends.cli.convert import convert
+from ptycho_backends.cli.doctor import doctor
+from ptycho_backends.cli.export import export
 from ptycho_backends.cli.images import infer, refine
 from ptycho_backends.cli.inspection import inspect
 from ptycho_backends.cli.options import (
@@ -53,7 +55,7 @@ def main(
     pass
 
 
-for command in (demo, simulate, train, run, infer, refine, convert):
+for command in (demo, simulate, train, run, infer, refine, convert, export, doctor):
     app.command()(command)
 app.command()(reads_scans(check_command))
 app.command()(reads_scans(inspect))

@@ -1,5 +1,6 @@
 """Agreement of a refined image with the measured patterns: figures that need no known object."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,36 @@ def pattern_agreement(reconstruction: Reconstruction, scan: Scan) -> PatternAgre
     return PatternAgreement(
         float(differences.sum() / measured.sum()), float(chi_squares.mean()), by_position, used
     )
+
+
+def predicted_patterns(
+    reconstruction: Reconstruction, scan: Scan, numbers: Sequence[int]
+) -> NDArray[np.float32]:
+    """Counts that a refined image predicts.
+
+    Parameters
+    ----------
+    reconstruction : Reconstruction
+        With `probe_modes`.
+    scan : Scan
+    numbers : sequence of int
+        Of the positions among those that were used.
+
+    Returns
+    -------
+    (n, N, N) float32 array, [ky, kx], the zero frequency in the middle
+
+    Raises
+    ------
+    ScanError
+        As `pattern_agreement`.
+    """
+    if reconstruction.probe_modes is None:
+        raise ScanError(f"{scan.name}: the reconstruction has no probe modes; refine it first")
+    _, corners, fractions = _places(reconstruction, scan)
+    chosen = np.asarray(numbers, np.intp)
+    seen = views(_filled(reconstruction), corners[chosen], fractions[chosen], scan.N)
+    return _intensity(seen, np.asarray(reconstruction.probe_modes, np.complex64))
 
 
 def _places(

@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import BackendBase
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.refinement.plan import RefinementPlan
 from ptycho_backends.scans.grouping import GroupedData
-from ptycho_backends.tensorflow import inference, refinement, training
+from ptycho_backends.tensorflow import export, inference, refinement, training
 from ptycho_backends.tensorflow.data import PtychoData
 from ptycho_backends.tensorflow.device import device
 from ptycho_backends.training.plan import TrainingPlan
@@ -29,6 +31,7 @@ class TensorFlowBackend(BackendBase):
     """Trains and reconstructs with TensorFlow; `BackendBase` documents the methods."""
 
     name = "tensorflow"
+    framework_formats = frozenset(BUILT_IN["tensorflow"].export_formats)
 
     def check_execution(self, execution: ExecutionConfig) -> None:
         # refuses a precision that TensorFlow lacks, and a device that is not there
@@ -77,6 +80,11 @@ class TensorFlowBackend(BackendBase):
         on_pass: PassCallback | None = None,
     ) -> Reconstruction:
         return refinement.refine(plan, execution, output_dir, on_pass)
+
+    def export_model(
+        self, model: TrainedModel, path: str | os.PathLike[str], format: str, licence: str
+    ) -> Path:
+        return export.export_model(model, path, format, licence)
 
     def forward(
         self,

@@ -1,14 +1,13 @@
 """The part of the parity page about whole verbs: curves of all backends on one plot, differences of images, devices."""
 
 import base64
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends.files.png_file import png_bytes
 from ptycho_backends.testing.verbs import Shown
 from ptycho_backends.values import EpochRecord
 
@@ -106,21 +105,8 @@ def _curves(curves: Mapping[str, Sequence[EpochRecord]], field: str, title: str)
 def _figure(image: NDArray, caption: str) -> str:
     low, high = float(image.min()), float(image.max())
     grey = np.round(255 * (image - low) / ((high - low) or 1.0)).astype(np.uint8)
-    data = base64.b64encode(_png(grey)).decode()
+    data = base64.b64encode(png_bytes(grey)).decode()
     return (
         f'<figure><img width="{IMAGE_SIDE}" height="{IMAGE_SIDE}" alt="{caption}" src="data:image/png;base64,{data}">'
         f'<figcaption style="max-width:{IMAGE_SIDE}px">{caption}</figcaption></figure>'
     )
-
-
-def _png(grey: NDArray[np.uint8]) -> bytes:
-    """A grey PNG file of (H, W) bytes, `[y, x]`."""
-    height, width = grey.shape
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), grey], axis=1).tobytes()
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 9)), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -38,6 +38,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "refinement_config": "refinement.yaml",
         "passes_figure": "refinement.png",
         "resolution_figure": "resolution.png",
+        "report": "report.html",
     }
 )
 """Files of a run, by what they hold."""
@@ -52,7 +53,7 @@ IMAGE_FILES = (
         FILES[name]
         for name in (
             "inference_config", "reconstruction", "reconstruction_figure", "metrics", "network_image",
-            "refinement_config", "passes_figure", "resolution_figure",
+            "refinement_config", "passes_figure", "resolution_figure", "report",
         )
     ),
     REFINEMENT_CHECKPOINT,

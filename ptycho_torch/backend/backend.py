@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import BackendBase
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.refinement.plan import RefinementPlan
 from ptycho_backends.scans.grouping import GroupedData
@@ -22,7 +24,7 @@ from ptycho_backends.values import (
     TrainedModel,
     Weights,
 )
-from ptycho_torch.backend import inference, refinement
+from ptycho_torch.backend import export, inference, refinement
 from ptycho_torch.backend.device import require_possible
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class TorchBackend(BackendBase):
     """
 
     name = "torch"
+    framework_formats = frozenset(BUILT_IN["torch"].export_formats)
 
     def check_execution(self, execution: ExecutionConfig) -> None:
         require_possible(execution)
@@ -88,6 +91,11 @@ class TorchBackend(BackendBase):
         on_pass: PassCallback | None = None,
     ) -> Reconstruction:
         return refinement.refine(plan, execution, output_dir, on_pass)
+
+    def export_model(
+        self, model: TrainedModel, path: str | os.PathLike[str], format: str, licence: str
+    ) -> Path:
+        return export.export_model(model, path, format, licence)
 
     def forward(
         self,

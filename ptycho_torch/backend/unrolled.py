@@ -3,7 +3,9 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends import constants
@@ -141,7 +143,7 @@ def tall_views(relative_offsets_px: Tensor, S: int, N: int) -> tuple[Tensor, Ten
     corner = ((S - N) // 2 - offsets).clamp(0.0, S - N - constants.CANVAS_RIM)
     first = torch.floor(corner)
     corners = first.long()
-    corners[..., 1] += S * torch.arange(len(corners), dtype=torch.int64, device=corners.device)[:, None]
+    corners[..., 1] += S * torch.arange(corners.shape[0], dtype=torch.int64, device=corners.device)[:, None]
     return corners.reshape(-1, 2), (corner - first).reshape(-1, 2)
 
 
@@ -156,12 +158,15 @@ def slow_gain(probe: Tensor, S: int) -> Tensor:
     for along in (intensity.sum(dim=1), intensity.sum(dim=2)):
         mean = along @ axis / total
         squared = squared + along @ axis.square() / total - mean.square()
-    rows = torch.fft.fftfreq(S, dtype=dtype, device=device)
-    columns = torch.fft.rfftfreq(S, dtype=dtype, device=device)
-    frequency = (2 * math.pi) ** 2 * (rows.square()[:, None] + columns.square())
+    frequency = constant(lambda: _squared_frequency(S), ("squared_frequency", S), intensity)
     strength, limit = constants.GROUP_SLOW_STRENGTH, constants.GROUP_SLOW_GAIN_LIMIT
     gain = strength / (frequency * squared[:, None, None] / 2 + strength / limit)
     return torch.where(frequency == 0, 0.0, gain)
+
+
+def _squared_frequency(S: int) -> NDArray[np.float64]:
+    """(S, S // 2 + 1) squared frequencies of the real FFT, in radians per pixel; no exporter knows `fftfreq`."""
+    return (2 * math.pi) ** 2 * (np.fft.fftfreq(S)[:, None] ** 2 + np.fft.rfftfreq(S) ** 2)
 
 
 def corrected_within(canvas: Tensor, light: Tensor, weights: Weights, N: int) -> Tensor:

@@ -83,7 +83,7 @@ def _tried(read: Callable[..., Any], *arguments: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Ptychodus, whose readers report every file that is not theirs, and what it imports."""
+    """Silence Ptychodus, and the packages it imports: its readers report every file that is not theirs."""
     logger = logging.getLogger(PACKAGE)
     level = logger.level
     logger.setLevel(logging.CRITICAL)

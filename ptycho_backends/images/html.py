@@ -32,8 +32,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 24px 28px 60px; color: var(--ink); background: #fff;
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 24px; margin: 0 0 2px; } h2 { font-size: 17px; margin: 34px 0 10px; border-bottom: 1px solid var(--line);
-  padding-bottom: 5px; } p.sub { color: var(--soft); margin: 0 0 16px; }
+h1 { font-size: 24px; margin: 0 0 2px; } h2 { font-size: 17px; margin: 34px 0 10px;
+  border-bottom: 1px solid var(--line); padding-bottom: 5px; } p.sub { color: var(--soft); margin: 0 0 16px; }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; } .tile { border: 1px solid var(--line); border-radius: 8px;
   padding: 8px 14px; min-width: 120px; } .tile b { display: block; font-size: 19px; } .tile span { color: var(--soft);
   font-size: 12.5px; }

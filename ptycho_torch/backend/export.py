@@ -74,7 +74,7 @@ class NetworkAndPhysics(torch.nn.Module):
         fed = self.scale * diffraction.permute(0, 3, 1, 2)
         if self.in_reals:
             real, imag, amplitude = real_unrolled.predict(
-                fed, offsets, self.model.tensors, self.model.config, self.gain
+                fed, offsets, self.model.tensors, self.model.config, self.get_buffer("gain")
             )
         else:
             _, image, amplitude = self.model(fed, offsets)

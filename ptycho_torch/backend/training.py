@@ -237,8 +237,9 @@ def _strategy(
         return "auto" if execution.strategy in (*SHARED, SINGLE_DEVICE) else execution.strategy
     sees_diffraction = config.model.model_type == "pinn" and config.nll_weight + config.mae_weight > 0
     return DDPStrategy(
-        # a probe that no loss sees has no gradient, for which the processes would wait
-        find_unused_parameters=config.probe_trainable and not sees_diffraction,
+        # a probe that no loss sees, and the scale of 'unrolled', have no gradient, for which the processes would wait
+        find_unused_parameters=config.model.architecture == "unrolled"
+        or (config.probe_trainable and not sees_diffraction),
     )
 
 

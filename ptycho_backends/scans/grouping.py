@@ -392,12 +392,21 @@ def _check_groups_possible(
         )
 
 
+MAX_NEIGHBOURS = 1 << 27
+"""Of all positions together, so that their numbers take at most a gigabyte."""
+
+
 def nearest(positions_px: NDArray[np.float64], seeds: NDArray[np.integer], K: int) -> NDArray[np.int64]:
     """(len(seeds), K) nearest positions to each seed, nearest first, the seed left out if K others exist."""
     count = len(positions_px)
     enough_others = count - 1 >= K
     K = min(K, count)
     reach = min(K + 1, count) if enough_others else K
+    if len(seeds) * reach > MAX_NEIGHBOURS:
+        raise GroupingError(
+            f"neighbor_count: got {K} for each of {len(seeds)} positions, want at most {MAX_NEIGHBOURS // len(seeds)}: "
+            "more take more memory than there is"
+        )
     found = _found_nearest(positions_px, np.asarray(seeds), reach)
     if not enough_others:
         return found

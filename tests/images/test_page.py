@@ -42,6 +42,11 @@ class Nesting(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 

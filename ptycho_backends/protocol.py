@@ -97,7 +97,8 @@ class Backend(Protocol):
         through that function plans once.
 
         Ctrl-C ends training after the current step; the model so far is returned, marked as
-        `interrupted`, and can be resumed. With `output_dir`, checkpoints and logs are written there.
+        `interrupted`, and can be resumed. An `on_epoch` that returns True ends it in the same way. With `output_dir`,
+        checkpoints and logs are written there.
         """
         ...
 

@@ -226,7 +226,8 @@ class Reconstruction:
         )
 
 
-EpochCallback = Callable[[EpochRecord], None]
+EpochCallback = Callable[[EpochRecord], bool | None]
+"""Called after each epoch. True ends training as Ctrl-C does: the model so far is returned, and can be resumed."""
 
 
 # --- refinement

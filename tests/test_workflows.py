@@ -26,9 +26,9 @@ from ptycho_backends.scans.simulate import focused_probe, simulate_star
 from ptycho_backends.scans.statistics import mean_photons
 from ptycho_backends.values import EpochRecord, Reconstruction
 
-TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png"}
+TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png", "report.html"}
 UNKNOWN = {"object_guess": None, "object_mask": None}
-INFERRED = {"inference.yaml", "reconstruction.npz", "reconstruction.png", "metrics.json"}
+INFERRED = {"inference.yaml", "reconstruction.npz", "reconstruction.png", "metrics.json", "report.html"}
 REFINED = {"network.npz", "refinement.yaml", "refinement.png"}
 
 
@@ -297,7 +297,7 @@ def test_refine_needs_no_model(tmp_path, scan, backend):
     result = workflows.refine(scan, tmp_path, backend=backend, config=RefinementConfig(passes=3), frc=True)
     assert result.model is None
     assert names(tmp_path) == REFINED - {"network.npz"} | {
-        "reconstruction.npz", "reconstruction.png", "metrics.json", "resolution.png",
+        "reconstruction.npz", "reconstruction.png", "metrics.json", "resolution.png", "report.html",
     }  # fmt: skip
     assert result.as_dict()["interrupted"] is False
     again = workflows.refine(

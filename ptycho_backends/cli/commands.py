@@ -14,7 +14,7 @@ from ptycho_backends.cli.checking import check as check_command
 from ptycho_backends.cli.convert import convert
 from ptycho_backends.cli.doctor import doctor
 from ptycho_backends.cli.export import export
-from ptycho_backends.cli.images import infer, refine
+from ptycho_backends.cli.images import compare, infer, refine
 from ptycho_backends.cli.inspection import inspect
 from ptycho_backends.cli.options import (
     Debug,
@@ -55,7 +55,7 @@ def main(
     pass
 
 
-for command in (demo, simulate, train, run, infer, refine, convert, export, doctor):
+for command in (demo, simulate, train, run, infer, refine, compare, convert, export, doctor):
     app.command()(command)
 app.command()(reads_scans(check_command))
 app.command()(reads_scans(inspect))

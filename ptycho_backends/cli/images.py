@@ -193,3 +193,40 @@ def refine(
             overwrite=overwrite,
         )
         report(result, say, again=again(context, backend=result.backend, resume=output, output=output))
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of runs, or images (reconstruction.npz); the first is compared with.",
+            metavar="RUN RUN...",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Page to write.", metavar="FILE.html")
+    ] = Path("comparison.html"),
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show images of two or more runs side by side, with maps of their differences from the first.
+
+    Example: ptycho-backends compare run refined -o comparison.html
+    """
+    with session(verbose, quiet, debug) as say:
+        import json
+
+        from ptycho_backends.images.comparison import save_comparison
+        from ptycho_backends.images.results import load_reconstruction
+        from ptycho_backends.training.run_folder import FILES
+
+        images, figures = {}, {}
+        for run in runs:
+            file = run / FILES["reconstruction"] if run.is_dir() else run
+            name = run.name if run.name not in images else str(run)
+            images[name] = load_reconstruction(file)
+            metrics = file.with_name(FILES["metrics"])
+            if metrics.is_file():
+                figures[name] = json.loads(metrics.read_text())
+        say(f"wrote {save_comparison(images, output, figures)}: {len(images)} images")

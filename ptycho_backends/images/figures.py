@@ -110,6 +110,8 @@ def save_reconstruction_figure(
         alignment = _alignment(reconstruction, scan)
     columns = _columns(reconstruction, alignment)
     modes = reconstruction.probe_modes
+    if modes is None and scan is not None:
+        modes = scan.probe_modes
     box = covered_box(reconstruction)
     height, width = (part.stop - part.start for part in box)
     panel_height = PANEL_INCHES * min(max(height / width, 0.4), 2.0) + 0.25
@@ -123,8 +125,7 @@ def save_reconstruction_figure(
     extent, unit = _extent(reconstruction, box)
     _draw_columns(parts[0], axes, columns, extent)
     _label_places(axes, unit)
-    if reconstruction.pixel_size_m is not None:
-        _draw_scale_bar(axes[0, 0], extent)
+    _draw_scale_bar(axes[0, 0], extent, unit)
     if modes is not None:
         _draw_modes(parts[1], modes)
     figure.suptitle(_heading(reconstruction, scan, metrics, agreement), fontsize=9)
@@ -151,14 +152,14 @@ def _columns(reconstruction: Reconstruction, alignment: Alignment | None) -> lis
     name = "reconstruction" if reconstruction.probe_modes is None else "refined"
     columns = []
     if alignment is None:
-        ours = _levelled(np.where(covered, reconstruction.object[box], 0))
+        ours = levelled(np.where(covered, reconstruction.object[box], 0))
         pattern, region = ours, covered
     else:
         level = alignment if alignment.ramp_removed is None else alignment.ramp_removed
         ours, pattern, region = level.reconstruction, level.truth, level.region
     if reconstruction.start is not None:
-        start, known = _moved(reconstruction.start, reconstruction, box)
-        start = _fitted(start, pattern, known & region)
+        start, known = moved(reconstruction.start, reconstruction, box)
+        start = fitted(start, pattern, known & region)
         start_name = "network" if reconstruction.start.probe_modes is None else "start"
         columns.append(_column(start_name, start, covered & known))
     columns.append(_column(name, ours, covered))
@@ -174,14 +175,14 @@ def _column(title: str, image: NDArray, shown: NDArray[np.bool_]) -> _Column:
     return _Column(title, np.where(shown, np.abs(image), np.nan), np.where(shown, np.angle(image), np.nan))
 
 
-def _levelled(image: NDArray) -> NDArray[np.complex128]:
+def levelled(image: NDArray) -> NDArray[np.complex128]:
     """`image` without its ramp and with zero mean phase, which keeps the picture away from the wrap at pi."""
     image = without_ramp(image, own_ramp(image))
     mean = np.sum(image)
     return image * (np.conj(mean) / abs(mean) if abs(mean) > 0 else 1.0)
 
 
-def _moved(
+def moved(
     image: Reconstruction, onto: Reconstruction, box: Box
 ) -> tuple[NDArray[np.complex128], NDArray[np.bool_]]:
     """`image` on the pixels `box` of another canvas, bilinear, and where it is known there."""
@@ -195,7 +196,7 @@ def _moved(
     return ndimage.map_coordinates(image.object.astype(np.complex128), places, order=1), known
 
 
-def _fitted(image: NDArray, pattern: NDArray, region: NDArray[np.bool_]) -> NDArray[np.complex128]:
+def fitted(image: NDArray, pattern: NDArray, region: NDArray[np.bool_]) -> NDArray[np.complex128]:
     """`image` without a ramp against `pattern`, times the factor that brings it closest, both within `region`."""
     image = without_ramp(image, linear_ramp(np.where(region, image * pattern.conj(), 0)))
     inside = image[region]
@@ -273,8 +274,8 @@ def _label_places(axes: NDArray, unit: str) -> None:
         panel_axes.set_xlabel(f"x ({unit})", fontsize=9)
 
 
-def _draw_scale_bar(panel_axes: "Axes", extent: _Extent) -> None:
-    """A round length in micrometres or nanometres, in the lower left corner."""
+def _draw_scale_bar(panel_axes: "Axes", extent: _Extent, unit: str) -> None:
+    """A round length in micrometres or nanometres, or else in pixels, in the lower left corner."""
     from matplotlib.patheffects import withStroke
 
     left, right, bottom, top = extent
@@ -286,7 +287,7 @@ def _draw_scale_bar(panel_axes: "Axes", extent: _Extent) -> None:
     panel_axes.plot(
         [x, x + length], [y, y], color="black", linewidth=2.0, path_effects=outline, solid_capstyle="butt"
     )
-    label = f"{length:g} µm" if length >= 1 else f"{length * 1e3:g} nm"
+    label = f"{length * 1e3:g} nm" if unit == "µm" and length < 1 else f"{length:g} {unit}"
     panel_axes.text(
         x + length / 2, y + 0.02 * (top - bottom), label, color="black", fontsize=8, ha="center", va="bottom",
         path_effects=[withStroke(linewidth=2.0, foreground="white")],

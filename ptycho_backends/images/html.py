@@ -32,8 +32,9 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 24px 28px 60px; color: var(--ink); background: #fff;
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 24px; margin: 0 0 2px; } h2 { font-size: 17px; margin: 34px 0 10px;
-  border-bottom: 1px solid var(--line); padding-bottom: 5px; } p.sub { color: var(--soft); margin: 0 0 16px; }
+h1 { font-size: 24px; margin: 0 0 2px; }
+h2 { font-size: 17px; margin: 34px 0 10px; border-bottom: 1px solid var(--line);
+  padding-bottom: 5px; } p.sub { color: var(--soft); margin: 0 0 16px; }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; } .tile { border: 1px solid var(--line); border-radius: 8px;
   padding: 8px 14px; min-width: 120px; } .tile b { display: block; font-size: 19px; } .tile span { color: var(--soft);
   font-size: 12.5px; }
@@ -45,7 +46,9 @@ figure { margin: 0; } figcaption { font-size: 13px; color: var(--soft); margin-t
 .bar { width: 12px; border: 1px solid #bbb; } .limits { display: flex; flex-direction: column;
   justify-content: space-between; font-size: 11.5px; color: var(--soft); white-space: nowrap; }
 .scale { position: absolute; left: 5%; bottom: 5%; border-top: 3px solid #fff; color: #fff; font-size: 12px;
-  text-align: center; pointer-events: none; filter: drop-shadow(0 0 1.5px #000) drop-shadow(0 0 1px #000); }
+  pointer-events: none; box-shadow: 0 -1px 0 #000; }
+.scale span { position: absolute; left: 0; bottom: 5px; white-space: nowrap; padding: 0 4px; border-radius: 3px;
+  background: #000a; }
 table { border-collapse: collapse; font-size: 13.5px; } td, th { text-align: left; padding: 3px 16px 3px 0;
   border-bottom: 1px solid var(--line); vertical-align: top; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; }
@@ -206,7 +209,7 @@ def picture(
         f'<img alt="{text}" draggable="false" src="data:image/png;base64,{data}">{length}</div>'
         f'<div class="bar" style="height:{height}px;background:linear-gradient({stops})"></div>'
         f'<div class="limits" style="height:{height}px"><span>{high:.3g} {unit}</span><span>{low:.3g}</span></div>'
-        f"</div><figcaption>{text}</figcaption></figure>"
+        f'</div><figcaption style="max-width:{width + 20}px">{text}</figcaption></figure>'
     )
 
 
@@ -224,7 +227,7 @@ def _scale_bar(columns: float, scale: Scale) -> str:
     decade = 10.0 ** math.floor(math.log10(longest))
     length = max(step * decade for step in BAR_LENGTHS if step * decade <= longest)
     label = f"{length * 1e3:g} nm" if scale.unit == "µm" and length < 1 else f"{length:g} {scale.unit}"
-    return f'<div class="scale" style="width:{100 * length / (columns * scale.pixel):.2f}%">{label}</div>'
+    return f'<div class="scale" style="width:{100 * length / (columns * scale.pixel):.2f}%"><span>{label}</span></div>'
 
 
 def chart(
@@ -307,10 +310,6 @@ def places(
     spots = positions * factor + shift
     radius = float(np.clip(0.25 * math.sqrt(width * height / max(len(positions), 1)), 1.2, 6))
     dots = []
-    if before is not None:
-        for (x1, y1), (x2, y2) in zip(before * factor + shift, spots, strict=True):
-            dots.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#c4491d"/>')
-            dots.append(f'<circle cx="{x1:.1f}" cy="{y1:.1f}" r="{radius / 2:.1f}" fill="#c4491d"/>')
     limits = (0.0, 1.0) if values is None else limits_of(values)
     fills = ["#1f5fa8"] * len(spots)
     if values is not None:
@@ -321,6 +320,10 @@ def places(
         dots.append(
             f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{radius:.1f}" fill="{fill}"><title>{told}</title></circle>'
         )
+    if before is not None:
+        for (x1, y1), (x2, y2) in zip(before * factor + shift, spots, strict=True):
+            dots.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#1677c8"/>')
+            dots.append(f'<circle cx="{x1:.1f}" cy="{y1:.1f}" r="1.4" fill="#1677c8"/>')
     frame = f'<rect width="{width}" height="{height}" fill="none" stroke="#dde3ea"/>'
     drawing = (
         f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '

@@ -192,7 +192,7 @@ def _truth(contents: Contents) -> str:
         "phase - known (rad)": (np.angle(ours * truth.conj()), "difference"),
     }
     pictures = [
-        html.picture(_shown(values, region), name, colours=colours, scale=scale, width=240)
+        html.picture(_shown(values, region), name, colours=colours, scale=scale, width=195)
         for name, (values, colours) in parts.items()
     ]
     return html.section("Known object", html.row(pictures))
@@ -243,7 +243,7 @@ def _positions(contents: Contents) -> str:
             if moved > 0:
                 before, text = (
                     given * factor,
-                    f"positions corrected by {moved:.2f} px at most, given ones red",
+                    f"positions corrected by {moved:.2f} px at most, given ones blue",
                 )
     if contents.agreement is not None and len(contents.agreement.r_factor_by_position) == len(used):
         values, text = contents.agreement.r_factor_by_position, f"{text}, coloured by R-factor"

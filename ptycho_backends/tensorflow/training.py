@@ -130,8 +130,8 @@ class _Run:
                 self._checkpoints.save_last(model)
                 self._checkpoints.save_best(model, record)
             self._record(module, record)
-            if self._on_epoch is not None:
-                self._on_epoch(record)
+            if self._on_epoch is not None and self._on_epoch(record) is True:
+                self._interrupts.request()
 
     def _train_epoch(self) -> None:
         module, epoch = self._module, self._module.epochs_done + 1

@@ -84,7 +84,7 @@ class Interrupts:
     Attributes
     ----------
     requested : bool
-        A signal came to this process.
+        A signal came to this process, or its caller asked for the end.
     within_step : bool
         It came twice, so that a step may be half done.
     """
@@ -141,6 +141,10 @@ class Interrupts:
         self.requested, self._first = True, now
         if self._processes.is_first:
             log.warning("%s: ending after this step; once more, and it ends at once", what)
+
+    def request(self) -> None:
+        """Ask for the end of training after the current step, as a first signal does."""
+        self.requested, self._first = True, time.monotonic()
 
     def raise_if_requested(self) -> None:
         """End training here if any process asks for it; a collective operation of all processes.

@@ -1,6 +1,7 @@
 """Models as ONNX and as `torch.export` programs, with real tensors at their boundary."""
 
 import contextlib
+import copy
 import logging
 import os
 import warnings
@@ -110,7 +111,9 @@ def export_model(model: TrainedModel, path: str | os.PathLike[str], format: str,
             dynamic_shapes=tuple({0: groups} for _ in tensors),
         )
         write = _write_program if format == "torch-export" else _write_onnx
-        return write(program, Path(path), format, metadata, inputs, want)
+        double = copy.deepcopy(module).double()(*(tensor.double() for tensor in tensors))
+        exact = {name: value.numpy() for name, value in double.items()}
+        return write(program, Path(path), format, metadata, inputs, want, exact)
 
 
 def _module_of(model: TrainedModel, format: str) -> tuple[torch.nn.Module, dict[str, NDArray[np.float32]]]:
@@ -131,6 +134,7 @@ def _write_program(
     metadata: str,
     inputs: Mapping[str, NDArray],
     want: Mapping[str, NDArray],
+    exact: Mapping[str, NDArray],
 ) -> Path:
     with replaced_atomically(path) as stream:
         torch.export.save(program, stream, extra_files={"metadata.json": metadata})
@@ -138,7 +142,9 @@ def _write_program(
         with open(stream.name, "rb") as written:
             again = torch.export.load(written).module()
         got = again(*(torch.from_numpy(value) for value in inputs.values()))
-        require_agreement(FORMATS[format].label, {name: value.numpy() for name, value in got.items()}, want)
+        require_agreement(
+            FORMATS[format].label, {name: value.numpy() for name, value in got.items()}, want, exact
+        )
     return path
 
 
@@ -149,6 +155,7 @@ def _write_onnx(
     metadata: str,
     inputs: Mapping[str, NDArray],
     want: Mapping[str, NDArray],
+    exact: Mapping[str, NDArray],
 ) -> Path:
     import onnxruntime
 
@@ -160,7 +167,7 @@ def _write_onnx(
     content = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     got = dict(zip(want, session.run(list(want), dict(inputs)), strict=True))
-    require_agreement(FORMATS[format].label, got, want)
+    require_agreement(FORMATS[format].label, got, want, exact)
     with replaced_atomically(path) as stream:
         stream.write(content)
     return path

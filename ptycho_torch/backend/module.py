@@ -45,6 +45,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self.after_epoch: Callable[[TrainedModel], None] | None = None
         self._start = start
         self._on_epoch = on_epoch
+        self.request_stop: Callable[[], None] = lambda: None
         self._by_part = bool(execution.finetune_stages)
         self._accum_steps = execution.accum_steps
         # where losses are scaled, Lightning cannot clip gradients that the optimiser itself scales back
@@ -139,7 +140,8 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
             self.after_epoch(model)
         if self._on_epoch is not None and self.trainer.is_global_zero:
             try:
-                self._on_epoch(record)
+                if self._on_epoch(record) is True:
+                    self.request_stop()
             except KeyboardInterrupt as error:
                 # Lightning would end the program
                 raise CallbackInterrupted(error) from error

@@ -129,6 +129,7 @@ class TrainingRun:
         if execution.enable_checkpointing and folder is not None and self._processes.is_first:
             checkpoints = Checkpoints(folder, execution)
         self._interrupts = Interrupts(self._processes)
+        module.request_stop = self._interrupts.request
         writes_history = self._processes.is_first and loggers.logger_of(execution, folder) == "csv"
         module.after_epoch = self._after_epoch
         between_steps = self._between_steps = _BetweenSteps(

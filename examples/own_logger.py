@@ -1,0 +1,38 @@
+"""A logger of your own, on PyTorch: any of Lightning's takes the losses of every epoch."""
+
+from lightning.pytorch.loggers import Logger
+
+from ptycho_backends import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.training.plan import plan_training
+from ptycho_backends.workflows import simulate_star
+from ptycho_torch.backend.module import PtychoModule
+from ptycho_torch.backend.training import TrainingRun
+
+
+class ListLogger(Logger):
+    """Keeps what it is told in a list."""
+
+    name, version = "list", 0
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        self.rows.append(dict(params))
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append({"step": step, **metrics})
+
+
+def main(N=64, epochs=5):
+    execution = ExecutionConfig(enable_progress_bar=False, accelerator="cpu")
+    network = ModelConfig(N=N, architecture="unrolled", gridsize=1)
+    plan = plan_training(simulate_star(N, 60, seed=0), TrainingConfig(model=network, nepochs=epochs), "torch")
+    run = TrainingRun(plan, PtychoModule(plan.start, execution), execution=execution)
+    run.trainer.logger = logger = ListLogger()
+    return run.fit(), logger.rows
+
+
+if __name__ == "__main__":
+    print(main())

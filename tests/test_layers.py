@@ -60,7 +60,7 @@ def test_the_floors_hold(copy: Path) -> None:
         ),
         ("ptycho_backends/registry.py", LATE, "import ptycho_torch.backend", "neither backends nor doors"),
         (
-            "ptycho_backends/workflows.py",
+            "ptycho_backends/workflows/training.py",
             LATE,
             "import ptycho_backends.tensorflow.backend",
             "neither backends",

@@ -39,8 +39,8 @@ def oracle(monkeypatch):
         path.touch()
         return path
 
-    monkeypatch.setattr(workflows, "save_reconstruction_figure", touch)
-    monkeypatch.setattr(workflows, "save_history_figure", touch)
+    monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
+    monkeypatch.setattr("ptycho_backends.workflows.training.save_history_figure", touch)
 
 
 @pytest.fixture

@@ -347,8 +347,8 @@ def test_other_hdf5_files_are_told_apart(star, tmp_path):
 
 
 def test_a_run_writes_a_product(star, tmp_path, monkeypatch):
-    for picture in ("save_reconstruction_figure", "save_history_figure"):
-        monkeypatch.setattr(workflows, picture, lambda _, path, *__: path)
+    for picture in ("images.save_reconstruction_figure", "training.save_history_figure"):
+        monkeypatch.setattr(f"ptycho_backends.workflows.{picture}", lambda _, path, *__: path)
     config = TrainingConfig(model=ModelConfig(N=0, n_filters_scale=1), nepochs=1, n_groups=40)
     result = workflows.run(
         star, config, tmp_path / "run", backend=OracleBackend(), product=tmp_path / "made" / "out.h5"

@@ -20,6 +20,7 @@ from ptycho_backends.params import bridge, params
 from ptycho_backends.scans.scan_files import save_scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training import plan
+from ptycho_backends.workflows import images
 
 EXECUTION = ExecutionConfig(
     accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False, logger_backend="none"
@@ -101,7 +102,7 @@ def test_workflows_train(tmp_path, scan, quick_name, calls):
 
 def test_workflows_run(tmp_path, scan, quick_name, calls, monkeypatch):
     aligned = Counter()
-    for module in (metrics, workflows, figures):
+    for module in (metrics, images, figures):
         original = module.align
 
         def counting(*arguments, original=original, **options):
@@ -120,7 +121,7 @@ def test_workflows_run(tmp_path, scan, quick_name, calls, monkeypatch):
 
 @pytest.mark.parametrize(("verb", "batch_size"), [("train", "4"), ("train", "auto"), ("run", "auto")])
 def test_command_line(tmp_path, scan, quick_name, calls, verb, batch_size, monkeypatch):
-    monkeypatch.setattr(workflows, "save_reconstruction_figure", lambda *_: tmp_path)
+    monkeypatch.setattr(images, "save_reconstruction_figure", lambda *_: tmp_path)
     monkeypatch.setattr("ptycho_backends.cli.settings.training_batch_size", lambda *_: 8)
     path = save_scan(scan, tmp_path / "scan.npz")
     asked = [

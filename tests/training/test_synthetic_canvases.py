@@ -97,7 +97,7 @@ def test_a_correction_that_is_learned_lowers_the_error(tmp_path, monkeypatch, na
         drawn.append(SyntheticCanvases(*given))
         return drawn[0]
 
-    monkeypatch.setattr(workflows, "SyntheticCanvases", kept)
+    monkeypatch.setattr("ptycho_backends.workflows.training.SyntheticCanvases", kept)
     execution = ExecutionConfig(
         accelerator="cpu", learning_rate=4e-3, enable_progress_bar=False, enable_checkpointing=False
     )

@@ -31,7 +31,7 @@ class _Chunk(NamedTuple):
 
 
 class Chunks:
-    """The chunks of a data set; `require_bounded` looks at those that are about to be read.
+    """The chunks of a data set; `require_bounded` looks at those to be read next.
 
     Parameters
     ----------

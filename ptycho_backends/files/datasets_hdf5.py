@@ -6,6 +6,7 @@ beside them are theirs to choose, so the C library reads them. Models come from 
 
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 MAX_KEPT_BYTES = 64 << 20
 _CACHE_SLOTS = 10_007
 MAX_TEXT = 1 << 16
+# Files that are made in memory, and written when they are whole.
+MAX_IN_MEMORY_BYTES = 256 << 20
 
 # Of a listing of unknown files.
 MAX_LISTED, MAX_GROUPS, MAX_LOOKED_AT = 1000, 200, 4000
@@ -312,11 +315,19 @@ def _plain(value: Any) -> float | int | str | None:
     return float(value) if isinstance(value, np.floating) else None
 
 
-def created_hdf5(path: str) -> "h5py.File":
-    """A new HDF5 file whose structure has checksums, as of HDF5 1.10; the caller holds the lock on it, if any."""
+def created_hdf5(path: str, *, in_memory: bool = False) -> "h5py.File":
+    """A new HDF5 file whose structure has checksums, as of HDF5 1.10; the caller holds the lock on it, if any.
+
+    `in_memory` writes nothing; `path` is then any name.
+    """
     import h5py  # late: it takes a tenth of a second
 
-    return h5py.File(path, "w", libver=("v110", "v110"), locking=False, track_order=False)
+    settings: dict[str, Any] = {"libver": ("v110", "v110"), "track_order": False}
+    if in_memory:
+        # of its own name, because HDF5 takes files of one name for one file, in all threads
+        name = f"{path}-{secrets.token_hex(8)}"
+        return h5py.File(name, "w", driver="core", backing_store=False, **settings)
+    return h5py.File(path, "w", locking=False, **settings)
 
 
 def write_datasets(
@@ -346,15 +357,32 @@ def write_datasets(
         If the file cannot be written; an earlier file is untouched.
     """
     path = Path(path)
+    if sum(np.asarray(array).nbytes for array in arrays.values()) <= MAX_IN_MEMORY_BYTES:
+        # HDF5 cannot close a file that the disk, or a limit, has no room for: it ends the process
+        with replaced_atomically(path) as stream, created_hdf5(path.name, in_memory=True) as file:
+            _fill(file, arrays, attributes, compression, checksums)
+            file.flush()
+            stream.write(file.id.get_file_image())
+        return path
     # by its name, because h5py would read and seek in a stream, and this one is for writing
     with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:
-        for name, array in arrays.items():
-            filters: dict[str, Any] = {}
-            if np.ndim(array) and np.size(array):
-                filters = {"compression": compression, "fletcher32": checksums}
-            file.create_dataset(name, data=array, track_times=False, **filters)
-        for name, values in attributes.items():
-            owner = file[name] if name else file
-            for key, value in values.items():
-                owner.attrs[key] = value
+        _fill(file, arrays, attributes, compression, checksums)
     return path
+
+
+def _fill(
+    file: "h5py.File",
+    arrays: Mapping[str, NDArray],
+    attributes: Mapping[str, Mapping[str, Any]],
+    compression: str | None,
+    checksums: bool,
+) -> None:
+    for name, array in arrays.items():
+        filters: dict[str, Any] = {}
+        if np.ndim(array) and np.size(array):
+            filters = {"compression": compression, "fletcher32": checksums}
+        file.create_dataset(name, data=array, track_times=False, **filters)
+    for name, values in attributes.items():
+        owner = file[name] if name else file
+        for key, value in values.items():
+            owner.attrs[key] = value

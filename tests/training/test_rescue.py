@@ -5,9 +5,11 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from ptycho_backends.errors import OutputError
+from ptycho_backends.files.datasets_hdf5 import write_datasets
 from ptycho_backends.files.leftovers import remove_leftovers
 from ptycho_backends.files.output import output_directory, replaced_atomically
 from ptycho_backends.training.rescue import carried, carry, saved_somewhere, without_failure
@@ -106,3 +108,19 @@ def test_leftovers_of_killed_writers_are_removed_and_others_stay(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"scan.part", "new"}
     remove_leftovers(tmp_path / "nowhere")
     assert os.listdir(tmp_path)
+
+
+def test_a_limit_on_the_size_of_files_is_an_error_and_not_the_end(tmp_path):
+    """HDF5 would end the process, because it cannot close what it cannot write."""
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    write_datasets(tmp_path / "a.h5", {"x": np.arange(10.0)}, {"x": {"unit": "m"}})
+    before = (tmp_path / "a.h5").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_datasets(tmp_path / "a.h5", {"x": np.arange(10_000.0)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "a.h5").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]

@@ -1,6 +1,6 @@
 """Hostile and damaged files, generated: for each a name, the file's name, its bytes, and the function that reads it.
 
-`python hostile_corpus.py FOLDER` reads all of them with an audit hook, and prints what happened as JSON.
+`python hostile_corpus.py FOLDER` reads all of them with an audit hook, and writes what happened as JSON.
 """
 
 import gzip
@@ -847,9 +847,7 @@ def hostile_compressed() -> Iterator[tuple[str, str, bytes]]:
         "scan.npz.gz",
         b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + zeros_deflated(300) + bytes(8),
     )
-    yield "xz that wants four gigabytes", "scan.npz.xz", lzma.compress(
-        b"x", lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
-    ) if False else b"\xfd7zXZ\0\0\4" + bytes(40)  # fmt: skip
+    yield "xz without a stream", "scan.npz.xz", b"\xfd7zXZ\0\0\4" + bytes(40)
     yield "gzip in gzip", "scan.npz.gz", gzip.compress(gzip.compress(b"x"))
     yield "gzip cut short", "scan.npz.gz", gzip.compress(bytes(1000))[:-9]
     yield "many streams", "scan.npz.gz", gzip.compress(b"", 1) * 20_000
@@ -901,4 +899,4 @@ if __name__ == "__main__":
     # beside this file, which is run as a program so that the hook sees nothing of the tests
     from hostile_run import run
 
-    print(json.dumps(run(corpus, Path(sys.argv[1]), PtychoBackendsError)))
+    sys.stdout.write(json.dumps(run(corpus, Path(sys.argv[1]), PtychoBackendsError)) + "\n")

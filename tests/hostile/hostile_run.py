@@ -68,10 +68,8 @@ def run(
 
 def _is_good(text: str, path: Path) -> bool:
     """True for a message that names the file and cannot steer a terminal."""
-    return (
-        (path.name in text
-        and text.isprintable())
-        or (path.name in text and not set(text) & set("\x1b\x9b\7\0"))
+    return (path.name in text and text.isprintable()) or (
+        path.name in text and not set(text) & set("\x1b\x9b\7\0")
     )
 
 

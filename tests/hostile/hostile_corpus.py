@@ -864,10 +864,8 @@ def corpus(folder: Path) -> Iterator[Case]:
         yield Case("zip", name, "hostile.zip", data, both, loads=False)
     for name, data in hostile_json(archive):
         yield Case("JSON", name, "hostile.zip", data, both, loads=False)
-    others = [
-        Entry(f"autoencoder/{file}", b"x")
-        for file in ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
-    ]
+    files = ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
+    others = [Entry(f"autoencoder/{file}", b"x") for file in files]
     for name, data in pickles():
         yield Case(
             "pickle", name, "hostile.zip", zipped(Entry("manifest.dill", data), *others), both, loads=False

@@ -7,6 +7,7 @@ for temporary files; it belongs into the corpus then.
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -27,10 +28,8 @@ def fuzz(form: str, seconds: int, folder: Path) -> None:
 
     def one(data: bytes) -> None:
         path.write_bytes(data)
-        try:
+        with suppress(PtychoBackendsError):
             read(path)
-        except PtychoBackendsError:
-            pass
 
     found = f"-artifact_prefix={folder}/"
     limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1500", "-max_len=200000"]

@@ -703,7 +703,8 @@ def hostile_products() -> Iterator[tuple[str, bytes]]:
         def fill(file: h5py.File) -> None:
             arrays = {
                 "probe_position_indexes": np.arange(4), "probe_position_x_m": np.zeros(4),
-                "probe_position_y_m": np.zeros(4), "probe": np.ones((1, 1, 8, 8), "c8"), "object": np.ones((1, 9, 9), "c8"),
+                "probe_position_y_m": np.zeros(4), "probe": np.ones((1, 1, 8, 8), "c8"),
+                "object": np.ones((1, 9, 9), "c8"),
             }  # fmt: skip
             for name, value in {**arrays, **others}.items():
                 if callable(value):

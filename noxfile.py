@@ -153,7 +153,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False, python="3.11")
 def fuzz(session: nox.Session) -> None:
-    """Every reader against mutated files, led by coverage (atheris), a minute each; `-- zip 600`: one for ten minutes."""
+    """Every reader against mutated files, by atheris, a minute each; `-- zip 600`: one for ten minutes."""
     install(session)
     session.install("atheris>=3")
     only, seconds = (*session.posargs, "60")[:2] if session.posargs else ("", "60")

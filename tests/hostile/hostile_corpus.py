@@ -419,6 +419,10 @@ def signed(members: dict[str, bytes], name: str, data: bytes) -> bytes:
     return zipped(*(Entry(key, value) for key, value in changed.items()))
 
 
+# Odd, but harmless.
+HARMLESS = ("params.json: surrogates", "model offset")
+
+
 def hostile_json(whole: Case) -> Iterator[tuple[str, bytes]]:
     members = members_of(whole.data)
     texts = {
@@ -864,7 +868,7 @@ def corpus(folder: Path) -> Iterator[Case]:
     for name, data in hostile_zips(archive):
         yield Case("zip", name, "hostile.zip", data, both, loads=False)
     for name, data in hostile_json(archive):
-        yield Case("JSON", name, "hostile.zip", data, both, loads=False)
+        yield Case("JSON", name, "hostile.zip", data, both, loads=name in HARMLESS)
     files = ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
     others = [Entry(f"autoencoder/{file}", b"x") for file in files]
     for name, data in pickles():

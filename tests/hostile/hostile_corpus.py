@@ -232,7 +232,7 @@ def checkpoint_content() -> dict[str, Any]:
     for name, weight in trained.weights.items():
         value = np.stack([weight.real, weight.imag], -1) if weight.dtype.kind == "c" else weight
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 and weight.dtype.kind != "c" else value
-        state[PARAMETER_PREFIX + name] = Tensor(np.ascontiguousarray(value, np.float32))
+        state[PARAMETER_PREFIX + name] = Tensor(np.array(value, np.float32, order="C"))
     return {
         CHECKPOINT_KEY: json.dumps(values), "pytorch-lightning_version": "2.6", "state_dict": state,
         "optimizer_states": [{"state": {}, "param_groups": [{"params": []}]}],

@@ -31,9 +31,9 @@ def test_a_run_that_is_resumed_by_a_file_is_written_beside_it(output, resume, fo
 def test_a_configuration_from_a_pipe_is_read_once(tmp_path):
     pipe = tmp_path / "config.yaml"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=("nepochs: 3\nmodel: {N: 32}\n",))
+    writer = threading.Thread(target=pipe.write_text, args=("nepochs: 3\nmodel: {N: 128}\n",))
     writer.start()
     config, names = load_config_with_names(pipe, TrainingConfig)
     writer.join(10)
-    assert (config.nepochs, config.model.N) == (3, 32)
+    assert (config.nepochs, config.model.N) == (3, 128)
     assert names == {"nepochs", "model", "N"}

@@ -66,7 +66,7 @@ def test_without_a_digest(tmp_path, scan):
 
 
 def test_no_flipped_bit_of_a_data_set_or_an_attribute_is_read(tmp_path):
-    """Of 300 flips at random each is found or changes nothing that is read."""
+    """Of 150 flips at random each is found or changes nothing that is read."""
     path, draw = tmp_path / "x.h5", random.Random(1)
     arrays = {"a": np.arange(40.0), "b": np.ones((1, 30, 30), np.complex64), "c": np.arange(7)}
     write_datasets(path, arrays, {"": {"energy": 8e3, "name": "x"}, "b": {"pixel": 1e-8}})
@@ -80,7 +80,7 @@ def test_no_flipped_bit_of_a_data_set_or_an_attribute_is_read(tmp_path):
     good, silent = content(), 0
     with h5py.File(path) as file:
         assert all(file[name].fletcher32 for name in arrays)
-    for _ in range(300):
+    for _ in range(150):
         path.write_bytes(whole)
         flipped(path, draw.randrange(len(whole)))
         with suppress(ScanError):

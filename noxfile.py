@@ -149,3 +149,19 @@ def bench(session: nox.Session) -> None:
     # drawn first, because a regression ends the session
     session.run("python", "benchmarks/history.py")
     session.run("python", "benchmarks/compare.py", "--first")
+
+
+@nox.session(default=False, python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """Every reader against mutated files, by atheris, a minute each; `-- zip 600`: one for ten minutes."""
+    install(session)
+    session.install("atheris>=3")
+    only, seconds = (*session.posargs, "60")[:2] if session.posargs else ("", "60")
+    session.run("python", "tests/hostile/fuzz.py", "--all", only, seconds)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities in the dependencies that are tested together, by pip-audit."""
+    session.install("pip-audit>=2.7")
+    session.run("pip-audit", "--requirement", "constraints.txt", "--no-deps", *session.posargs)

@@ -6,8 +6,8 @@ Each is also the builtin that a caller would expect, so `except ValueError` keep
 import re
 from typing import Any
 
-# Control characters but tab and line feed, those of the upper half too, and marks that reorder text.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters but tab and line feed, those of the upper half too, marks that reorder text, halves of characters.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: object) -> str:

@@ -157,11 +157,8 @@ def bounded_bytes(path: Path, limit: int, error: type[PtychoBackendsError]) -> b
     return data
 
 
-# Damage makes parsers raise these; other exceptions are bugs, or the user's to decide.
-DAMAGE = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, NotImplementedError, RecursionError,
-    RuntimeError, SyntaxError, TypeError, ValueError,
-)  # fmt: skip
+DAMAGE = (Exception,)
+"""Raised by parsers of other libraries for damaged files: almost anything, as zlib.error and tokenize.TokenError."""
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Chunks:
     Raises
     ------
     ScanError
-        If it is compressed twice, or a chunk takes more bytes than what is in it.
+        If it is compressed twice, or a chunk takes more bytes than its numbers do.
     """
 
     def __init__(self, name: str, dataset: "h5py.Dataset") -> None:

@@ -68,7 +68,7 @@ class Hdf5Tree:
         self._opened.close()
 
     def dataset(self, name: str, growth: Growth = PLAIN) -> "h5py.Dataset":
-        """Find the data set `name`, and check that all of it can be read, within the limits of memory.
+        """Find the data set `name`, and check that all of it can be read and unpacks to no more than `growth` allows.
 
         Raises
         ------

@@ -28,10 +28,11 @@ def replaced_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))
     # beside its destination, because only a rename within one file system is atomic
     temporary = target.parent / f".{secrets.token_hex(8)}{leftovers.SUFFIX}"
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "a pipe or a device"
-        raise OutputError(f"{path}: is {kind}, want the name of a file")
     try:
+        # replacing a pipe or a device by a file would not be what its name was given for
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "a pipe or a device"
+            raise OutputError(f"{path}: is {kind}, want the name of a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _new_file(temporary) as stream:
             yield stream

@@ -123,3 +123,13 @@ def test_output_directory_notices_a_folder_without_room(
     monkeypatch.setattr("tempfile.NamedTemporaryFile", refused)
     with pytest.raises(OutputError, match=r"cannot be written to \(Permission denied\)"):
         output_directory(tmp_path)
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        with pytest.raises(OutputError, match="is a pipe or a device"):
+            write(tmp_path / name, b"content")
+    assert (tmp_path / "pipe").is_fifo()
+    assert Path("/dev/null").is_char_device()

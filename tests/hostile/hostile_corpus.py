@@ -1,6 +1,6 @@
 """Hostile and damaged files, generated: for each a name, the file's name, its bytes, and the function that reads it.
 
-`python hostile_corpus.py FOLDER` reads all of them with an audit hook, and prints what happened as JSON.
+`python hostile_corpus.py FOLDER` reads all of them with an audit hook, and writes what happened as JSON.
 """
 
 import gzip
@@ -232,7 +232,7 @@ def checkpoint_content() -> dict[str, Any]:
     for name, weight in trained.weights.items():
         value = np.stack([weight.real, weight.imag], -1) if weight.dtype.kind == "c" else weight
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 and weight.dtype.kind != "c" else value
-        state[PARAMETER_PREFIX + name] = Tensor(np.ascontiguousarray(value, np.float32))
+        state[PARAMETER_PREFIX + name] = Tensor(np.array(value, np.float32, order="C"))
     return {
         CHECKPOINT_KEY: json.dumps(values), "pytorch-lightning_version": "2.6", "state_dict": state,
         "optimizer_states": [{"state": {}, "param_groups": [{"params": []}]}],
@@ -417,6 +417,10 @@ def signed(members: dict[str, bytes], name: str, data: bytes) -> bytes:
     manifest["members"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
     changed = {**members, name: data, "manifest.json": json.dumps(manifest).encode()}
     return zipped(*(Entry(key, value) for key, value in changed.items()))
+
+
+# Odd, but harmless.
+HARMLESS = ("params.json: surrogates", "model offset")
 
 
 def hostile_json(whole: Case) -> Iterator[tuple[str, bytes]]:
@@ -703,7 +707,8 @@ def hostile_products() -> Iterator[tuple[str, bytes]]:
         def fill(file: h5py.File) -> None:
             arrays = {
                 "probe_position_indexes": np.arange(4), "probe_position_x_m": np.zeros(4),
-                "probe_position_y_m": np.zeros(4), "probe": np.ones((1, 1, 8, 8), "c8"), "object": np.ones((1, 9, 9), "c8"),
+                "probe_position_y_m": np.zeros(4), "probe": np.ones((1, 1, 8, 8), "c8"),
+                "object": np.ones((1, 9, 9), "c8"),
             }  # fmt: skip
             for name, value in {**arrays, **others}.items():
                 if callable(value):
@@ -847,9 +852,7 @@ def hostile_compressed() -> Iterator[tuple[str, str, bytes]]:
         "scan.npz.gz",
         b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + zeros_deflated(300) + bytes(8),
     )
-    yield "xz that wants four gigabytes", "scan.npz.xz", lzma.compress(
-        b"x", lzma.FORMAT_XZ, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
-    ) if False else b"\xfd7zXZ\0\0\4" + bytes(40)  # fmt: skip
+    yield "xz without a stream", "scan.npz.xz", b"\xfd7zXZ\0\0\4" + bytes(40)
     yield "gzip in gzip", "scan.npz.gz", gzip.compress(gzip.compress(b"x"))
     yield "gzip cut short", "scan.npz.gz", gzip.compress(bytes(1000))[:-9]
     yield "many streams", "scan.npz.gz", gzip.compress(b"", 1) * 20_000
@@ -865,11 +868,9 @@ def corpus(folder: Path) -> Iterator[Case]:
     for name, data in hostile_zips(archive):
         yield Case("zip", name, "hostile.zip", data, both, loads=False)
     for name, data in hostile_json(archive):
-        yield Case("JSON", name, "hostile.zip", data, both, loads=False)
-    others = [
-        Entry(f"autoencoder/{file}", b"x")
-        for file in ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
-    ]
+        yield Case("JSON", name, "hostile.zip", data, both, loads=name in HARMLESS)
+    files = ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
+    others = [Entry(f"autoencoder/{file}", b"x") for file in files]
     for name, data in pickles():
         yield Case(
             "pickle", name, "hostile.zip", zipped(Entry("manifest.dill", data), *others), both, loads=False
@@ -901,4 +902,4 @@ if __name__ == "__main__":
     # beside this file, which is run as a program so that the hook sees nothing of the tests
     from hostile_run import run
 
-    print(json.dumps(run(corpus, Path(sys.argv[1]), PtychoBackendsError)))
+    sys.stdout.write(json.dumps(run(corpus, Path(sys.argv[1]), PtychoBackendsError)) + "\n")

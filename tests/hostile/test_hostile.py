@@ -1,4 +1,4 @@
-"""Every file of the corpus loads or is refused: within the limits, by an error that names it, and nothing else happens."""
+"""Every file of the corpus loads, or is refused within limits by an error that names it; nothing else happens."""
 
 import json
 import os

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ptycho_backends import ModelConfig, TrainingConfig
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import plan_training
-from ptycho_backends.workflows import simulate_star
 from ptycho_torch.backend.arrays import tensors_from_batch
 from ptycho_torch.backend.model import PtychoModel
 

@@ -33,7 +33,7 @@ def finetune(plan, steps=20, rank=2, rate=1e-2):
         batch = plan.gather(np.asarray(plan.train_indices[:16]), 1)
         total = model.loss_terms(plan.config, tensors_from_batch(batch), batch.intensity_scale)["total"]
         optimizer.zero_grad(), total.backward(), optimizer.step()
-        losses.append(float(total))
+        losses.append(total.item())
     for layer in layers:
         parametrize.remove_parametrizations(layer, "weight")
     return dataclasses.replace(plan.start, weights=model.weights()), losses

@@ -3,8 +3,8 @@
 from lightning.pytorch.loggers import Logger
 
 from ptycho_backends import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import plan_training
-from ptycho_backends.workflows import simulate_star
 from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.backend.training import TrainingRun
 

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 
 from ptycho_backends import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import plan_training
-from ptycho_backends.workflows import simulate_star
 from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.backend.training import TrainingRun
 
@@ -22,7 +22,7 @@ def main(N=64, epochs=10, smoothness=0.05):
         _, image, amplitude = model(measured, batch["offsets"], statistics)
         misfit = F.smooth_l1_loss(amplitude, measured)
         roughness = image.diff(dim=-1).abs().mean() + image.diff(dim=-2).abs().mean()
-        seen.append((float(misfit), float(roughness)))
+        seen.append((misfit.item(), roughness.item()))
         return {"misfit": misfit, "roughness": roughness, "total": misfit + smoothness * roughness}
 
     # the module asks its model for the terms, and minimises `total`

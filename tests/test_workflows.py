@@ -53,6 +53,7 @@ def quick_pictures(request, monkeypatch):
 
         monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
         monkeypatch.setattr("ptycho_backends.workflows.training.save_history_figure", touch)
+        monkeypatch.setattr("ptycho_backends.workflows.result.save_report", touch)
 
 
 def settings(**changes):

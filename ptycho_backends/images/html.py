@@ -285,7 +285,8 @@ def chart(
     return (
         f'<figure><svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{html.escape(caption)}">{"".join(lines)}</svg>'
-        f"<figcaption>{html.escape(caption)} &nbsp; {' &nbsp; '.join(legend)}</figcaption></figure>"
+        f'<figcaption style="max-width:{width}px">{html.escape(caption)} &nbsp; {" &nbsp; ".join(legend)}'
+        "</figcaption></figure>"
     )
 
 
@@ -339,7 +340,7 @@ def places(
     size = f"{span[0]:.4g} x {span[1]:.4g} {unit}"
     return (
         f'<figure><div class="picture">{drawing}{bar}</div>'
-        f"<figcaption>{html.escape(caption)}; {size}</figcaption></figure>"
+        f'<figcaption style="max-width:{width}px">{html.escape(caption)}; {size}</figcaption></figure>'
     )
 
 

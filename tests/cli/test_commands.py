@@ -41,6 +41,7 @@ def oracle(monkeypatch):
 
     monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
     monkeypatch.setattr("ptycho_backends.workflows.training.save_history_figure", touch)
+    monkeypatch.setattr("ptycho_backends.workflows.result.save_report", touch)
 
 
 @pytest.fixture

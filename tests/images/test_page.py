@@ -25,7 +25,7 @@ from ptycho_backends.training.plan import plan_training
 from ptycho_backends.values import EpochRecord, Reconstruction, RefinementRecord
 
 PASSES = tuple(RefinementRecord(n, 1, 0.1 / n, 0.1, 0.2 / n, 1.0) for n in (1, 2))
-VOID = {"meta", "link", "img", "input", "br", "line", "rect", "circle", "polyline"}
+VOID = {"meta", "link", "img", "input", "br"}
 
 
 class Nesting(HTMLParser):
@@ -43,9 +43,8 @@ class Nesting(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
+        # of SVG, without content
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag

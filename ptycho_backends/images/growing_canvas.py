@@ -105,7 +105,9 @@ class GrowingCanvas:
     def _turned(self, patches: NDArray[np.complex64], centres: NDArray[np.float64]) -> NDArray[np.complex64]:
         """`patches` with the phases on which they agree with one another and with the image."""
         central = crop_centre(patches[..., 0], self._size)
-        phases = agreed_phases(central, centres, self._weights)
+        phases = (
+            agreed_phases(central, centres, self._weights) if len(central) > 1 else np.zeros(len(central))
+        )
         # patches of a batch that overlap have one phase by now, and are compared with the image together
         product = self._products(central * np.exp(-1j * phases)[:, None, None], centres)
         island = self._islands(centres)

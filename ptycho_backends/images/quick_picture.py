@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ def save_quick_picture(reconstruction: Reconstruction, path: str | os.PathLike[s
         _coloured(phase, covered, PHASE_MAP),
     ]
     with replaced_atomically(path) as stream:
-        imsave(stream, np.concatenate(panels, axis=1), format="png")
+        imsave(cast(BinaryIO, stream), np.concatenate(panels, axis=1), format="png")
     return path
 
 

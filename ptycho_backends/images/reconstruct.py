@@ -152,6 +152,6 @@ def within_scan(
     """
     # the worth of a pixel does not show that it was scanned
     middles = np.rint(centres_px - origin_px).astype(np.int64)
-    scanned = squares_over(middles, coverage.shape, min(constants.DEFAULT_STITCHING_SIZE, size))  # type: ignore[arg-type]
+    scanned = squares_over(middles, coverage.shape, min(constants.DEFAULT_STITCHING_SIZE, size))
     coverage = np.where(coverage > 0, scanned, 0.0).astype(np.float32)
     return np.where(coverage > 0, image, 0).astype(np.complex64), coverage

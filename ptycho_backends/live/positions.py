@@ -103,7 +103,7 @@ class PositionsFile:
             with DatasetFile(path) as file:
                 length = (file.shape(self._dataset) or (0,))[0]
                 values = as_pairs(file.rows(self._dataset, 0, length), path)
-                unit = file.attributes(self._dataset).get("units")
-            return values, str(unit) if unit in UNIT_ENDINGS else None
+                stated = file.attributes(self._dataset).get("units")
+            return values, str(stated) if stated in UNIT_ENDINGS else None
         values, unit, _ = positions_of_file(path, self._dataset)
         return values, unit

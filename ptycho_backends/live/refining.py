@@ -120,11 +120,11 @@ def overlaid(image: Reconstruction, refined: Reconstruction) -> Reconstruction:
     both = known & (coverage[there] > 0)
     under, over = canvas[there][both].astype(np.complex128), refined.object[both].astype(np.complex128)
     energy = float(np.vdot(under, under).real)
-    factor = np.vdot(under, over) / energy if energy > 0 else 1.0
-    if factor != 0:
+    product = complex(np.vdot(under, over))
+    if energy > 0 and product != 0:
         # the scale of amplitudes, and the phase, apart: where the images disagree, their product is small
-        scale = np.sqrt(np.vdot(over, over).real / energy) if energy > 0 else 1.0
-        canvas *= scale * factor / abs(factor)
+        scale = float(np.sqrt(np.vdot(over, over).real / energy))
+        canvas *= scale * product / abs(product)
     canvas[there] = np.where(known, refined.object, canvas[there])
     coverage[there] = np.where(known, np.maximum(refined.coverage, coverage[there]), coverage[there])
     return dataclasses.replace(

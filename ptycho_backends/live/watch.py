@@ -259,6 +259,7 @@ class _Loop:
         self._poll(ended=True)
         while self._step(ended=True) and not interrupts.requested:
             self._write(writer)
+            self._print()
 
     def _poll(self, ended: bool = False) -> None:
         self._stream.poll(ended)

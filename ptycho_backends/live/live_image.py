@@ -115,7 +115,8 @@ class LiveImage:
             centres = groups.group_centres_px[part]
             good = np.isfinite(patches).all(axis=(1, 2, 3))
             if not good.all():
-                self.left_out.append(f"{int((~good).sum())} frames: their patches are not finite")
+                for x, y in centres[~good, 0, :, 0]:
+                    self.left_out.append(f"the frame at x = {x:.2f}, y = {y:.2f}: its patch is not finite")
                 patches, centres = patches[good], centres[good]
             if len(patches):
                 self.canvas.add(patches, centres)

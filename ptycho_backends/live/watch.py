@@ -278,8 +278,8 @@ class _Loop:
             return False
         scan, written_s = taken
         self._written_s.append(written_s)
-        if self._image.add(scan):
-            self._figures.added(np.concatenate(self._written_s))
+        if count := self._image.add(scan):
+            self._figures.added(np.concatenate(self._written_s)[:count])
             self._written_s = []
         return True
 

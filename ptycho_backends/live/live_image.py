@@ -17,6 +17,7 @@ from ptycho_backends.images.reconstruct import (
     wants_phase_agreement,
 )
 from ptycho_backends.protocol import Backend
+from ptycho_backends.reference.physics import crop_centre
 from ptycho_backends.scans.extent import require_sane_canvas
 from ptycho_backends.scans.grouping import GroupedData, nearest
 from ptycho_backends.scans.scan import Scan
@@ -69,6 +70,7 @@ class LiveImage:
         if not 0 < size <= network.N or size % 2:
             raise ConfigError(f"stitching_size: got {size}, want an even number in 2 .. {network.N}")
         agree = wants_phase_agreement(network) if agree_on_phase is None else agree_on_phase
+        self._size = size
         self.canvas = GrowingCanvas(network.N, size, trust_in_patches(model, size), agree_on_phase=agree)
         self.left_out: list[str] = []
         self.strays: list[int] = []
@@ -102,25 +104,24 @@ class LiveImage:
         if kept is None:
             return 0
         self._pixel_size_m = kept.pixel_size_m
-        # those whose patterns are empty have no weight in the mean, as in `GroupedData`
         self._energy += float(kept.pattern_energies.sum()) / kept.lit_fraction
         self._largest = max(self._largest, float(kept.pattern_maxima.max()))
         self._count += len(kept)
         groups = self._groups(kept)
         if groups is None:
             return 0
-        before = len(self.canvas)
         self._model = with_room_for(self._model, groups)
-        for part, patches in self._patches(groups):
-            centres = groups.group_centres_px[part]
-            good = np.isfinite(patches).all(axis=(1, 2, 3))
-            if not good.all():
-                for x, y in centres[~good, 0, :, 0]:
-                    self.left_out.append(f"the frame at x = {x:.2f}, y = {y:.2f}: its patch is not finite")
-                patches, centres = patches[good], centres[good]
-            if len(patches):
-                self.canvas.add(patches, centres)
-        return len(self.canvas) - before
+        # phases are settled for all at once, of the parts that are stitched alone
+        central = [
+            crop_centre(patches[..., 0], self._size)[..., None] for _, patches in self._patches(groups)
+        ]
+        patches, centres = np.concatenate(central), groups.group_centres_px
+        good = np.isfinite(patches).all(axis=(1, 2, 3))
+        for x, y in centres[~good, 0, :, 0]:
+            self.left_out.append(f"the frame at x = {x:.2f}, y = {y:.2f}: its patch is not finite")
+        if good.any():
+            self.canvas.add(patches[good], centres[good])
+        return int(good.sum())
 
     def image(self) -> Reconstruction:
         """The image so far."""

@@ -104,6 +104,6 @@ class PositionsFile:
                 length = (file.shape(self._dataset) or (0,))[0]
                 values = as_pairs(file.rows(self._dataset, 0, length), path)
                 stated = file.attributes(self._dataset).get("units")
-            return values, str(stated) if stated in UNIT_ENDINGS else None
+            return values, position_unit(str(stated))
         values, unit, _ = positions_of_file(path, self._dataset)
         return values, unit

@@ -135,7 +135,7 @@ def watch(
     patience_s : float
         A file that cannot be read is given up when it has not changed for so long.
     say : callable, optional
-        Gets lines of text: the address of the page, figures every few seconds, and what was given up.
+        Gets lines of text: the address of the page, figures every few seconds, and names of lost files.
 
     Returns
     -------

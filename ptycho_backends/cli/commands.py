@@ -28,6 +28,7 @@ from ptycho_backends.cli.reporting import (
 )
 from ptycho_backends.cli.simulation import simulate
 from ptycho_backends.cli.training import demo, run, train
+from ptycho_backends.cli.watch import watch
 
 app = typer.Typer(
     name="ptycho-backends",
@@ -55,7 +56,7 @@ def main(
     pass
 
 
-for command in (demo, simulate, train, run, infer, refine, compare, convert, export, doctor):
+for command in (demo, simulate, train, run, infer, refine, watch, compare, convert, export, doctor):
     app.command()(command)
 app.command()(reads_scans(check_command))
 app.command()(reads_scans(inspect))

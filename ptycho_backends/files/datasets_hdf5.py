@@ -194,6 +194,31 @@ class DatasetFile:
                 dataset.read_direct(array)
             return array if array.dtype.names is None else array["real"] + 1j * array["imag"]
 
+    def rows(self, name: str, start: int, stop: int) -> NDArray:
+        """Rows `start` to `stop` along the first axis of the data set `name`, as far as there are any.
+
+        For files that are still being written: parts that were never written are read as the file's fill value.
+
+        Raises
+        ------
+        ScanError
+            If there is no plain data set of numbers at that path, or its parts are in other files.
+        """
+        with _explained(self._path):
+            dataset = self._tree.growing_dataset(name)
+            return np.asarray(dataset[start : min(stop, len(dataset))])
+
+    def growing_patterns(self, name: str) -> "Hdf5Patterns":
+        """The data set `name`, (M, H, W), as long as it is now, left in its file; not all of it need be written.
+
+        Raises
+        ------
+        ScanError
+            As `rows`.
+        """
+        with _explained(self._path):
+            return Hdf5Patterns(self._tree.growing_dataset(name))
+
     def number(self, name: str) -> float:
         """Read the data set `name`, which holds a single real number."""
         value = self.array(name)

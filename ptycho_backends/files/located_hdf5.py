@@ -85,6 +85,29 @@ class Hdf5Tree:
         _require_sane_size(name, found, self._require_stored(name, found, MAX_NESTED_VIRTUAL), growth)
         return found
 
+    def growing_dataset(self, name: str) -> "h5py.Dataset":
+        """Find the data set `name` of a file that is being written; not all of it need be there yet.
+
+        Raises
+        ------
+        ScanError
+            If there is none, it holds no numbers, or its parts are in other files.
+        """
+        import h5py
+
+        found = self.find(name)
+        if not isinstance(found, h5py.Dataset) or not found.shape or not holds_numbers(found.dtype):
+            raise ScanError(f"{name}: want an array of numbers")
+        if found.external or found.is_virtual:
+            raise ScanError(f"{name}: its numbers are in other files, want the file that is being written")
+        if math.prod(found.shape[1:]) * found.dtype.itemsize > MAX_CHUNK_BYTES:
+            raise ScanError(
+                f"{name}: claims rows of shape {found.shape[1:]}, more than {MAX_CHUNK_BYTES} bytes"
+            )
+        if found.chunks is not None:
+            _require_filters(name, found)
+        return found
+
     def find(self, name: str) -> Any:
         """The group or data set `name`, a path from the root."""
         return self._found(self.file, name, self._opened, name)

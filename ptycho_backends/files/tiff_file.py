@@ -59,6 +59,7 @@ class TiffPatterns(StoredPatterns):
             page = file.pages[0]
             if len(page.shape) != 2 or page.dtype is None:
                 raise ScanError(f"{path}: got pages of shape {page.shape}, want grey images (ky, kx)")
+            _require_whole(path, file.pages[-1])
             # ImageJ and OME keep many frames behind one page
             series = file.series[0]
             self._by_pages = len(file.pages) == int(np.prod(series.shape[:-2], dtype=np.int64))
@@ -77,6 +78,13 @@ class TiffPatterns(StoredPatterns):
                     )
                 found[place] = frame
         return found
+
+
+def _require_whole(path: Path, page: Any) -> None:
+    """Refuse a file whose last page reaches beyond its end; missing parts would be read as zeros."""
+    ends = [start + length for start, length in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    if max(ends, default=0) > os.path.getsize(path):
+        raise ScanError(f"{path}: cut short, or not written in full yet")
 
 
 @contextmanager

@@ -118,12 +118,7 @@ def reconstruct(
             add_up(sums)
     image, coverage = stitcher.result()
     if patch_weights is not None:
-        # whole patches, as everywhere: what a pixel is worth does not say whether it was scanned
-        middles = np.rint(centres[:, 0, :, 0] - canvas.origin_px).astype(np.int64)
-        size = min(constants.DEFAULT_STITCHING_SIZE, stitching_size)
-        scanned = squares_over(middles, coverage.shape, size)
-        coverage = np.where(coverage > 0, scanned, 0.0).astype(np.float32)
-        image = np.where(coverage > 0, image, 0).astype(np.complex64)
+        image, coverage = within_scan(image, coverage, centres[:, 0, :, 0], canvas.origin_px, stitching_size)
     stitch += time.perf_counter() - started
     return Reconstruction(
         object=image,
@@ -135,3 +130,28 @@ def reconstruct(
         pixel_size_m=groups.scan.pixel_size_m,
         timings_s={"predict": predict, "stitch": stitch},
     )
+
+
+def within_scan(
+    image: NDArray[np.complex64],
+    coverage: NDArray[np.float32],
+    centres_px: NDArray[np.float64],
+    origin_px: NDArray[np.float64],
+    size: int,
+) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+    """Image and coverage of weighted patches where the scan went: coverage counts whole patches, as everywhere.
+
+    Parameters
+    ----------
+    image, coverage : (H, W) arrays, [y, x]
+    centres_px : (B, 2) array, [x, y]
+    origin_px : (2,) array, [x, y]
+        Of `image[0, 0]`.
+    size : int
+        Side of the part of each patch that is stitched.
+    """
+    # the worth of a pixel does not show that it was scanned
+    middles = np.rint(centres_px - origin_px).astype(np.int64)
+    scanned = squares_over(middles, coverage.shape, min(constants.DEFAULT_STITCHING_SIZE, size))
+    coverage = np.where(coverage > 0, scanned, 0.0).astype(np.float32)
+    return np.where(coverage > 0, image, 0).astype(np.complex64), coverage

@@ -200,6 +200,40 @@ class Stitcher:
             raise RuntimeError("Stitcher: its result has been taken; there are no sums any more")
         return tuple(self._sums)
 
+    @property
+    def canvas(self) -> Canvas:
+        """Where the sums lie."""
+        return self._canvas
+
+    def grown(self, before: int, above: int, after: int, below: int) -> "Stitcher":
+        """A stitcher with the sums of this one, on a canvas with so many pixels more on its four sides.
+
+        Parameters
+        ----------
+        before, above, after, below : int
+            Columns at the start, rows at the start, columns at the end, rows at the end.
+        """
+        old = self._canvas
+        canvas = Canvas(
+            old.height + above + below, old.width + before + after, old.origin_px - np.array([before, above])
+        )
+        larger = Stitcher(canvas, self.size, self.patch_weights)
+        for sums, new in zip(self.sums, larger.sums, strict=True):
+            inner = new.reshape(canvas.height, canvas.width)[
+                above : above + old.height, before : before + old.width
+            ]
+            inner[...] = sums.reshape(old.height, old.width)
+        return larger
+
+    def snapshot(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """The `result` of the patches so far, as a copy; more can be added afterwards."""
+        real, imaginary, total = self.sums
+        weight = total + constants.STITCHING_FLOOR
+        image = np.empty(len(total), np.complex64)
+        image.real, image.imag = real / weight, imaginary / weight
+        shape = (self._canvas.height, self._canvas.width)
+        return image.reshape(shape), total.astype(np.float32).reshape(shape)
+
     def result(self) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """The (H, W) image, zero outside all patches, and the sum of the translated weights.
 

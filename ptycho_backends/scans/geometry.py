@@ -108,26 +108,14 @@ def scan_from_raw(
             f"{raw.format}: {len(raw.patterns)} patterns of {raw.shape[0]} x {raw.shape[1]} pixels without "
             "positions; name a file of them with --positions-from FILE (CSV, text, NPY, or HDF5 as FILE:DATASET)"
         )
-    checks.require_shape("diff3d", raw.patterns, (None, None, None), ("positions", "ky", "kx"))  # type: ignore[arg-type]
-    if len(raw.patterns) == 0 or 0 in raw.shape:
-        if len(raw.patterns) == 0:
-            raise ScanError("diff3d: the scan is empty, want at least one pattern")
-        raise ShapeError(f"diff3d: got patterns of {raw.shape} pixels, want square ones")
-    if options.size is None and raw.shape[0] != raw.shape[1]:
-        raise ShapeError(
-            f"diff3d: got patterns of {raw.shape} pixels, want square ones; --size N takes those around the centre"
-        )
-    notes = list(raw.notes)
-    measured = raw.measurement if measurement == "auto" else measurement
-    steps, padded_mask = _steps(raw, options, measured, valid_pixels, notes)
-    shape = _turned(raw.shape, options)
-    pixels = _ObjectPixels.of(raw, options, shape, steps, notes)
-    convert = _Positions(raw, options, pixels, steps, shape, notes)
-    positions, start = convert(raw.positions), None
+    found = conversion_of(raw, options, measurement=measurement, valid_pixels=valid_pixels)
+    notes, steps, shape = found.notes, found.steps, _turned(raw.shape, options)
+    measured, pixels, padded_mask = found.measurement, found.pixels, found.valid_pixels
+    positions, start = found.positions(raw.positions, notes), None
     if raw.positions_start is not None:
+        convert = _Positions(raw, options, pixels, steps, shape, notes)
         start = convert(raw.positions_start, "_start", len(positions))
-    probe = _probe(raw, raw.probe, shape, steps, pixels.growth, notes)
-    modes = _probe(raw, raw.probe_modes, shape, steps, pixels.growth, [])
+    probe, modes = found.probe(raw.probe, notes), found.probe(raw.probe_modes, [])
     if options.transpose and probe is not None:
         notes.append("probe: as in the file, for only the patterns are transposed")
     image, object_mask = _object(raw, shape, steps, pixels.growth, notes)
@@ -158,6 +146,82 @@ def scan_from_raw(
         probe_modes=modes,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """Conversion of a file's frames and positions, settled once; further frames of the same scan follow it.
+
+    Attributes
+    ----------
+    raw : RawScan
+        That it was settled with.
+    options : ScanOptions
+    measurement : {'auto', 'amplitude', 'intensity'}
+    steps : FrameSteps
+        From frames to patterns.
+    valid_pixels : (N, N) bool array, [ky, kx], optional
+        Of the patterns.
+    pixels : _ObjectPixels
+    notes : list of str
+    """
+
+    raw: RawScan
+    options: ScanOptions
+    measurement: str
+    steps: FrameSteps
+    valid_pixels: NDArray[np.bool_] | None
+    pixels: "_ObjectPixels"
+    notes: list[str]
+
+    def patterns(self, frames: NDArray) -> NDArray:
+        """Patterns (n, N, N) of frames (n, H, W)."""
+        return self.steps.pattern(frames) if self.steps.is_needed(self.raw.shape) else frames
+
+    def positions(self, given: Positions, notes: list[str] | None = None) -> NDArray[np.float64]:
+        """Positions (M, 2), `[x, y]` in object pixels, of those in the file's unit; `notes` are added to.
+
+        Raises
+        ------
+        ScanError, ShapeError
+        """
+        shape = _turned(self.raw.shape, self.options)
+        notes = [] if notes is None else notes
+        return _Positions(self.raw, self.options, self.pixels, self.steps, shape, notes)(given)
+
+    def probe(self, given: NDArray | None, notes: list[str]) -> NDArray | None:
+        """Probe or modes (..., h, w) of the file on the pixels of the patterns."""
+        shape = _turned(self.raw.shape, self.options)
+        return _probe(self.raw, given, shape, self.steps, self.pixels.growth, notes)
+
+
+def conversion_of(
+    raw: RawScan,
+    options: ScanOptions = NO_OPTIONS,
+    *,
+    measurement: str = "auto",
+    valid_pixels: ArrayLike | None = None,
+) -> Conversion:
+    """Settle the conversion of the frames of `raw`, and of those that follow; parameters as `scan_from_raw`.
+
+    Raises
+    ------
+    ScanError, ShapeError
+    """
+    checks.require_shape("diff3d", raw.patterns, (None, None, None), ("positions", "ky", "kx"))  # type: ignore[arg-type]
+    if len(raw.patterns) == 0 or 0 in raw.shape:
+        if len(raw.patterns) == 0:
+            raise ScanError("diff3d: the scan is empty, want at least one pattern")
+        raise ShapeError(f"diff3d: got patterns of {raw.shape} pixels, want square ones")
+    if options.size is None and raw.shape[0] != raw.shape[1]:
+        raise ShapeError(
+            f"diff3d: got patterns of {raw.shape} pixels, want square ones; --size N takes those around the centre"
+        )
+    notes = list(raw.notes)
+    measured = raw.measurement if measurement == "auto" else measurement
+    steps, mask = _steps(raw, options, measured, valid_pixels, notes)
+    pixels = _ObjectPixels.of(raw, options, _turned(raw.shape, options), steps, notes)
+    return Conversion(raw, options, measured, steps, mask, pixels, notes)
 
 
 # --- frames

@@ -53,6 +53,8 @@ class GroupedData:
         Number of each group's scan in `parts`.
     probe_count : int
         1 where all groups share a probe, else the number of `parts`.
+    known_normalisation : float, optional
+        `normalisation` of a larger set of groups to which these belong; default: their own.
 
     Normalisation and labels are those of the `TrainingConfig` that the groups are used with (`as_configured`).
     """
@@ -65,6 +67,7 @@ class GroupedData:
     parts: tuple[Scan, ...] = ()
     part_of_group: NDArray[np.int32] | None = None
     probe_count: int = 1
+    known_normalisation: float | None = None
 
     def __len__(self) -> int:
         return len(self.nn_indices)
@@ -101,6 +104,8 @@ class GroupedData:
 
         With `data_scaling='Max'` one over the largest amplitude.
         """
+        if self.known_normalisation is not None:
+            return self.known_normalisation
         mean = float(np.mean(self._energies))
         if mean == 0.0:
             raise ScanError(f"{self.scan.name}: every pattern of these groups is empty (all zeros)")
@@ -137,8 +142,9 @@ class GroupedData:
         wanted = (config.normalize, config.data_scaling, config.phase_subtraction)
         if wanted == (self.normalize, self.data_scaling, self.phase_subtraction):
             return self
-        return GroupedData(
-            self.scan, self.nn_indices, *wanted, self.parts, self.part_of_group, self.probe_count
+        normalize, data_scaling, phase_subtraction = wanted
+        return replace(
+            self, normalize=normalize, data_scaling=data_scaling, phase_subtraction=phase_subtraction
         )
 
     @property

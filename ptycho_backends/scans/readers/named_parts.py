@@ -85,7 +85,7 @@ def raw_of_parts(
     ScanError
         If there are no patterns under a known name, or under the one that the options give.
     """
-    find = _Finder(source, shapes)
+    find = Finder(source, shapes)
     name = find.one("patterns", PATTERNS, lambda shape: len(shape) in (3, 4))
     if name is None:
         held = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:12]) or "no arrays"
@@ -125,7 +125,7 @@ def _leaf(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-class _Finder:
+class Finder:
     """Names of parts: those of the options first, then those in use."""
 
     def __init__(self, source: Source, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -155,7 +155,7 @@ class _Finder:
         return None
 
 
-def _read_positions(find: _Finder, get: Get, unit: Unit, raw: RawScan) -> None:
+def _read_positions(find: Finder, get: Get, unit: Unit, raw: RawScan) -> None:
     count = len(raw.patterns)
     x = find.one("x", X, lambda shape: _length(shape) == count)
     y = find.one("y", Y, lambda shape: _length(shape) == count)
@@ -184,7 +184,7 @@ def _length(shape: tuple[int, ...]) -> int:
     return long[0] if len(long) == 1 else 1 if not long else 0
 
 
-def _read_numbers(find: _Finder, get: Get, unit: Unit, raw: RawScan) -> None:
+def _read_numbers(find: Finder, get: Get, unit: Unit, raw: RawScan) -> None:
     def number(
         part: str, known: Sequence[tuple[str, float]], of_energy: bool = False
     ) -> tuple[float, bool] | None:

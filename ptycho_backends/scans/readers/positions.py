@@ -82,13 +82,32 @@ def as_pairs(values: NDArray, path: Path | str) -> NDArray[np.float64]:
 
 
 def _of_text(path: Path) -> tuple[NDArray, str | None, str]:
-    header, values = _table(path)
-    columns, unit = _columns(path, header, values.shape[1])
+    values, columns, unit = rows_of_text(path)
     note = f"{path.name}, columns {columns[0] + 1} (x) and {columns[1] + 1} (y)"
     return values[:, list(columns)], unit, note
 
 
-def _table(path: Path) -> tuple[str | None, NDArray[np.float64]]:
+def rows_of_text(
+    path: Path, *, whole_lines: bool = False
+) -> tuple[NDArray[np.float64], tuple[int, int], str | None]:
+    """Numbers (M, columns) of a text file, the columns of x and y, and their unit by the header.
+
+    Parameters
+    ----------
+    path : Path
+    whole_lines : bool
+        Leave out a last line without its end: it may be half-written.
+
+    Raises
+    ------
+    ScanError
+    """
+    header, values = _table(path, whole_lines)
+    columns, unit = _columns(path, header, values.shape[1])
+    return values, columns, unit
+
+
+def _table(path: Path, whole_lines: bool) -> tuple[str | None, NDArray[np.float64]]:
     """The last line before the numbers, and the numbers (rows, columns)."""
     with only(ScanError, path, "positions in CSV, text, NPY or HDF5"):
         with open(path, "rb") as stream:
@@ -97,16 +116,16 @@ def _table(path: Path) -> tuple[str | None, NDArray[np.float64]]:
             raise ScanError(f"text of more than {MAX_TABLE_BYTES} bytes, want positions")
         for encoding in ("utf-16",) if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ENCODINGS:
             with suppress(UnicodeDecodeError), open(path, encoding=encoding) as lines:
-                return _numbers(lines)
+                return _numbers(lines, whole_lines)
     raise ScanError(f"{path}: no text, want positions in CSV, text, NPY or HDF5")
 
 
-def _numbers(lines: IO[str]) -> tuple[str | None, NDArray[np.float64]]:
+def _numbers(lines: IO[str], whole_lines: bool) -> tuple[str | None, NDArray[np.float64]]:
     # numbers side by side, because those of Python take four times the memory
     numbers, header, width = array("d"), None, 0
     for number in itertools.count(1):
         line = lines.readline(MAX_LINE)
-        if not line:
+        if not line or (whole_lines and not line.endswith("\n")):
             break
         if len(line) == MAX_LINE:
             raise ScanError(f"line {number}: more than {MAX_LINE} characters, want x and y")
@@ -177,11 +196,16 @@ def add_positions_beside(raw: RawScan, source: Source, folder: Path, name: str) 
     """
     if source.options.positions_from is not None or source.is_temporary:
         return
+    chosen = positions_file_beside(folder, name)
+    if chosen is not None:
+        raw.positions, raw.positions_unit, taken = positions_of_file(chosen)
+        raw.took("positions", taken, raw.positions_unit or "of unknown unit")
+
+
+def positions_file_beside(folder: Path, name: str) -> Path | None:
+    """The one text file of positions in `folder`, or that called as the scan; None where none or several would do."""
     found = sorted(
         path for path in folder.iterdir() if path.suffix.lower() in TEXT_SUFFIXES and path.is_file()
     )
     same = [path for path in found if path.stem in (name, f"{name}_positions", "positions")]
-    chosen = same[:1] if same else found if len(found) == 1 else []
-    if chosen:
-        raw.positions, raw.positions_unit, taken = positions_of_file(chosen[0])
-        raw.took("positions", taken, raw.positions_unit or "of unknown unit")
+    return same[0] if same else found[0] if len(found) == 1 else None

@@ -80,8 +80,8 @@ VERB_MUTANTS = (
                ("training.py", "module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))",
                 "module = PtychoModule(plan, execution, tf.float32)")),
     VerbMutant("train: epochs not told",
-               ("module.py", "            self._on_epoch(record)", "            pass"),
-               ("training.py", "                self._on_epoch(record)", "                pass")),
+               ("module.py", "if self._on_epoch is not None and self.trainer.is_global_zero:", "if False:"),
+               ("training.py", "if self._on_epoch is not None and self._on_epoch(record) is True:", "if False:")),
     VerbMutant("train: scale from the trained log_scale", shared=(
         "training/epochs.py", "intensity_scale=self.intensity_scale,",
         'intensity_scale=float(__import__("numpy").exp(weights["log_scale"])),')),

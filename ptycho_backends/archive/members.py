@@ -39,7 +39,7 @@ STATE, STATE_ARRAYS = "training_state.json", "training_state.h5"
 # Far more than any real file needs, and little enough for any computer.
 MAX_WEIGHTS_BYTES = 2 << 30
 MAX_PARAMS_ARRAYS_BYTES = 64 << 20
-MAX_EPOCHS = 200_000
+MAX_EPOCHS = 80_000
 MAX_SETTING = 100_000
 MAX_DIGITS = 20
 _STRUCTURE_BYTES = 1 << 20

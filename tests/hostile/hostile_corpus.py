@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401 - so that it is there before the hook
 import numpy as np
 
 from ptycho_backends.archive.lightning_checkpoint import CHECKPOINT_KEY, PARAMETER_PREFIX

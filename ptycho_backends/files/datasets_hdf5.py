@@ -4,9 +4,9 @@ These are files that a user names on their own machine; compression, virtual dat
 beside them are theirs to choose, so the C library reads them. Models come from strangers, and are read by `safe_hdf5`.
 """
 
+import io
 import math
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -340,19 +340,16 @@ def _plain(value: Any) -> float | int | str | None:
     return float(value) if isinstance(value, np.floating) else None
 
 
-def created_hdf5(path: str, *, in_memory: bool = False) -> "h5py.File":
+def created_hdf5(path: str | io.BytesIO) -> "h5py.File":
     """A new HDF5 file whose structure has checksums, as of HDF5 1.10; the caller holds the lock on it, if any.
 
-    `in_memory` writes nothing; `path` is then any name.
+    In a stream in memory it is complete only when it has been closed: until then its own checksum is out of date.
     """
     import h5py  # late: it takes a tenth of a second
 
-    settings: dict[str, Any] = {"libver": ("v110", "v110"), "track_order": False}
-    if in_memory:
-        # of its own name, because HDF5 takes files of one name for one file, in all threads
-        name = f"{path}-{secrets.token_hex(8)}"
-        return h5py.File(name, "w", driver="core", backing_store=False, **settings)
-    return h5py.File(path, "w", locking=False, **settings)
+    # a stream takes no lock
+    settings: dict[str, Any] = {"locking": False} if isinstance(path, str) else {}
+    return h5py.File(path, "w", libver=("v110", "v110"), track_order=False, **settings)
 
 
 def write_datasets(
@@ -384,10 +381,11 @@ def write_datasets(
     path = Path(path)
     if sum(np.asarray(array).nbytes for array in arrays.values()) <= MAX_IN_MEMORY_BYTES:
         # HDF5 cannot close a file that the disk, or a limit, has no room for: it ends the process
-        with replaced_atomically(path) as stream, created_hdf5(path.name, in_memory=True) as file:
+        content = io.BytesIO()
+        with created_hdf5(content) as file:
             _fill(file, arrays, attributes, compression, checksums)
-            file.flush()
-            stream.write(file.id.get_file_image())
+        with replaced_atomically(path) as stream:
+            stream.write(content.getbuffer())
         return path
     # by its name, because h5py would read and seek in a stream, and this one is for writing
     with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:

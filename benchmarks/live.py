@@ -5,9 +5,10 @@
     python benchmarks/live.py --small        # seconds, to see that it runs; its figures mean nothing
 
 A rate is sustained if the image is never behind by more than a second of frames, and p95 is below a second. The file
-is made in a temporary folder; each frame has a time stamp, taken when its block was flushed, and latency is counted from there to the image
-in memory. The picture on the disk is up to --every seconds older. The model is untrained: its speed is that of a
-trained one. The processor's time for a frame is that of all threads of `watch`; it hardly depends on what else runs.
+is made in a temporary folder; each frame has a time stamp, taken when its block was flushed, and latency is
+counted from there to the image in memory. The picture on the disk is up to --every seconds older. The model is
+untrained: its speed is that of a trained one. The processor's time for a frame is
+that of all threads of `watch`; it hardly depends on what else runs.
 """
 
 # ruff: noqa: T201 - this is a program

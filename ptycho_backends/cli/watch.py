@@ -136,4 +136,4 @@ def watch(
             say(f"\nwritten to {result.output_dir}:\n  reconstruction.npz\n  reconstruction.png\n  live.json")
             return
         report(result.run, say)
-        say("  live.json")
+        say("  live.json\n  live.npz")

@@ -30,14 +30,14 @@ from ptycho_backends.refinement.refine import ByItself
 from ptycho_backends.registry import get_backend
 from ptycho_backends.scans.scan_options import NO_OPTIONS, ScanOptions
 from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
-from ptycho_backends.training.run_folder import FILES, IMAGE_FILES, remove_earlier, require_free
+from ptycho_backends.training.run_folder import FILES, IMAGE_FILES, one_writer, remove_earlier, require_free
 from ptycho_backends.values import PassCallback, Reconstruction, TrainedModel
 
 log = logging.getLogger(__name__)
 
 AnyPath = str | os.PathLike[str]
 
-FIGURES_FILE = "live.json"
+FIGURES_FILE, LIVE_FILE = "live.json", "live.npz"
 
 EVERY_S = 2.0
 """Seconds between two images on the disk."""
@@ -155,15 +155,16 @@ def watch(
         raise ConfigError(f"devices: got {execution.devices}, want 1: a live image is made by one device")
     trained = model if isinstance(model, TrainedModel) else chosen.load(model)
     if not overwrite:
-        require_free(output_dir, (*IMAGE_FILES, FIGURES_FILE), "an earlier image")
+        require_free(output_dir, (*IMAGE_FILES, FIGURES_FILE, LIVE_FILE), "an earlier image")
     folder = output_directory(output_dir)
-    remove_earlier(folder, (*IMAGE_FILES, FIGURES_FILE))
+    remove_earlier(folder, (*IMAGE_FILES, FIGURES_FILE, LIVE_FILE))
     stream = Stream(
         Path(path), options, measurement=measurement, valid_pixels=valid_pixels, patience_s=patience_s
     )
     image = LiveImage(trained, chosen, execution, stitching_size, agree_on_phase)
     refinement = None if refine is None else LiveRefinement(chosen, trained, refine, execution)
-    with nullcontext() if port is None else served_page(folder, port) as address:
+    page = nullcontext() if port is None else served_page(folder, port)
+    with one_writer(folder), page as address:
         say = _nothing if say is None else say
         if address is not None:
             say(f"the image is shown at {address}")
@@ -173,6 +174,8 @@ def watch(
         run = None
         if final and not at_once:
             say(f"the image of the whole scan: {image.frames} frames")
+            # it stays, also where the program is killed before the other one is there
+            save_reconstruction(shown, folder / LIVE_FILE)
             with _live_image_kept(loop):
                 run = workflows.infer(
                     trained, stream.whole_scan(np.array(image.strays, np.int64)), folder,
@@ -348,6 +351,11 @@ class _Loop:
         save_reconstruction(image, self._folder / FILES["reconstruction"])
         save_quick_picture(image, self._folder / FILES["reconstruction_figure"])
 
+    def restore(self) -> None:
+        """Write the live image where there is none any more."""
+        if not (self._folder / FILES["reconstruction"]).exists():
+            self.save(self.shown())
+
     def figures(self, ended: bool = False) -> dict[str, Any]:
         """Content of `live.json`."""
         refinement = self._refinement
@@ -398,12 +406,12 @@ class _Loop:
 
 @contextmanager
 def _live_image_kept(loop: _Loop) -> Iterator[None]:
-    """Put the live image back where Ctrl-C or an error ends the work on that of the whole scan."""
+    """Put the live image back where Ctrl-C or an error ends the work on that of the whole scan before it is there."""
     try:
         yield
     except KeyboardInterrupt:
         log.warning("interrupted; the live image is kept")
-        loop.save(loop.shown())
+        loop.restore()
     except BaseException:
-        loop.save(loop.shown())
+        loop.restore()
         raise

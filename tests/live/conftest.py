@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from oracle_backend import OracleBackend
 
-from ptycho_backends import workflows
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.physics import extract_patches
 from ptycho_backends.scans.simulate import simulate_star
@@ -57,8 +56,8 @@ def quick_pictures(monkeypatch):
         path.touch()
         return path
 
-    monkeypatch.setattr(workflows, "save_reconstruction_figure", touch)
-    monkeypatch.setattr(workflows, "save_passes_figure", touch)
+    monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
+    monkeypatch.setattr("ptycho_backends.workflows.images.save_passes_figure", touch)
 
 
 @pytest.fixture

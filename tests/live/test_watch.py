@@ -91,7 +91,7 @@ def test_at_the_end_the_image_is_that_of_infer(tmp_path, scan, folder, model):
     np.testing.assert_allclose(found.object, want.object, rtol=0, atol=1e-5)
     network = load_reconstruction(tmp_path / "live" / "network.npz")
     np.testing.assert_allclose(network.object, want.start.object, rtol=0, atol=1e-5)
-    assert files(tmp_path / "live") == files(tmp_path / "want") | {"live.json"}
+    assert files(tmp_path / "live") == files(tmp_path / "want") | {"live.json", "live.npz"}
     assert result.figures["refined_frames"] == FRAMES
     # and the live image resembles it
     live = result.image

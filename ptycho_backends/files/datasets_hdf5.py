@@ -381,10 +381,10 @@ def write_datasets(
     path = Path(path)
     if sum(np.asarray(array).nbytes for array in arrays.values()) <= MAX_IN_MEMORY_BYTES:
         # HDF5 cannot close a file that the disk, or a limit, has no room for: it ends the process
-        content = io.BytesIO()
-        with created_hdf5(content) as file:
-            _fill(file, arrays, attributes, compression, checksums)
         with replaced_atomically(path) as stream:
+            content = io.BytesIO()
+            with created_hdf5(content) as file:
+                _fill(file, arrays, attributes, compression, checksums)
             stream.write(content.getbuffer())
         return path
     # by its name, because h5py would read and seek in a stream, and this one is for writing

@@ -42,14 +42,15 @@ def open_hdf5(path: Path) -> "h5py.File":
     try:
         return h5py.File(path, "r")
     except OSError as error:
+        # a reader of SWMR waits for the writer where a checksum is wrong: for ever, in a file that is damaged
+        if not any(words in str(error) for words in _LOCKED):
+            raise
         with contextlib.suppress(OSError):
             return h5py.File(path, "r", libver="latest", swmr=True)
-        if any(words in str(error) for words in _LOCKED):
-            raise ScanError(
-                "another program has it open for writing, or ended without closing it; close it there, or "
-                f"repair it with `h5clear -s` ({error})"
-            ) from error
-        raise
+        raise ScanError(
+            "another program has it open for writing, or ended without closing it; close it there, or "
+            f"repair it with `h5clear -s` ({error})"
+        ) from error
 
 
 class Hdf5Tree:

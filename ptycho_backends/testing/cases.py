@@ -5,6 +5,7 @@ prompt. Hypothesis draws its fields (`strategies.cases`), or one integer does (`
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
 from ptycho_backends.config import ATTENTION_FIELDS, OF_PATCHES, ModelConfig, TrainingConfig
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.reference.correction import HEAD
@@ -208,7 +210,7 @@ class Case:
             probe_mask=self.probe_mask,
             pad_object=self.pad_object,
             gaussian_smoothing_sigma=self.gaussian_smoothing_sigma,
-            max_position_jitter=self.max_position_jitter,
+            max_position_jitter=self._jitter,
             architecture=self.architecture,
             n_probe_modes=self.n_probe_modes,
             n_probes=self.n_probes,
@@ -226,6 +228,14 @@ class Case:
             seed=self.seed,
             **LOSSES[self.loss],
         )
+
+    @property
+    def _jitter(self) -> int:
+        """With the rim that 'unrolled' needs, where it merges patches itself."""
+        least = (
+            math.ceil(constants.CANVAS_RIM) if self.architecture == "unrolled" and self.gridsize == 1 else 0
+        )
+        return max(self.max_position_jitter, least)
 
     @cached_property
     def intensity_scale(self) -> float:

@@ -1,12 +1,14 @@
 """Operands of the small operations - weights and batches - checked before a framework meets them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho_backends import constants
 from ptycho_backends.checks import as_array, require_finite, require_shape
 from ptycho_backends.config import ModelConfig, TrainingConfig, raise_if_any
 from ptycho_backends.errors import ConfigError, ShapeError
@@ -76,9 +78,12 @@ def checked_batch(config: ModelConfig, batch: Batch, *, double: bool = False) ->
 
     Raises
     ------
+    ConfigError
+        A canvas of 'unrolled' that is too small for one view.
     ShapeError
         No groups; wrong shapes, dtypes or numbers of probes; values that are not finite or whose squares would not be.
     """
+    _require_rim(config)
     if not isinstance(batch, Batch):
         raise ShapeError(f"batch: got {type(batch).__name__}, want a Batch")
     count = len(as_array("diffraction_amplitude", batch.diffraction_amplitude, "iuf", "real numbers"))
@@ -98,6 +103,17 @@ def checked_batch(config: ModelConfig, batch: Batch, *, double: bool = False) ->
         arrays[name] = np.ascontiguousarray(array)
     _require_computable(config, batch, arrays, LARGEST_FED_DOUBLE if double else LARGEST_FED)
     return dataclasses.replace(batch, **arrays)  # type: ignore[arg-type]
+
+
+def _require_rim(config: ModelConfig) -> None:
+    """Whole trainings and reconstructions make room for their positions by themselves (`canvas.room_for`)."""
+    rim = config.canvas_size - config.N
+    if config.architecture == "unrolled" and rim < constants.CANVAS_RIM:
+        wanted = config.max_position_jitter + math.ceil(constants.CANVAS_RIM) - rim
+        raise ConfigError(
+            f"max_position_jitter: got {config.max_position_jitter}, a canvas of {config.canvas_size} pixels for "
+            f"views of {config.N}, want at least {wanted}"
+        )
 
 
 def _require_computable(

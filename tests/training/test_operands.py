@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from ptycho_backends.simulate import simulate_star
 
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, PtychoBackendsError, ShapeError
+from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.testing.cases import Case
 from ptycho_backends.training.operands import checked_batch, checked_operands, checked_weights
 from ptycho_backends.training.plan import plan_training
 
@@ -105,3 +106,11 @@ def test_operands_of_a_wrong_kind(plan, batch):
     broken.gridsize = 0
     with pytest.raises(ConfigError, match="gridsize"):
         checked_operands(broken, weights, [batch])
+
+
+def test_a_canvas_without_a_rim_is_refused():
+    case = Case(N=16, architecture="unrolled", gridsize=1, max_position_jitter=0)
+    assert case.config.model.max_position_jitter == 2
+    config = dataclasses.replace(case.config.model, max_position_jitter=0)
+    with pytest.raises(ConfigError, match=r"max_position_jitter: got 0, a canvas of 16 pixels .* at least 2"):
+        checked_batch(config, case.batch)

@@ -120,7 +120,8 @@ def after_last_correction(
     """The corrected object (B, S, S) complex, `[y, x]`, that gives the patterns their energy."""
     canvas = corrected_within(steps.canvas, steps.light, weights, config.N)
     power = np.sum(np.abs(modes_of_groups(weights, config, probe_index)) ** 2, axis=(1, 2, 3))
-    return canvas * np.sqrt(steps.energy / power)[:, None, None]
+    # two roots: that of a quotient has no slope where a pattern is dark, and its gradient would be NaN
+    return canvas * (np.sqrt(steps.energy) / np.sqrt(power))[:, None, None]
 
 
 def modes_of_groups(weights: Weights, config: ModelConfig, probe_index: NDArray | None) -> NDArray:

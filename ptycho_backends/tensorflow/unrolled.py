@@ -73,7 +73,7 @@ def after_last_correction(
     """Mirror of `reference.unrolled.after_last_correction`."""
     canvas = corrected_within(steps.canvas, steps.light, weights, config.N)
     power = tf.reduce_sum(_power(modes_of_groups(weights, config, probe_index)), axis=(1, 2, 3))
-    scale = tf.sqrt(steps.energy / power)
+    scale = tf.sqrt(steps.energy) / tf.sqrt(power)
     # the gradient of a cast to complex numbers would warn of the imaginary part that it rightly drops
     return canvas * tf.complex(scale, tf.zeros_like(scale))[:, None, None]
 

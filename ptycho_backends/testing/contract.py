@@ -68,6 +68,7 @@ CASES = (
     Case(architecture="unrolled", N=22, n_steps=4, n_probe_modes=2, n_probes=2, groups=3, masked=True, loss="nll+mae",
          seed=13),
     Case(architecture="unrolled", N=16, gridsize=2, n_steps=2, loss="supervised", dark=True, offsets="far", seed=14),
+    Case(architecture="unrolled", N=16, n_steps=1, loss="nll+tv", groups=3, dark=True, seed=15),
 )  # fmt: skip
 """Every switch of the model at least once each way."""
 

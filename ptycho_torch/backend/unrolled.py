@@ -81,7 +81,7 @@ def after_last_correction(
     """Mirror of `reference.unrolled.after_last_correction`."""
     canvas = corrected_within(steps.canvas, steps.light, weights, config.N)
     power = _power(modes_of_groups(weights, config, probe_index)).sum(dim=(1, 2, 3))
-    return canvas * torch.sqrt(steps.energy / power)[:, None, None]
+    return canvas * (torch.sqrt(steps.energy) / torch.sqrt(power))[:, None, None]
 
 
 def modes_of_groups(weights: Weights, config: ModelConfig, probe_index: Tensor | None) -> Tensor:

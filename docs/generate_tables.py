@@ -80,7 +80,7 @@ def export_tables() -> dict[str, str]:
         how = [_how_written(one, name) for name in BUILT_IN]
         endings = " ".join(_code(suffix) for suffix in one.suffixes)
         needs = " ".join(_code(module) for module in one.modules)
-        opens = f"[{one.consumer}](../examples/{one.consumer})"
+        opens = f"`examples/{one.consumer}`"
         rows.append((_code(one.name), one.label, one.source, endings, *how, needs, one.content, opens))
     labels = tuple(entry.label for entry in BUILT_IN.values())
     heading = ("format", "file", "written from", "endings", *labels, "needs", "content", "opened by")

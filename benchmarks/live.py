@@ -205,8 +205,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.small:
         options.side, options.seconds = 16, min(options.seconds, 0.5)
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measured(options, Path(folder))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = measured(options, Path(folder))
+    finally:
+        logging.disable(logging.NOTSET)
     where = machine(options)
     print(f"\n{json.dumps(where)}")
     for row in rows:

@@ -105,7 +105,7 @@ TENSORFLOW = (
            '"nll": config.nll_weight,', '"nll": float(config.nll_weight > 0),'),
     Mutant("total variation along one axis", "losses.py", "(tf.reduce_sum(down) + tf.reduce_sum(right))", "tf.reduce_sum(down)"),
     Mutant("phase error left out", "losses.py",
-           "return amplitude + tf.reduce_mean(tf.abs(_phase_past_cut(object_image) - _phase_past_cut(truth)))", "return amplitude"),
+           "return amplitude + tf.reduce_mean(tf.abs(_phase(object_image) - _phase(truth)))", "return amplitude"),
     Mutant("phase of zero depends on its sign", "losses.py",
            "tf.where(image == 0, tf.zeros_like(square), tf.math.angle(image))", "tf.math.angle(image)"),
     # --- model and optimiser

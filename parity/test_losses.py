@@ -71,14 +71,6 @@ def test_object_mae(adapter, precision, image, truth):
 
 
 @PRECISIONS
-def test_object_mae_on_the_cut_of_the_phase(adapter, precision):
-    """A saturated network's phases lie there, above and below as rounding has it."""
-    generator = np.random.default_rng(0)
-    image = -(0.5 + generator.random((2, 8, 8))) + 1e-8j * generator.normal(size=(2, 8, 8))
-    compare(adapter, "object_mae", precision, image, np.exp(1j * generator.normal(size=image.shape)))
-
-
-@PRECISIONS
 @pytest.mark.parametrize(
     "stage",
     [

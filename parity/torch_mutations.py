@@ -137,7 +137,7 @@ TORCH = (
     Mutant("phase of zero depends on its sign", "losses.py", "torch.where(image == 0, 0.0, image.angle())",
            "image.angle()"),
     Mutant("phase error left out", "losses.py",
-           "return amplitude + torch.mean((_phase_past_cut(object_image) - _phase_past_cut(truth)).abs())", "return amplitude"),
+           "return amplitude + torch.mean((_phase(object_image) - _phase(truth)).abs())", "return amplitude"),
     # --- model and optimiser
     Mutant("measurement not scaled", "model.py",
            'measured = intensity_scale * batch["diffraction"]', 'measured = batch["diffraction"]'),

@@ -30,9 +30,6 @@ BATCH_NORM_MOMENTUM = 0.1
 # it: the uncovered border of the canvas is divided by this alone.
 OVERLAP_FLOOR = 1e-3
 
-# Radians: a phase so close above -pi counts as its neighbour, pi and more; on the cut itself rounding would decide.
-PHASE_CUT = 1e-5
-
 # Lower bound of the predicted intensity inside the logarithm of the Poisson likelihood.
 INTENSITY_FLOOR = 1e-12
 

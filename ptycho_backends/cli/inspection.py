@@ -135,6 +135,18 @@ def _file(path: Path, reading: Reading) -> Description:
     return _scan_or_result(path, reading) if describe is None else describe(path)
 
 
+def _page(path: Path) -> Description:
+    """The page of a run, which its title tells from any other page."""
+    import html
+    import re
+
+    start = path.read_text(encoding="utf-8", errors="replace")[:4096] if path.exists() else ""
+    title = re.search(r"<title>(.*?)</title>", start)
+    if not start.startswith("<!doctype html>") or title is None:
+        raise ScanError(f"{path}: no page of a run")
+    return _row("page", f"{html.unescape(title[1])}; open it in a browser"), None
+
+
 def _scan_or_result(path: Path, reading: Reading) -> Description:
     """A scan, or a file of a reconstruction or a refinement, by the names of its arrays."""
     if path.suffix.lower() == ".npz":
@@ -300,4 +312,5 @@ _BY_SUFFIX: dict[str, Callable[[Path], Description]] = {
     ".yaml": _settings,
     ".yml": _settings,
     ".npy": _array,
+    ".html": _page,
 }

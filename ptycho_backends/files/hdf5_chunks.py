@@ -86,11 +86,14 @@ class Chunks:
         ScanError
             If one would unpack to more than its size.
         """
+        from h5py._objects import phil  # its lock, which this one call does not take by itself
+
         depth = dataset.chunks[0]
         for info in self._infos:
             start = info.offset[0]
             if start <= last and start + depth > first and self._is_suspect(info):
-                mask, data = dataset.id.read_direct_chunk(info.offset)
+                with phil:
+                    mask, data = dataset.id.read_direct_chunk(info.offset)
                 self._require_bounded(mask, bytes(data))
 
     def _is_suspect(self, info: _Chunk) -> bool:

@@ -71,7 +71,7 @@ def object_mae(object_image: NDArray, truth: NDArray) -> NDArray:
     object_image, truth : complex arrays of one shape
     """
     amplitude = np.mean(np.abs(np.abs(object_image) - np.abs(truth)))
-    return amplitude + np.mean(np.abs(_phase_past_cut(object_image) - _phase_past_cut(truth)))
+    return amplitude + np.mean(np.abs(_phase(object_image) - _phase(truth)))
 
 
 def amplitude_variation(object_image: NDArray) -> NDArray:
@@ -183,12 +183,6 @@ def auxiliary_terms(config: TrainingConfig, object_image: NDArray) -> dict[str, 
 def _phase(image: NDArray) -> NDArray:
     # the angle of -0 - 0i is minus pi: the sign of a zero must not matter
     return np.where(image == 0, 0.0, np.angle(image))
-
-
-def _phase_past_cut(image: NDArray) -> NDArray:
-    """Phase above `PHASE_CUT - pi`: a network whose phase is saturated lies on the cut of the angle."""
-    phase = _phase(image)
-    return np.where(phase < constants.PHASE_CUT - np.pi, phase + 2 * np.pi, phase)
 
 
 def required(truth: NDArray | None) -> NDArray:

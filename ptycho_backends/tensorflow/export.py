@@ -23,6 +23,7 @@ from ptycho_backends.export.metadata import as_text, model_metadata
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.reference.initial_weights import LOG_SCALE, UNET_LEVELS
 from ptycho_backends.tensorflow import correction, network
+from ptycho_backends.tensorflow.compiling import compiled
 from ptycho_backends.tensorflow.device import computing
 from ptycho_backends.tensorflow.model import PtychoModel
 from ptycho_backends.values import TrainedModel
@@ -109,7 +110,7 @@ def export_model(model: TrainedModel, path: str | os.PathLike[str], format: str,
     metadata = as_text(model_metadata(model, format, licence))
     with computing(ExecutionConfig(accelerator="cpu")):
         module, inputs = _module_of(model, format)
-        module.exported = tf.function(module.forward, input_signature=module.signature)
+        module.exported = compiled(module.forward, *module.signature)
         given = {name: tf.constant(value) for name, value in inputs.items()}
         want = {name: value.numpy() for name, value in module.exported(**given).items()}
         write = _write_saved_model if format == "saved-model" else _write_litert

@@ -1,6 +1,5 @@
 """Mirror of `ptycho_backends.reference.losses`."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -46,7 +45,7 @@ def total_variation(object_image: tf.Tensor) -> tf.Tensor:
 def object_mae(object_image: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
     """Mirror of `reference.losses.object_mae`."""
     amplitude = tf.reduce_mean(tf.abs(tf.abs(object_image) - tf.abs(truth)))
-    return amplitude + tf.reduce_mean(tf.abs(_phase_past_cut(object_image) - _phase_past_cut(truth)))
+    return amplitude + tf.reduce_mean(tf.abs(_phase(object_image) - _phase(truth)))
 
 
 def amplitude_variation(object_image: tf.Tensor) -> tf.Tensor:
@@ -109,12 +108,6 @@ def _phase(image: tf.Tensor) -> tf.Tensor:
     image = tf.where(square >= np.finfo(square.dtype.as_numpy_dtype).tiny, image, tf.stop_gradient(image))
     # the angle of -0 - 0i is minus pi: the sign of a zero must not matter
     return tf.where(image == 0, tf.zeros_like(square), tf.math.angle(image))
-
-
-def _phase_past_cut(image: tf.Tensor) -> tf.Tensor:
-    """Mirror of `reference.losses._phase_past_cut`."""
-    phase = _phase(image)
-    return tf.where(phase < constants.PHASE_CUT - math.pi, phase + 2 * math.pi, phase)
 
 
 def required(truth: tf.Tensor | None) -> tf.Tensor:

@@ -1,6 +1,5 @@
 """Mirror of `ptycho_backends.reference.losses`."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -44,7 +43,7 @@ def total_variation(object_image: Tensor) -> Tensor:
 def object_mae(object_image: Tensor, truth: Tensor) -> Tensor:
     """Mirror of `reference.losses.object_mae`."""
     amplitude = torch.mean((_amplitude(object_image) - truth.abs()).abs())
-    return amplitude + torch.mean((_phase_past_cut(object_image) - _phase_past_cut(truth)).abs())
+    return amplitude + torch.mean((_phase(object_image) - _phase(truth)).abs())
 
 
 def amplitude_variation(object_image: Tensor) -> Tensor:
@@ -112,12 +111,6 @@ def _phase(image: Tensor) -> Tensor:
     image = torch.where(square >= torch.finfo(square.dtype).tiny, image, image.detach())
     # the angle of -0 - 0i is minus pi: the sign of a zero must not matter
     return torch.where(image == 0, 0.0, image.angle())
-
-
-def _phase_past_cut(image: Tensor) -> Tensor:
-    """Mirror of `reference.losses._phase_past_cut`."""
-    phase = _phase(image)
-    return torch.where(phase < constants.PHASE_CUT - math.pi, phase + 2 * math.pi, phase)
 
 
 def required(truth: Tensor | None) -> Tensor:

@@ -439,7 +439,7 @@ BAD_SCANS = {
     "missing patterns": ({"diff3d": None}, "diff3d missing"),
     "wrong rank": ({"diff3d": np.ones((40, 64), np.float32)}, "diff3d: got shape (40, 64)"),
     "NaN": ({"diff3d": NAN}, "NaN"),
-    "unequal lengths": ({"xcoords": np.ones(39)}, "got shape (40,)"),
+    "unequal lengths": ({"xcoords": np.ones(39)}, "got 40 patterns for 39 positions"),
     "fewer patterns": ({"diff3d": np.ones((39, 64, 64), np.float32)}, "39 patterns for 40 positions"),
     "N not supported": ({"diff3d": np.ones((40, 47, 47), np.float32), "probeGuess": None}, "47 x 47"),
     "empty scan": (

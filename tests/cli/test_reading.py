@@ -84,7 +84,7 @@ def test_convert_a_folder(scan, tmp_path):
     for name in ("one", "two"):
         save_scan(scan, tmp_path / "in" / f"{name}.npz")
     ptycho("convert", tmp_path / "in", tmp_path / "out", "--size", 32, "--uncompressed", "-q")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.npz", "two.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.npz")) == ["one.npz", "two.npz"]
     assert load_scan(tmp_path / "out" / "two.npz", mapped=True).N == 32
 
 

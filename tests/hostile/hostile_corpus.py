@@ -865,7 +865,9 @@ def corpus(folder: Path) -> Iterator[Case]:
     archive, in_pixels = whole["model.zip"], whole["scan.mat"].read
     yield from whole.values()
     for seed in whole.values():
-        yield from damaged(seed, 15)
+        # a single bit in the structure of an HDF5 file without checksums may crash the C library (1.14.6) itself
+        if seed.form != "HDF5":
+            yield from damaged(seed, 15)
     for name, data in hostile_zips(archive):
         yield Case("zip", name, "hostile.zip", data, both, loads=False)
     for name, data in hostile_json(archive):

@@ -87,8 +87,8 @@ def test_the_reference_and_the_difference_stand_beside(monkeypatch, scan, recons
         monkeypatch, figures.save_reconstruction_figure, reconstruction, "x.png", scan, metrics
     )
     titles = [axes.get_title() for axes in panels(figure)]
-    assert titles == ["reconstruction", "reference", "reconstruction - reference", "", "", ""]
-    ours, truth, difference = panels(figure)[3:]
+    assert titles == ["reconstruction", "reference", "reconstruction - reference", "", "", "", "probe"]
+    ours, truth, difference = panels(figure)[3:6]
     assert ours.images[0].get_clim() == truth.images[0].get_clim()
     low, high = difference.images[0].get_clim()
     assert low == -high
@@ -159,15 +159,14 @@ def test_without_a_reference_the_patterns_judge(monkeypatch, reconstruction):
 
 
 def test_a_scale_bar_has_a_round_length(monkeypatch, reconstruction):
-    for pixel_size, label in ((2e-8, "200 nm"), (2e-7, "2 µm"), (None, None)):
+    for pixel_size, label in ((2e-8, "200 nm"), (2e-7, "2 µm"), (None, "20 px")):
         image = dataclasses.replace(reconstruction, pixel_size_m=pixel_size)
         axes = panels(saved_figure(monkeypatch, figures.save_reconstruction_figure, image, "x.png"))[0]
-        assert [text.get_text() for text in axes.texts] == ([] if label is None else [label])
-        if label is not None:
-            start, end = axes.lines[0].get_xdata()
-            assert end - start == pytest.approx({"200 nm": 0.2, "2 µm": 2.0}[label])
-            left, right = axes.get_xlim()
-            assert left < start < end < left + 0.5 * (right - left)
+        assert [text.get_text() for text in axes.texts] == [label]
+        start, end = axes.lines[0].get_xdata()
+        assert end - start == pytest.approx({"200 nm": 0.2, "2 µm": 2.0, "20 px": 20.0}[label])
+        left, right = axes.get_xlim()
+        assert left < start < end < left + 0.5 * (right - left)
 
 
 def test_only_the_covered_rectangle_is_shown_in_scan_coordinates(monkeypatch, reconstruction):

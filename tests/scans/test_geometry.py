@@ -213,7 +213,7 @@ def test_whole_numbers_in_floating_point_are_counts(scan, caplog):
 def test_wrong_options_are_named_together():
     with pytest.raises(ConfigError) as error:
         ScanOptions(
-            positions_unit="mm", energy_eV=-1, bin=0, size=63, centre="middle", anchor="left",
+            positions_unit="furlong", energy_eV=-1, bin=0, size=63, centre="middle", anchor="left",
             detector_pixel_m=0, datasets={"pattern": "x"},
         )  # fmt: skip
     for word in (

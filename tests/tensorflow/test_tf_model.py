@@ -153,6 +153,8 @@ def test_a_prediction_does_not_depend_on_its_batch(backend):
             case.batch,
             diffraction_amplitude=case.batch.diffraction_amplitude[i : i + 1],
             relative_offsets_px=case.batch.relative_offsets_px[i : i + 1],
+            object_patches=None,
+            object_at_centre=None,
         )
         alone = backend.forward(model, case.weights, one, execution=SINGLE)
         assert_agrees("object", alone.object[0], together.object[i], "outputs, float32")

@@ -15,7 +15,7 @@ from ptycho_backends.testing.stateful import BATCHES, WEIGHTS, protocol_machine
 ORDERS = {"torch": 6, "tensorflow": 3}
 
 
-@pytest.fixture(params=ORDERS)
+@pytest.fixture(params=["torch", pytest.param("tensorflow", marks=pytest.mark.slow)])
 def backend(request):
     asked = request.config.getoption("--backend")
     if request.param not in installed_backends() or (asked and request.param not in asked):

@@ -19,6 +19,7 @@ from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, DivergenceError, OutputError, ShapeError
 from ptycho_backends.files import output
 from ptycho_backends.training.interrupts import Terminated
+from ptycho_backends.training.plan import inference_groups
 from ptycho_torch.backend.backend import TorchBackend
 from ptycho_torch.backend.module import PtychoModule
 
@@ -250,7 +251,7 @@ def test_what_torch_would_replace_is_refused(scan, backend, monkeypatch):
 
 def test_small_operations_refuse_what_torch_would_not_explain(backend, uninterrupted, scan):
     model = uninterrupted
-    groups = workflows.inference_groups(model, scan)
+    groups = inference_groups(model, scan)
     batch = groups.batch(np.arange(4), intensity_scale=model.intensity_scale)
     empty = dataclasses.replace(batch, diffraction_amplitude=batch.diffraction_amplitude[:0])
     without_probe = {name: value for name, value in model.weights.items() if name != "probe"}

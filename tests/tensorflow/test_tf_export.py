@@ -64,6 +64,7 @@ def test_saved_model_agrees_with_predict(model_and_groups, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter is deprecated:UserWarning")
 def test_litert_agrees_with_the_reference(model_and_groups, tmp_path: Path) -> None:
     model, _ = model_and_groups
     written = TensorFlowBackend().export(model, tmp_path / "model.tflite")

@@ -36,8 +36,9 @@ class TestToy(BackendContract):
     def test_training_stitching_and_archives(self, backend, scan):
         super().test_training_stitching_and_archives(backend, scan)
 
+    # the other cases are those of N = 64, which take the toy half a minute each
     @pytest.mark.slow
-    @pytest.mark.parametrize("case", VERBS, ids=repr)
+    @pytest.mark.parametrize("case", VERBS[:4], ids=repr)
     def test_verbs(self, backend, case):
         super().test_verbs(backend, case)
 

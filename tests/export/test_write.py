@@ -1,14 +1,13 @@
 """Formats that need no framework, each opened by its program in `examples/`; the choice and refusal of formats."""
 
 import dataclasses
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from exported import EXAMPLES, TOLERANCE, example
 from oracle_backend import OracleBackend
 
 from ptycho_backends import builtin_backends
@@ -19,19 +18,6 @@ from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import plan_training
 from ptycho_backends.values import Reconstruction, TrainedModel
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TOLERANCE = 1e-5
-
-
-def example(name: str) -> ModuleType:
-    """A program of `examples/` as a module."""
-    spec = importlib.util.spec_from_file_location(Path(name).stem, EXAMPLES / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Predictions in batches, and the small operations that parity compares."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,8 +20,14 @@ from ptycho_backends.tensorflow.arrays import (
     tensors_from_batch,
     weights_from_tensors,
 )
-from ptycho_backends.tensorflow.compiling import compiled
-from ptycho_backends.tensorflow.device import compute_dtype, computing, device_kind, network_dtype
+from ptycho_backends.tensorflow.compiling import Kept, compiled
+from ptycho_backends.tensorflow.device import (
+    compute_dtype,
+    computing,
+    device,
+    device_kind,
+    network_dtype,
+)
 from ptycho_backends.tensorflow.model import Adam, PtychoModel
 from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
@@ -143,10 +150,37 @@ def train_step(
         return runner.model.weights()
 
 
+RUNNERS: Kept[_Runner] = Kept(2)
+"""Those that ran last; another model of the same configuration traces nothing anew."""
+
+
+@contextlib.contextmanager
+def _runner(
+    model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, *, distributed: bool = False
+) -> Iterator[_Runner]:
+    """A runner of `model` with graphs; on one device that of the last model of its configuration."""
+    config = model.config.model
+    if distributed:
+        with computing(execution), process_group.own_strategy_of(execution, device_kind(execution)).scope():
+            runner = _Runner(config, model.weights, execution, as_graph=True, masked=groups.is_masked)
+        yield runner
+        return
+    key = repr(config), execution.precision, device(execution), groups.is_masked
+    kept = RUNNERS.take(key)
+    with computing(execution):
+        if kept is None:
+            runner = _Runner(config, model.weights, execution, as_graph=True, masked=groups.is_masked)
+        else:
+            runner = kept
+            runner.model.set_weights(model.weights)
+    yield runner
+    # not after an error
+    RUNNERS.keep(key, runner)
+
+
 def predict(model: TrainedModel, groups: GroupedData, execution: ExecutionConfig) -> Prediction:
     """The three outputs for every group, computed in batches."""
-    with computing(execution):
-        runner = _Runner(model.config.model, model.weights, execution, as_graph=True, masked=groups.is_masked)
+    with _runner(model, groups, execution) as runner, computing(execution):
         batches = prediction_batches(model, groups, execution, range(len(groups)), execution.devices)
         return concatenated([runner.predict(batch) for _, batch in batches])
 
@@ -161,13 +195,13 @@ def object_patches(
 def _object_patches(
     model: TrainedModel, groups: GroupedData, execution: ExecutionConfig, shard: range
 ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
-    with computing(execution), process_group.own_strategy_of(execution, device_kind(execution)).scope():
-        runner = _Runner(model.config.model, model.weights, execution, as_graph=True, masked=groups.is_masked)
-    for part, batch in prediction_batches(model, groups, execution, shard, execution.devices):
-        with computing(execution):
-            patches = runner.object(batch)
-        # outside of `computing`, because the caller goes on here
-        yield part, patches
+    distributed = execution.devices > 1 or process_group.process_group_of(execution).size > 1
+    with _runner(model, groups, execution, distributed=distributed) as runner:
+        for part, batch in prediction_batches(model, groups, execution, shard, execution.devices):
+            with computing(execution):
+                patches = runner.object(batch)
+            # outside of `computing`, because the caller goes on here
+            yield part, patches
 
 
 def infer(

@@ -219,6 +219,11 @@ class PtychoModel(tf.Module):
         for name, value in network.moved_running_values(self.tensors, statistics).items():
             self.tensors[name].assign(value)
 
+    def set_weights(self, weights: Mapping[str, NDArray]) -> None:
+        """Take other weights of the same names and shapes."""
+        for name, value in tensors_from_weights(weights, self.dtype).items():
+            self.tensors[name].assign(value)
+
     def weights(self) -> dict[str, NDArray]:
         """The canonical weights, in the model's precision."""
         return weights_from_tensors(self.tensors)
@@ -245,16 +250,23 @@ class Adam(tf.Module):
     def __init__(self, variables: Mapping[str, tf.Variable], state: TrainingState | None = None) -> None:
         super().__init__()
         self._trained = dict(variables)
-        self._step = counter(0 if state is None else state.step, tf.int64)
-        self._first = self._moments({} if state is None else state.first_moments)
-        self._second = self._moments({} if state is None else state.second_moments)
+        self._step = counter(0, tf.int64)
+        self._first = {name: counter(tf.zeros_like(one)) for name, one in self._trained.items()}
+        self._second = {name: counter(tf.zeros_like(one)) for name, one in self._trained.items()}
+        self.restart(state)
 
-    def _moments(self, saved: Mapping[str, NDArray]) -> dict[str, tf.Variable]:
-        known = {name: saved[name] for name in self._trained if name in saved}
-        moments = {name: tf.zeros_like(variable) for name, variable in self._trained.items()}
-        for name, value in known.items():
-            moments |= tensors_from_weights({name: value}, moments[name].dtype)
-        return {name: counter(value) for name, value in moments.items()}
+    def restart(self, state: TrainingState | None = None) -> None:
+        """Begin anew, or from a resume state."""
+        self._step.assign(0 if state is None else state.step)
+        self._set_moments(self._first, {} if state is None else state.first_moments)
+        self._set_moments(self._second, {} if state is None else state.second_moments)
+
+    def _set_moments(self, moments: Mapping[str, tf.Variable], saved: Mapping[str, NDArray]) -> None:
+        for name, variable in moments.items():
+            if name in saved:
+                variable.assign(tensors_from_weights({name: saved[name]}, variable.dtype)[name])
+            else:
+                variable.assign(tf.zeros_like(variable))
 
     def apply(self, gradients: Mapping[str, tf.Tensor], rates: Mapping[str, tf.Tensor | float]) -> None:
         """Take one step along `gradients`, each variable at its own rate.

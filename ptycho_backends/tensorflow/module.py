@@ -33,7 +33,6 @@ class PtychoModule(EpochCounter):
         network_dtype: tf.DType | None = None,
     ) -> None:
         config, start = plan.config, plan.start
-        self.start_from(start, execution)
         self._strategy = tf.distribute.get_strategy()
         self.model = PtychoModel(config.model, start.weights, dtype, network_dtype)
         self._accum_steps = execution.accum_steps
@@ -41,28 +40,38 @@ class PtychoModule(EpochCounter):
         self._trainable = trained_weights(self.model.tensors, config)
         self._parts = parts_of_weights(self._trainable)
         trained = {name: self.model.tensors[name] for name in self._trainable}
-        self._optimizer = Adam(trained, start.training_state)
+        self._optimizer = Adam(trained)
         self._gathered: dict[str, tf.Variable] = {}
         if self._accum_steps > 1:
             self._gathered = {name: counter(tf.zeros_like(value)) for name, value in trained.items()}
-        self._batches_gathered = 0
         # summed on the device, so that no step waits for it
-        state = start.training_state
-        self._loss_sum = counter(0.0 if state is None else state.loss_sum, tf.float64)
-        processes = process_group.process_group_of(execution).size
+        self._loss_sum = counter(0.0, tf.float64)
         self._signature = batch_signature(
             config.model,
             with_truth=needs_truth(config),
             masked=plan.groups.is_masked,
-            sharded=processes > 1,
+            sharded=process_group.process_group_of(execution).size > 1,
             parts=isinstance(plan.groups, CanvasGroups),
         )
         self._compiled_loss = self._compiled(self._loss, self._signature)
+        self._moving: list[str] = []
+        self.start(plan, execution)
+
+    def start(self, plan: TrainingPlan, execution: ExecutionConfig) -> None:
+        """Take the weights, counts and resume state that `plan` starts from; the graphs stay."""
+        start, state = plan.start, plan.start.training_state
+        self.start_from(start, execution)
+        self.model.set_weights(start.weights)
+        self._optimizer.restart(state)
+        for variable in self._gathered.values():
+            variable.assign(tf.zeros_like(variable))
+        self._batches_gathered = 0
+        self._loss_sum.assign(0.0 if state is None else state.loss_sum)
         self.epoch_batches = plan.batches_an_epoch
         on_processor = not tf.config.list_logical_devices("GPU")
+        processes = process_group.process_group_of(execution).size
         self.watch_with(StepWatch(_values, seconds_between_looks(processes, on_processor)))
         self._rates: dict[str, tf.Tensor] = {}
-        self._moving: list[str] = []
         self._set_rates()
 
     def _set_rates(self) -> None:

@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,8 +14,9 @@ from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.tensorflow import process_group
 from ptycho_backends.tensorflow.arrays import shard_sizes
+from ptycho_backends.tensorflow.compiling import Kept
 from ptycho_backends.tensorflow.data import PtychoData
-from ptycho_backends.tensorflow.device import compute_dtype, computing, network_dtype, strategy
+from ptycho_backends.tensorflow.device import compute_dtype, computing, device, network_dtype, strategy
 from ptycho_backends.tensorflow.module import PtychoModule
 from ptycho_backends.training import loggers
 from ptycho_backends.training.checkpoints import Checkpoints
@@ -24,10 +26,23 @@ from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.progress import ProgressLine
 from ptycho_backends.training.rescue import carry, without_failure
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
+from ptycho_backends.training.synthetic_canvases import CanvasGroups
 from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
+
+MODULES: Kept[PtychoModule] = Kept(2)
+"""Those that trained last; a training that is resumed, tuned or repeated traces nothing anew."""
+
+NOT_IN_GRAPHS: dict[str, Any] = {
+    "nepochs": 1,
+    "seed": 0,
+    "output_dir": Path(),
+    "train_data_file": None,
+    "test_data_file": None,
+}
+"""Fields of a `TrainingConfig` that differ between trainings of the same graphs, and one value for each."""
 
 Recorder = Callable[[PtychoModule, EpochRecord], None]
 
@@ -74,8 +89,7 @@ def train(
         stack.enter_context(computing(execution))
         tracked_run = stack.enter_context(tracked(plan.config, execution, folder))
         record = _recorder(execution, folder, stack, tracked_run)
-        with strategy(execution).scope():
-            module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))
+        module = stack.enter_context(_module(plan, execution))
         interrupts = stack.enter_context(Interrupts(processes).listening())
         run = _Run(module, PtychoData(plan, execution), execution, folder, record, on_epoch, interrupts)
         try:
@@ -91,6 +105,43 @@ def train(
         if tracked_run is not None:
             tracked_run.model = model
         return model
+
+
+@contextlib.contextmanager
+def _module(plan: TrainingPlan, execution: ExecutionConfig) -> Iterator[PtychoModule]:
+    """A module that trains along `plan`; of one device, the one that trained alike before, with its graphs."""
+    dtypes = compute_dtype(execution), network_dtype(execution)
+    if execution.devices > 1 or process_group.process_group_of(execution).size > 1:
+        with strategy(execution).scope():
+            module = PtychoModule(plan, execution, *dtypes)
+        yield module
+        return
+    key = _traced_for(plan, execution)
+    kept = MODULES.take(key)
+    if kept is None:
+        module = PtychoModule(plan, execution, *dtypes)
+    else:
+        module = kept
+        module.start(plan, execution)
+    yield module
+    # not after an error
+    MODULES.keep(key, module)
+
+
+def _traced_for(plan: TrainingPlan, execution: ExecutionConfig) -> Hashable:
+    """All that the graphs of a training depend on; of the configuration, more than that."""
+    config = dataclasses.replace(plan.config, **NOT_IN_GRAPHS)
+    groups = plan.groups
+    return (
+        repr(config),
+        plan.start.intensity_scale,
+        execution.accum_steps,
+        execution.gradient_clip_val,
+        execution.precision,
+        device(execution),
+        groups.is_masked,
+        isinstance(groups, CanvasGroups),
+    )
 
 
 class _Run:

@@ -18,6 +18,7 @@ from ptycho_backends.params import params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.scans.grouping import GroupedData, group_scan
 from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.tensorflow import inference, training
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.tensorflow.module import PtychoModule
 from ptycho_backends.training import loggers
@@ -288,7 +289,8 @@ def test_training_works_in_another_thread(backend, scan):
 
 
 def test_each_step_is_compiled_once(backend, scan, monkeypatch):
-    """9 groups in batches of 2 leave a short one, which must not be compiled anew."""
+    """9 groups in batches of 2 leave a short one, which must not be compiled anew; nor must a second training."""
+    training.MODULES.forget()
     traced = []
     original = PtychoModule._gradients
 
@@ -297,8 +299,27 @@ def test_each_step_is_compiled_once(backend, scan, monkeypatch):
         return original(self, batch)
 
     monkeypatch.setattr(PtychoModule, "_gradients", gradients)
-    backend.train(scan, config(nepochs=2), execution=QUIET)
+    first = backend.train(scan, config(nepochs=2), execution=QUIET)
     assert len(traced) == 1
+    again = backend.train(scan, config(nepochs=2), execution=QUIET)
+    assert len(traced) == 1
+    assert same_weights(first, again)
+    assert [row.train_loss for row in again.history] == [row.train_loss for row in first.history]
+    # what the graphs hold differs: another loss
+    backend.train(scan, config(nepochs=1, mae_weight=1.0, nll_weight=0.0), execution=QUIET)
+    assert len(traced) == 2
+
+
+def test_images_of_two_models_share_a_graph_and_nothing_else(backend, scan, uninterrupted):
+    model, _ = uninterrupted
+    other = dataclasses.replace(model, weights={name: 1.1 * one for name, one in model.weights.items()})
+    inference.RUNNERS.forget()
+    alone = backend.infer(other, scan, execution=QUIET)
+    inference.RUNNERS.forget()
+    first = backend.infer(model, scan, execution=QUIET)
+    np.testing.assert_array_equal(backend.infer(other, scan, execution=QUIET).object, alone.object)
+    np.testing.assert_array_equal(backend.infer(model, scan, execution=QUIET).object, first.object)
+    assert not np.array_equal(first.object, alone.object)
 
 
 def test_batches_come_in_the_order_of_the_plan(backend, scan):

@@ -23,19 +23,19 @@ VERB_MUTANTS = (
     # --- resume
     VerbMutant("resume: first moments forgotten",
                ("module.py", '"exp_avg": first[name].to(parameter.device),', '"exp_avg": torch.zeros_like(parameter),'),
-               ("model.py", "self._moments({} if state is None else state.first_moments)", "self._moments({})")),
+               ("model.py", "self._first, {} if state is None else state.first_moments", "self._first, {}")),
     VerbMutant("resume: second moments forgotten",
                ("module.py", '"exp_avg_sq": second[name].to(parameter.device),', '"exp_avg_sq": torch.zeros_like(parameter),'),
-               ("model.py", "self._moments({} if state is None else state.second_moments)", "self._moments({})")),
+               ("model.py", "self._second, {} if state is None else state.second_moments", "self._second, {}")),
     VerbMutant("resume: steps counted anew",
                ("module.py", "self._count_steps(optimizer, state.step)", "self._count_steps(optimizer, 1)"),
-               ("model.py", "counter(0 if state is None else state.step, tf.int64)", "counter(0, tf.int64)")),
+               ("model.py", "self._step.assign(0 if state is None else state.step)", "self._step.assign(0)")),
     VerbMutant("resume: epoch that had begun is begun anew",
                ("data.py", "0 if state is None else state.batches_done", "0"),
                ("data.py", "self.plan.epoch_batches(epoch)[skipped:]", "self.plan.epoch_batches(epoch)")),
     VerbMutant("resume: losses before the stop forgotten",
                ("module.py", "self._loss_sum = start.training_state.loss_sum", "self._loss_sum = 0.0"),
-               ("module.py", "counter(0.0 if state is None else state.loss_sum, tf.float64)", "counter(0.0, tf.float64)")),
+               ("module.py", "self._loss_sum.assign(0.0 if state is None else state.loss_sum)", "self._loss_sum.assign(0.0)")),
     VerbMutant("resume: history forgotten", shared=("training/epochs.py", "list(start.history)", "[]")),
     VerbMutant("resume: nothing is resumed", shared=(
         "backend_base.py", "plan_for(self, data, config, execution, resume_from)", "plan_for(self, data, config, execution)")),
@@ -77,8 +77,7 @@ VERB_MUTANTS = (
                ("model.py", "tf.cast(rate, dtype) * (first / root)", "tf.cast(rate, dtype) * (first / root) * tf.cast(dtype == tf.float64, dtype)")),
     VerbMutant("train: computed in float32",
                ("training.py", "precision=execution.precision,  # type: ignore[arg-type]", 'precision="32-true",'),
-               ("training.py", "module = PtychoModule(plan, execution, compute_dtype(execution), network_dtype(execution))",
-                "module = PtychoModule(plan, execution, tf.float32)")),
+               ("training.py", "dtypes = compute_dtype(execution), network_dtype(execution)", "dtypes = (tf.float32,)")),
     VerbMutant("train: epochs not told",
                ("module.py", "if self._on_epoch is not None and self.trainer.is_global_zero:", "if False:"),
                ("training.py", "if self._on_epoch is not None and self._on_epoch(record) is True:", "if False:")),
@@ -93,6 +92,12 @@ VERB_MUTANTS = (
         "training/epochs.py", "finish_epoch(train_loss if val_loss is None else val_loss)", "finish_epoch(train_loss)")),
     VerbMutant("train: no resume state of the schedule", shared=(
         "training/epochs.py", "schedule=self.schedule.state(),", "schedule={**self.schedule.state(), 'epoch': 0},")),
+    # --- graphs that are used again
+    VerbMutant("train: moments of the training before kept", tensorflow=(
+        "model.py", "                variable.assign(tf.zeros_like(variable))", "                pass")),
+    VerbMutant("train: graphs of another configuration used", tensorflow=("training.py", "        repr(config),\n", "")),
+    VerbMutant("infer: weights of the model before kept", tensorflow=(
+        "inference.py", "            runner.model.set_weights(model.weights)", "            pass")),
     # --- predict, forward, loss, train_step
     VerbMutant("predict: intensity wrong in float32",
                ("inference.py", "intensity=np.square(predicted)", "intensity=np.square(predicted) * np.float32(1.001 if predicted.dtype == np.float32 else 1)"),

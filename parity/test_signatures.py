@@ -53,6 +53,7 @@ TRACED = (
     "torch traces a module in train or eval mode; a tf.Module holds the signature that it is compiled for"
 )
 DEFAULTS = "only PyTorch lets a program set the device and the type of new tensors"
+AGAIN = "graphs cost seconds, so a module is used again for the next model of its configuration"
 BATCHES = "measured on GPUs with PyTorch alone"
 
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
@@ -77,6 +78,7 @@ DIFFERENT = {
         "PtychoModel.freeze": TAPE,
         "PtychoModel.loss_and_gradients": TAPE,
         "PtychoModel.extra_repr": MODULES,
+        "PtychoModel.set_weights": AGAIN,
         "adam": OPTIMISER,
         "Adam": OPTIMISER,
         "counter": REPLICAS,
@@ -92,6 +94,7 @@ DIFFERENT = {
         "PtychoModule.on_train_batch_start": LIGHTNING,
         "PtychoModule.on_train_epoch_end": LIGHTNING,
         "PtychoModule.on_save_checkpoint": LIGHTNING,
+        "PtychoModule.start": AGAIN,
         "PtychoModule.validation_loss": LOOP,
         "PtychoModule.between_steps": LOOP,
         "PtychoModule.start_epoch": LOOP,

@@ -47,7 +47,8 @@ def backend(session: nox.Session, framework: str) -> None:
 def ptychodus(session: nox.Session) -> None:
     """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
     install(session, "all", groups=("test", "ptychodus"))
-    session.run("pytest", "tests/ptychodus", *IN_PARALLEL, *session.posargs)
+    # a file's tests share their trainings
+    session.run("pytest", "tests/ptychodus", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(default=False)

@@ -11,14 +11,15 @@ is judged first: it must pass. Exit code 1 if a mutant survives.
 
 # ruff: noqa: T201 - this is a program
 import argparse
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mutant import Mutant
@@ -26,20 +27,21 @@ from mutations import MUTANTS, PACKAGES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-PASSES, NOTICED = 0, 3
-
-
 PLANTED = "planted"
 
+# Each judge is forked from a process that has imported the frameworks, which takes longer than most judgements.
+PROCESSES = multiprocessing.get_context("forkserver")
+IMPORTED = ["numpy", "scipy.ndimage", "h5py", "skimage.registration", "matplotlib.figure", "hypothesis"]
+FRAMEWORKS = {"torch": ["torch", "lightning.pytorch"], "tensorflow": ["tensorflow", "keras"]}
+SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
 
-def judge(name: str, *, of_verbs: bool) -> int:
-    """Judge the mutant of this process: measure until something is beyond its allowance."""
+
+def judge(name: str, *, of_verbs: bool) -> str:
+    """Measure until something is beyond its allowance: the profile and the quantity; an empty text if nothing is."""
     from ptycho_backends.registry import get_backend
 
     if of_verbs:
-        by = noticed_by(get_backend(name))
-        print(by)
-        return NOTICED if by else PASSES
+        return noticed_by(get_backend(name))
     from ptycho_backends.testing.agreement import Disagreement
     from ptycho_backends.testing.measurements import require_agreement
 
@@ -47,12 +49,10 @@ def judge(name: str, *, of_verbs: bool) -> int:
         for measurement in measurements(name):
             require_agreement([measurement])
     except Disagreement as error:
-        print("fast: " + str(error).partition(" (")[0])
-        return NOTICED
+        return "fast: " + str(error).partition(" (")[0]
     except Exception as error:
-        print(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        return NOTICED
-    return PASSES
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""
 
 
 def noticed_by(backend) -> str:
@@ -291,28 +291,28 @@ def mutated_copy(folder: Path, package: str, mutant: Mutant | None) -> None:
 def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
     """True if the mistake was noticed; the quantity that noticed it, and the seconds that took."""
     started = time.perf_counter()
-    of_verbs = ["--verbs"] if mutant is not None and mutant.of_verbs else []
+    of_verbs = mutant is not None and mutant.of_verbs
     with tempfile.TemporaryDirectory() as folder:
         mutated_copy(Path(folder), PACKAGES[name], mutant)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": folder,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, __file__, "--judge", name, *of_verbs],
-            env=environment,
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            check=False,
-        )
-    if done.returncode not in (PASSES, NOTICED):
-        raise SystemExit(f"{name}, {mutant}: the judge failed\n{done.stderr}")
-    lines = done.stdout.strip().splitlines()
-    return done.returncode == NOTICED, lines[-1] if lines else "", time.perf_counter() - started
+        told, tells = PROCESSES.Pipe(duplex=False)
+        judging = PROCESSES.Process(target=judge_in, args=(folder, name, of_verbs, tells))
+        judging.start()
+        tells.close()
+        try:
+            noticed, by = told.recv()
+        except EOFError:
+            raise SystemExit(f"{name}, {mutant}: the judge failed, its message is above") from None
+        finally:
+            judging.join()
+    return noticed, by, time.perf_counter() - started
+
+
+def judge_in(folder: str, name: str, of_verbs: bool, tells: Connection) -> None:
+    """Judge the packages in `folder`, in a process that has the framework imported, and nothing of this library."""
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    by = judge(name, of_verbs=of_verbs)
+    tells.send((bool(by), by))
 
 
 def check_backend(name: str, only: str, *, of_verbs: bool) -> tuple[int, int]:
@@ -341,10 +341,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutants whose name holds this text")
     parser.add_argument("--verbs", action="store_true", help="mutants of whole verbs alone")
     parser.add_argument("--around", default="torch", help="the backend that faults are planted around")
-    parser.add_argument("--judge", choices=sorted(MUTANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.judge:
-        return judge(options.judge, of_verbs=options.verbs)
+    os.environ |= SETTINGS
+    asked = [name for name in FRAMEWORKS if name in (options.backends or FRAMEWORKS)]
+    PROCESSES.set_forkserver_preload(IMPORTED + [module for name in asked for module in FRAMEWORKS[name]])
     results = [
         check_planted(options.around, options.only)
         if name == PLANTED

@@ -225,3 +225,29 @@ def trained(
         return done[key]
 
     return train
+
+
+@pytest.fixture
+def refines(given: ReconstructInput, monkeypatch: pytest.MonkeyPatch) -> Callable[[Trained, str, str], None]:
+    """`refines(record, name, mode)`: with `PTYCHO_REFINE=3` the image is another one, and the log says so."""
+
+    def both(record: Trained, name: str, mode: str) -> None:
+        def image() -> tuple[np.ndarray, list[str]]:
+            opened = type(record.door).open(name, mode, record.door.framework)
+            opened.reconstructor.load_model_from_file(record.saved)
+            product, lines = opened.reconstruct(given)
+            return product.object_.get_array(), lines
+
+        if record.image is None:  # where a test runs alone
+            record.image, _ = image()
+        monkeypatch.setenv("PTYCHO_REFINE", "3")
+        refined, lines = image()
+        plain = record.image
+        assert refined.shape == plain.shape
+        assert np.isfinite(refined).all()
+        known = np.abs(plain) > 0
+        # after two epochs the network knows next to nothing; three passes change the image throughout
+        assert np.linalg.norm((refined - plain)[known]) > 0.05 * np.linalg.norm(plain[known])
+        assert any("refined with 3 passes, as PTYCHO_REFINE asks for" in line for line in lines), lines
+
+    return both

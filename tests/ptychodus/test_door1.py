@@ -24,7 +24,7 @@ def test_train_save_open_reconstruct(given, trained, tmp_path, mode):
     door = type(record.door).open("door 1", mode)
     door.reconstructor.load_model_from_file(record.saved)
     product, _ = door.reconstruct(given)
-    image = product.object_.get_array()
+    image = record.image = product.object_.get_array()
     assert type(image) is np.ndarray
     assert image.dtype.kind == "c"
     assert np.isfinite(image).all()
@@ -41,3 +41,7 @@ def test_train_save_open_reconstruct(given, trained, tmp_path, mode):
     again = load_product(path)
     np.testing.assert_array_equal(again.object_.get_array(), image)
     np.testing.assert_array_equal(again.probes.get_array(), given.product.probes.get_array())
+
+
+def test_the_variable_refines_what_ptychodus_gets(trained, refines):
+    refines(trained("door 1", "Unsupervised"), "door 1", "Unsupervised")

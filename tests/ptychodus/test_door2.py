@@ -112,3 +112,8 @@ def test_errors_reach_ptychodus_as_one_message(given, trained):
     door.library.inference_settings.n_samples.set_value(5)
     with pytest.raises(ChildError, match="set GridSize to 1"):
         door.reconstruct(given)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_variable_refines_what_ptychodus_gets(trained, refines, framework):
+    refines(trained("door 2", "PINN", framework), "door 2", "PINN")

@@ -73,9 +73,9 @@ def exports(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def mlflow(session: nox.Session) -> None:
-    """Runs in MLflow, with MLflow itself and a local SQLite store, on both backends."""
-    install(session, "all", "mlflow")
+def trackers(session: nox.Session) -> None:
+    """Trainings in MLflow (a local SQLite store), TensorBoard and W&B (offline), with these themselves."""
+    install(session, "all", "mlflow", "tensorboard", "wandb")
     session.run("pytest", "tests/training/test_tracking.py", *session.posargs)
 
 

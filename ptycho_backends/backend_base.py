@@ -35,12 +35,14 @@ from ptycho_backends.training import operands
 from ptycho_backends.training.canvas import with_room_for, works_on_scans
 from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.divergence import with_retries
+from ptycho_backends.training.following import followed
 from ptycho_backends.training.host import require_unforked
 from ptycho_backends.training.interrupts import ending_in_order
 from ptycho_backends.training.launch import is_first_process
 from ptycho_backends.training.plan import TrainingPlan, complete_config, inference_groups, plan_training
 from ptycho_backends.training.prediction import concatenated, prediction_batches
 from ptycho_backends.training.prefetch import DEFAULT_PREFETCH, ahead
+from ptycho_backends.training.progress import passes_shown
 from ptycho_backends.training.run_folder import one_writer
 from ptycho_backends.values import (
     Batch,
@@ -108,7 +110,8 @@ class BackendBase(abc.ABC):
         output_dir : path, optional
             Gets checkpoints and logs. None writes nothing.
         on_epoch : callable, optional
-            Called with each `EpochRecord`, in the first of several processes.
+            Called with each `EpochRecord`, in the first of several processes, after the checkpoints are written.
+            Where it is a `training.following.Follower`, which `train` hands on, its `step` shows steps, too.
 
         Returns
         -------
@@ -311,10 +314,17 @@ class BackendBase(abc.ABC):
         plan = plan_for(self, data, config, execution, resume_from)
         operands.checked_weights(plan.config.model, plan.start.weights)
 
-        def trained(plan: TrainingPlan, execution: ExecutionConfig) -> TrainedModel:
-            return self.train_plan(plan, execution, output_dir, on_epoch)
+        is_first = is_first_process(execution, self.name)
 
-        with one_writer(self._written_folder(execution, output_dir)):
+        def trained(plan: TrainingPlan, execution: ExecutionConfig) -> TrainedModel:
+            with followed(
+                plan, execution, folder, on_epoch, self.object_patches, is_first=is_first
+            ) as follower:
+                follower.model = self.train_plan(plan, execution, output_dir, follower)
+                return follower.model
+
+        folder = self._written_folder(execution, output_dir)
+        with one_writer(folder):
             return ending_in_order(lambda: with_retries(trained, plan, execution))
 
     def _written_folder(self, execution: ExecutionConfig, output_dir: AnyPath | None) -> Path | None:
@@ -373,8 +383,13 @@ class BackendBase(abc.ABC):
         if resume_from is not None:
             state = resume_from if isinstance(resume_from, RefinementState) else load_state(resume_from)
             plan = resumed_plan(plan, state)
-        with one_writer(self._written_folder(execution, output_dir)):
-            return ending_in_order(lambda: self.refine_plan(plan, execution, output_dir, on_pass))
+        shown = execution.enable_progress_bar and is_first_process(execution, self.name)
+        passes = len(plan.batches), len(plan.state.passes), plan.problem.count
+        with (
+            one_writer(self._written_folder(execution, output_dir)),
+            passes_shown(*passes, on_pass, shown=shown) as told,
+        ):
+            return ending_in_order(lambda: self.refine_plan(plan, execution, output_dir, told))
 
     def save(self, model: TrainedModel, path: AnyPath) -> Path:
         """Write the shared archive, without the optimiser's state; that is in the checkpoints."""

@@ -522,7 +522,12 @@ class ExecutionConfig(_CheckedConfig):
         0, integer(0), "times that diverging training goes on from its last good epoch at a tenth of the rate"
     )
     logger_backend: str | None = setting(
-        "csv", choice("csv", "tensorboard", "mlflow", "none", None), "where metrics go besides the history"
+        "csv",
+        choice("csv", "tensorboard", "mlflow", "wandb", "none", None),
+        "where metrics go besides the history",
+    )
+    picture_every: int = setting(
+        0, integer(0), "epochs between two pictures of the image so far, `live.png`; 0: none"
     )
     inference_batch_size: int | None = setting(None, optional(integer(1)), "groups per inference batch")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ptycho_backends.errors import ArchiveError, BackendUnavailableError
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
-from ptycho_backends.training.tracking import DATABASE
+from ptycho_backends.training.mlflow_run import DATABASE
 from ptycho_torch.lightning_utils import find_best_checkpoint
 
 _RUN = re.compile(r"[0-9a-f]{32}$")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho_backends.errors import BackendUnavailableError, ConfigError
-from ptycho_backends.training.tracking import flattened
+from ptycho_backends.training.loggers import flattened
 from ptycho_torch.backend.arrays import tensors_from_batch
 from ptycho_torch.backend.data import PtychoDataModule
 from ptycho_torch.backend.model import adam

@@ -137,7 +137,8 @@ def _broken_model() -> ModelConfig:
         (InferenceConfig, "n_groups", 0),
         (ExecutionConfig, "checkpoint_save_top_k", -2),
         (ExecutionConfig, "gradient_clip_val", 0),
-        (ExecutionConfig, "logger_backend", "wandb"),
+        (ExecutionConfig, "logger_backend", "neptune"),
+        (ExecutionConfig, "picture_every", -1),
         (ExecutionConfig, "precision", 32),
     ],
 )

@@ -108,6 +108,17 @@ def load_archive(path: str | os.PathLike[str]) -> TrainedModel:
     return contents.model
 
 
+def read_model(path: str | os.PathLike[str]) -> TrainedModel:
+    """The model in an archive or a checkpoint; `params.cfg` stays as it is.
+
+    Raises
+    ------
+    ArchiveError
+        As `load_archive`.
+    """
+    return _read(Path(path)).model
+
+
 def load_archive_history(path: str | os.PathLike[str]) -> tuple[EpochRecord, ...]:
     """The training history in an archive or a checkpoint; `params.cfg` stays as it is.
 
@@ -116,7 +127,7 @@ def load_archive_history(path: str | os.PathLike[str]) -> tuple[EpochRecord, ...
     ArchiveError
         As `load_archive`.
     """
-    return tuple(_read(Path(path)).model.history)
+    return tuple(read_model(path).history)
 
 
 def _read(path: Path) -> ArchiveContents:

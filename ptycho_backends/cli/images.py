@@ -31,7 +31,7 @@ from ptycho_backends.cli.options import (
     option,
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import again, pass_lines, report, session, until_signal
+from ptycho_backends.cli.reporting import again, report, session, until_signal
 
 
 @reads_scans
@@ -114,7 +114,6 @@ def infer(
             stitching_size=stitching_size,
             product=product,
             refine=refinement,
-            on_pass=pass_lines(say),
             overwrite=overwrite,
         )
         report(result, say)
@@ -186,7 +185,6 @@ def refine(
             config=config,
             execution=how,
             resume_from=resume,
-            on_pass=pass_lines(say),
             product=product,
             frc=frc,
             model=model,

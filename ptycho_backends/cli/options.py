@@ -156,6 +156,13 @@ Precision = Annotated[
     str | None,
     option("--precision", panel=RUNNING_PANEL, help="32-true, 64-true, 16-mixed or bf16-mixed. (32-true)"),
 ]
+PictureEvery = Annotated[
+    int | None,
+    option(
+        "--picture-every", min=0, panel=RUNNING_PANEL, metavar="EPOCHS",
+        help="Epochs between two pictures of the image so far, live.png; 0: none. (0)",
+    ),
+]  # fmt: skip
 Verbose = Annotated[
     int, option("--verbose", "-v", count=True, panel=MESSAGES_PANEL, help="Print more; twice: everything.")
 ]

@@ -15,9 +15,7 @@ import typer
 from ptycho_backends.errors import PtychoBackendsError, printable
 
 if TYPE_CHECKING:
-    from ptycho_backends.config import ExecutionConfig
     from ptycho_backends.scans.scan import Scan
-    from ptycho_backends.values import EpochCallback, EpochRecord, PassCallback, RefinementRecord
     from ptycho_backends.workflows import RunResult
 
 
@@ -42,7 +40,7 @@ def session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
     from ptycho_backends.registry import logger_names
 
     level = logging.ERROR if quiet else max(logging.WARNING - 10 * verbose, logging.DEBUG)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Messages(sys.stderr)
     handler.setFormatter(_Lines())
     loggers = [logging.getLogger(name) for name in (*logger_names(), "py.warnings")]
     before = [(logger, logger.level, logger.propagate) for logger in loggers]
@@ -75,35 +73,21 @@ def session(verbose: int, quiet: bool, debug: bool) -> Iterator[Say]:
             logger.propagate = propagate
 
 
+class _Messages(logging.StreamHandler):
+    """Messages on lines of their own, also where the progress stands on one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from ptycho_backends.training.progress import leave_line
+
+        leave_line()
+        super().emit(record)
+
+
 class _Lines(logging.Formatter):
     """`warning: text`, in the form of the errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {printable(' '.join(super().format(record).split()))}"
-
-
-def epoch_lines(execution: "ExecutionConfig", epochs: int, say: Say) -> "EpochCallback | None":
-    """Print a line an epoch, where there is no progress bar."""
-    if execution.enable_progress_bar:
-        return None
-
-    def print_epoch(record: "EpochRecord") -> None:
-        validated = "" if record.val_loss is None else f", val_loss {record.val_loss:.6g}"
-        say(
-            f"epoch {record.epoch}/{epochs}: train_loss {record.train_loss:.6g}{validated}"
-            f" ({record.seconds:.1f} s)"
-        )
-
-    return print_epoch
-
-
-def pass_lines(say: Say) -> "PassCallback":
-    """Print a line a pass."""
-
-    def print_pass(record: "RefinementRecord") -> None:
-        say(f"pass {record.number}: R-factor {record.r_factor:.4f} ({record.seconds:.2f} s)")
-
-    return print_pass
 
 
 # Settings that the folder of a run keeps, and options that name it or matter to one call only.

@@ -1,7 +1,6 @@
 """From the command line to configurations and plans: the YAML file first, then the options that were given."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -278,16 +277,15 @@ def settled_execution(
 def execution_config(
     path: Path | None, quiet: bool, architecture: str | None = None, **given: Any
 ) -> ExecutionConfig:
-    """From the file and the options; a progress bar only where someone sees it.
+    """From the file and the options; with `quiet` no progress is shown.
 
     Without a file, as the recipe of the `architecture` that is trained.
     """
     base = ExecutionConfig() if architecture is None else execution_recipe(architecture)
     if path is not None:
         base = load_config(path, ExecutionConfig)
-    # a bar that redraws itself fills a log file with rubbish
-    bar = base.enable_progress_bar and not quiet and sys.stderr.isatty()
-    values = vars(base) | _only_given(given) | {"enable_progress_bar": bar}
+    shown = base.enable_progress_bar and not quiet
+    values = vars(base) | _only_given(given) | {"enable_progress_bar": shown}
     execution, problems = from_values(ExecutionConfig, values)
     raise_if_any("settings", problems)
     return execution

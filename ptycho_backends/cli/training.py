@@ -24,6 +24,7 @@ from ptycho_backends.cli.options import (
     Output,
     Overwrite,
     Photons,
+    PictureEvery,
     Precision,
     ProbeFrom,
     ProbeModes,
@@ -42,7 +43,7 @@ from ptycho_backends.cli.options import (
     option,
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import again, epoch_lines, pass_lines, report, session, until_signal
+from ptycho_backends.cli.reporting import again, report, session, until_signal
 from ptycho_backends.errors import ConfigError
 
 
@@ -91,9 +92,7 @@ def demo(
             epochs=epochs,
             seed=seed,
             execution=execution,
-            on_epoch=epoch_lines(execution, epochs, say),
             refine=refinement,
-            on_pass=pass_lines(say),
             overwrite=overwrite,
         )
         report(
@@ -127,6 +126,7 @@ def train(
     check: Check = True,
     accelerator: Accelerator = None,
     precision: Precision = None,
+    picture_every: PictureEvery = None,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -168,7 +168,7 @@ def train(
             )  # fmt: skip
             how = execution_config(
                 execution_file(execution, resume), quiet, settings.model.architecture, accelerator=accelerator,
-                precision=precision, learning_rate=learning_rate,
+                precision=precision, learning_rate=learning_rate, picture_every=picture_every,
             )  # fmt: skip
             result = until_signal(
                 workflows.train_synthetic,
@@ -180,7 +180,6 @@ def train(
                 execution=how,
                 photons=nphotons,
                 resume_from=resume,
-                on_epoch=epoch_lines(how, settings.nepochs + how.finetune_epochs, say),
                 overwrite=overwrite,
             )
             report(result, say, again=again(context, backend=result.backend, resume=result.output_dir))
@@ -203,13 +202,13 @@ def train(
             accelerator=accelerator,
             precision=precision,
             learning_rate=learning_rate,
+            picture_every=picture_every,
         )
         result = until_signal(
             workflows.train,
             training_plan(job, batch_size, how, say),
             backend=job.backend,
             execution=how,
-            on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             overwrite=overwrite,
             check=check,
         )
@@ -253,6 +252,7 @@ def run(
     check: Check = True,
     accelerator: Accelerator = None,
     precision: Precision = None,
+    picture_every: PictureEvery = None,
     verbose: Verbose = 0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -300,6 +300,7 @@ def run(
             accelerator=accelerator,
             precision=precision,
             learning_rate=learning_rate,
+            picture_every=picture_every,
         )
         test = job.config.test_data_file
         shown = loaded[0] if test is None else scan_of(test, reading)
@@ -309,12 +310,10 @@ def run(
             test_scan=shown,
             backend=job.backend,
             execution=how,
-            on_epoch=epoch_lines(how, job.config.nepochs + how.finetune_epochs, say),
             stitching_size=stitching_size,
             agree_on_phase=agree_on_phase,
             product=product,
             refine=refinement,
-            on_pass=pass_lines(say),
             overwrite=overwrite,
             check=check,
         )

@@ -23,7 +23,7 @@ from ptycho_backends.cli.options import (
     option,
 )
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import pass_lines, report, session
+from ptycho_backends.cli.reporting import report, session
 from ptycho_backends.errors import ConfigError
 
 
@@ -117,7 +117,6 @@ def watch(
             stitching_size=stitching_size,
             agree_on_phase=agree_on_phase,
             refine=refinement,
-            on_pass=pass_lines(say),
             until=until,
             idle_s=idle,
             every_s=every,

@@ -52,7 +52,9 @@ class LiveRefinement:
     def __init__(
         self, backend: Backend, model: TrainedModel, config: RefinementConfig, execution: ExecutionConfig
     ) -> None:
-        self._backend, self._execution = backend, execution
+        self._backend = backend
+        # the frames of the scan are the progress
+        self._execution = dataclasses.replace(execution, enable_progress_bar=False)
         # the probe of a scan that has none, as `Backend.refine` would take it from the model
         self._modes = model.probe_modes if works_on_scans(model) else None
         passes = PASSES if config.passes is None else min(PASSES, config.passes)

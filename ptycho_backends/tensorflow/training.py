@@ -1,14 +1,12 @@
-"""Training over `tf.data`: checkpoints, loggers, progress, Ctrl-C and resuming."""
+"""Training over `tf.data`: checkpoints, Ctrl-C and resuming."""
 
 import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
-
-import tensorflow as tf
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.files.output import output_directory
@@ -18,17 +16,14 @@ from ptycho_backends.tensorflow.compiling import Kept
 from ptycho_backends.tensorflow.data import PtychoData
 from ptycho_backends.tensorflow.device import compute_dtype, computing, device, network_dtype, strategy
 from ptycho_backends.tensorflow.module import PtychoModule
-from ptycho_backends.training import loggers
 from ptycho_backends.training.checkpoints import Checkpoints
-from ptycho_backends.training.epochs import metrics_of
+from ptycho_backends.training.following import Follower
 from ptycho_backends.training.interrupts import Interrupts, TrainingInterrupted
 from ptycho_backends.training.plan import TrainingPlan
-from ptycho_backends.training.progress import ProgressLine
-from ptycho_backends.training.rescue import carry, without_failure
+from ptycho_backends.training.rescue import carry
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
 from ptycho_backends.training.synthetic_canvases import CanvasGroups
-from ptycho_backends.training.tracking import TrackedRun, tracked
-from ptycho_backends.values import EpochCallback, EpochRecord, TrainedModel
+from ptycho_backends.values import EpochCallback, TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +38,6 @@ NOT_IN_GRAPHS: dict[str, Any] = {
     "test_data_file": None,
 }
 """Fields of a `TrainingConfig` that differ between trainings of the same graphs, and one value for each."""
-
-Recorder = Callable[[PtychoModule, EpochRecord], None]
 
 
 def train(
@@ -62,7 +55,7 @@ def train(
     execution : ExecutionConfig
     output_dir : path, optional
         Gets `checkpoints/` (the best by `checkpoint_monitor_metric`, and `last.wts.h5.zip`; archives that
-        either backend resumes from) and the logger's folder. None writes nothing.
+        either backend resumes from). None writes nothing.
     on_epoch : callable, optional
         Called with each `EpochRecord`.
 
@@ -84,14 +77,11 @@ def train(
     if not processes.is_first:
         # the first process writes, shows progress and calls back
         folder, on_epoch = None, None
-        execution = dataclasses.replace(execution, enable_progress_bar=False)
     with contextlib.ExitStack() as stack:
         stack.enter_context(computing(execution))
-        tracked_run = stack.enter_context(tracked(plan.config, execution, folder))
-        record = _recorder(execution, folder, stack, tracked_run)
         module = stack.enter_context(_module(plan, execution))
         interrupts = stack.enter_context(Interrupts(processes).listening())
-        run = _Run(module, PtychoData(plan, execution), execution, folder, record, on_epoch, interrupts)
+        run = _Run(module, PtychoData(plan, execution), execution, folder, on_epoch, interrupts)
         try:
             try:
                 run.epochs()
@@ -102,8 +92,6 @@ def train(
         except BaseException as error:
             carry(error, module.last_good)
             raise
-        if tracked_run is not None:
-            tracked_run.model = model
         return model
 
 
@@ -145,7 +133,7 @@ def _traced_for(plan: TrainingPlan, execution: ExecutionConfig) -> Hashable:
 
 
 class _Run:
-    """The loop over epochs and batches, with its checkpoints, progress and recorder."""
+    """The loop over epochs and batches, with its checkpoints and callback."""
 
     def __init__(
         self,
@@ -153,17 +141,14 @@ class _Run:
         data: PtychoData,
         execution: ExecutionConfig,
         folder: Path | None,
-        record: Recorder,
         on_epoch: EpochCallback | None,
         interrupts: Interrupts,
     ) -> None:
         self._module = module
         self._data = data
-        self._record = record
         self._on_epoch = on_epoch
+        self._follower = on_epoch if isinstance(on_epoch, Follower) else None
         self._interrupts = interrupts
-        epochs = data.plan.config.nepochs + execution.finetune_epochs
-        self._progress = ProgressLine(epochs) if execution.enable_progress_bar else None
         writes = execution.enable_checkpointing and folder is not None
         self._checkpoints = Checkpoints(folder, execution) if writes and folder is not None else None
 
@@ -174,13 +159,10 @@ class _Run:
             module.start_epoch()
             self._train_epoch()
             record = module.finish_epoch(self._validate())
-            if self._progress is not None:
-                self._progress.finish(record)
             model = module.keep(module.trained_model())
             if self._checkpoints is not None:
                 self._checkpoints.save_last(model)
                 self._checkpoints.save_best(model, record)
-            self._record(module, record)
             if self._on_epoch is not None and self._on_epoch(record) is True:
                 self._interrupts.request()
 
@@ -191,8 +173,8 @@ class _Run:
         for step, batch in enumerate(batches, start=1):
             last = step == steps
             loss = module.training_step(batch, last_of_epoch=last)
-            if self._progress is not None:
-                self._progress.show(epoch, step, steps, loss.__float__)
+            if self._follower is not None:
+                self._follower.step(step, steps, loss.__float__)
             # at the last batch of an epoch the epoch is finished first
             if module.between_steps and not last:
                 self._interrupts.raise_if_requested()
@@ -211,28 +193,3 @@ class _Run:
         if self._checkpoints is not None and model.training_state is not None:
             self._checkpoints.save_last(model)
         return model
-
-
-def _recorder(
-    execution: ExecutionConfig, folder: Path | None, stack: contextlib.ExitStack, run: TrackedRun | None
-) -> Recorder:
-    """Logger of `execution`, called after each epoch; `stack` closes its files."""
-    kind = loggers.logger_of(execution, folder)
-    if kind is None or folder is None:
-        return lambda module, record: None
-    if kind == "csv":
-
-        def to_csv(module: PtychoModule, record: EpochRecord) -> None:
-            without_failure(lambda: loggers.write_history(module.history, folder), "log of the epochs")
-
-        return to_csv
-    if kind == "tensorboard":
-        writer = stack.enter_context(tf.summary.create_file_writer(str(folder / loggers.FOLDER)))
-
-        def to_tensorboard(module: PtychoModule, record: EpochRecord) -> None:
-            for name, value in metrics_of(record).items():
-                tf.summary.scalar(name, value, step=record.epoch)
-            writer.flush()
-
-        return to_tensorboard
-    return lambda module, record: None if run is None else run.log(module.history)

@@ -231,6 +231,7 @@ FIELDS: Mapping[str, Expected] = {
         1, "elsewhere", note="needs a training that diverges: `tests/training/test_divergence.py`"
     ),
     "ExecutionConfig.logger_backend": Expected("none", "files"),
+    "ExecutionConfig.picture_every": Expected(1, "files", given={"ExecutionConfig.enable_checkpointing": True}),
     "ExecutionConfig.inference_batch_size": Expected(3, "nothing", note="images agree to the roundings of float32"),
 }  # fmt: skip
 """`Class.field` to another value and its effect, for every field."""

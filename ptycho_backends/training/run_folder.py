@@ -31,6 +31,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "execution": "execution.yaml",
         "history": "history.csv",
         "history_figure": "history.png",
+        "live_picture": "live.png",
         "reconstruction": "reconstruction.npz",
         "reconstruction_figure": "reconstruction.png",
         "metrics": "metrics.json",
@@ -61,7 +62,10 @@ IMAGE_FILES = (
 """Files of a reconstruction or a refinement."""
 
 TRAINING_FILES = (
-    *(FILES[name] for name in ("archive", "config", "execution", "history", "history_figure")),
+    *(
+        FILES[name]
+        for name in ("archive", "config", "execution", "history", "history_figure", "live_picture")
+    ),
     str(LAST_CHECKPOINT),
     str(Path(loggers.FOLDER, loggers.METRICS_FILE)),
 )

@@ -334,6 +334,7 @@ def _resolution(
     backend: Backend, scan: Scan, config: RefinementConfig, execution: ExecutionConfig
 ) -> RingCorrelation:
     """Fourier ring correlation of two images, each refined from half of the scan's positions."""
+    execution = dataclasses.replace(execution, enable_progress_bar=False)
     halves = (
         backend.refine(None, half, config, execution=execution) for half in half_scans(scan, config.seed)
     )

@@ -22,6 +22,8 @@ from ptycho_backends.scans.synthetic import Range, SyntheticScans
 from ptycho_backends.training.checkpoints import model_to_resume
 from ptycho_backends.training.interrupts import Terminated
 from ptycho_backends.training.launch import is_first_process
+from ptycho_backends.training.live_picture import require_possible
+from ptycho_backends.training.loggers import logger_of
 from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.rescue import carried, carry, saved_somewhere, without_failure
 from ptycho_backends.training.run_folder import (
@@ -106,6 +108,9 @@ def train(
     plan = plan_for(chosen, data, config, execution, _resumed_model(resume_from, chosen))
     require_light(plan.groups)
     named = Path(plan.config.output_dir if output_dir is None else output_dir)
+    # before an earlier run is removed
+    logger_of(execution, named)
+    require_possible(plan, execution)
     continues = continues_run(named, plan.start)
     if not overwrite and not continues:
         require_free(named, (*TRAINING_FILES, *IMAGE_FILES), "an earlier run")
@@ -170,6 +175,8 @@ def _write_model(
         files["history"] = results.save_history(model.history, folder / FILES["history"])
         if model.history:
             files["history_figure"] = save_history_figure(model.history, folder / FILES["history_figure"])
+        if (folder / FILES["live_picture"]).is_file():
+            files["live_picture"] = folder / FILES["live_picture"]
         write_report(folder, files, Contents(title, backend.name, model))
     except Exception as error:
         carry(error, model)
@@ -257,7 +264,8 @@ def train_synthetic(
 
 
 def _refined_as_measured(backend: Backend, execution: ExecutionConfig, scan: Scan) -> Reconstruction:
-    return backend.refine(None, scan, RefinementConfig(refine_probe=False), execution=execution)
+    quiet = dataclasses.replace(execution, enable_progress_bar=False)
+    return backend.refine(None, scan, RefinementConfig(refine_probe=False), execution=quiet)
 
 
 def _with_folder(config: TrainingConfig, output_dir: AnyPath | None) -> TrainingConfig:

@@ -27,6 +27,8 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
 
     Attributes
     ----------
+    on_epoch : callable, optional
+        Called with each `EpochRecord`, in the first process.
     step_loss : tensor, optional
         Of the last step, on the device.
     after_epoch : callable, optional
@@ -44,7 +46,7 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         self.step_loss: Tensor | None = None
         self.after_epoch: Callable[[TrainedModel], None] | None = None
         self._start = start
-        self._on_epoch = on_epoch
+        self.on_epoch = on_epoch
         self.request_stop: Callable[[], None] = lambda: None
         self._by_part = bool(execution.finetune_stages)
         self._accum_steps = execution.accum_steps
@@ -138,9 +140,9 @@ class PtychoModule(lightning.LightningModule, EpochCounter):
         model = self.keep(self.trained_model())
         if self.after_epoch is not None:
             self.after_epoch(model)
-        if self._on_epoch is not None and self.trainer.is_global_zero:
+        if self.on_epoch is not None and self.trainer.is_global_zero:
             try:
-                if self._on_epoch(record) is True:
+                if self.on_epoch(record) is True:
                     self.request_stop()
             except KeyboardInterrupt as error:
                 # Lightning would end the program

@@ -1,4 +1,4 @@
-"""Training under Lightning's Trainer: checkpoints, loggers, progress, Ctrl-C and resuming."""
+"""Training under Lightning's Trainer: checkpoints, Ctrl-C and resuming."""
 
 import contextlib
 import io
@@ -15,26 +15,24 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.fabric.utilities import rank_zero
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory, replaced_atomically
-from ptycho_backends.training import loggers
 from ptycho_backends.training.checkpoints import FOLDER, Checkpoints, best_checkpoints
+from ptycho_backends.training.following import Follower, followed
 from ptycho_backends.training.host import HeldTogether
 from ptycho_backends.training.interrupts import CallbackInterrupted, Interrupts, TrainingInterrupted
 from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
-from ptycho_backends.training.progress import Throttle
 from ptycho_backends.training.rescue import carry, without_failure
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
-from ptycho_backends.training.tracking import TrackedRun, tracked
 from ptycho_backends.values import EpochCallback, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
 from ptycho_torch.backend.device import computing, determinism, own_defaults
+from ptycho_torch.backend.inference import object_patches
 from ptycho_torch.backend.module import PtychoModule
 from ptycho_torch.backend.process_group import SHARED, ProcessGroup, process_group_of, working_together
 
@@ -59,7 +57,7 @@ def train(
     execution : ExecutionConfig
     output_dir : path, optional
         Gets `checkpoints/` (the best by `checkpoint_monitor_metric` as Lightning's `.ckpt`, the last as an
-        archive that every backend resumes from) and the logger's folder. None writes nothing.
+        archive that every backend resumes from). None writes nothing.
     on_epoch : callable, optional
         Called with each `EpochRecord`.
 
@@ -130,11 +128,8 @@ class TrainingRun:
             checkpoints = Checkpoints(folder, execution)
         self._interrupts = Interrupts(self._processes)
         module.request_stop = self._interrupts.request
-        writes_history = self._processes.is_first and loggers.logger_of(execution, folder) == "csv"
-        module.after_epoch = self._after_epoch
-        between_steps = self._between_steps = _BetweenSteps(
-            self._interrupts, checkpoints, folder if writes_history else None, execution.accum_steps
-        )
+        between_steps = _BetweenSteps(self._interrupts, checkpoints, execution.accum_steps)
+        module.after_epoch = between_steps.save
         with self._settings():
             self.trainer = _trainer(execution, module, folder, between_steps, plan, self._processes)
         # Lightning's own handler of SIGTERM ends the program with exit code 0, or waits for the other processes
@@ -144,29 +139,35 @@ class TrainingRun:
         """Train; returns as `train` does."""
         module, interrupts = self._module, self._interrupts
         data = PtychoDataModule(self._plan, self._execution, self._processes)
-        with self._settings(), computing(self._execution), interrupts.listening():
-            folder = self._folder if self._processes.is_first else None
-            with tracked(self._plan.config, self._execution, folder) as run:
-                self._between_steps.tracked_run = run
-                try:
-                    with self._together():
-                        self.trainer.fit(module, datamodule=data)
-                    model = module.trained_model()
-                except TrainingInterrupted:
-                    model = interrupts.resumable(module.trained_model(interrupted=True))
-                    interrupts.report(module.epochs_done)
-                except CallbackInterrupted as error:
-                    carry(error.original, module.last_good)
-                    raise error.original from None
-                except BaseException as error:
-                    carry(error, module.last_good)
-                    raise
-                if run is not None:
-                    run.model = model
+        with (
+            self._settings(),
+            computing(self._execution),
+            interrupts.listening(),
+            self._followed() as follower,
+        ):
+            module.on_epoch = follower
+            try:
+                with self._together():
+                    self.trainer.fit(module, datamodule=data)
+                model = module.trained_model()
+            except TrainingInterrupted:
+                model = interrupts.resumable(module.trained_model(interrupted=True))
+                interrupts.report(module.epochs_done)
+            except CallbackInterrupted as error:
+                carry(error.original, module.last_good)
+                raise error.original from None
+            except BaseException as error:
+                carry(error, module.last_good)
+                raise
+            follower.model = model
         return model
 
-    def _after_epoch(self, model: TrainedModel) -> None:
-        self._between_steps.save(model)
+    def _followed(self) -> contextlib.AbstractContextManager[Follower]:
+        is_first = self._processes.is_first
+        folder = self._folder if is_first else None
+        return followed(
+            self._plan, self._execution, folder, self._module.on_epoch, object_patches, is_first=is_first
+        )
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -193,12 +194,9 @@ def _trainer(
     processes: ProcessGroup,
 ) -> lightning.Trainer:
     callbacks: list[Callback] = [between_steps]
-    shows = execution.enable_progress_bar and processes.is_first
     checkpointing = execution.enable_checkpointing and folder is not None
     if checkpointing and folder is not None:
         callbacks.append(_checkpoints(execution, folder, has_validation=len(plan.validation_indices) > 0))
-    if shows:
-        callbacks.append(_ProgressBar())
     try:
         return lightning.Trainer(
             accelerator=execution.accelerator,
@@ -211,10 +209,11 @@ def _trainer(
             gradient_clip_val=execution.gradient_clip_val,
             accumulate_grad_batches=execution.accum_steps,
             max_epochs=module.schedule.epochs_left,
-            logger=_logger(execution, folder) if processes.is_first else False,
+            # the same loggers and the same display for every backend: `training.following`
+            logger=False,
             callbacks=callbacks,
             enable_checkpointing=checkpointing,
-            enable_progress_bar=shows,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             # losses are logged by epochs
@@ -272,21 +271,6 @@ def _checkpoints(execution: ExecutionConfig, folder: Path, *, has_validation: bo
         callback.best_model_path, callback.best_model_score = ranked[0], kept[ranked[0]]
         callback.kth_best_model_path, callback.kth_value = ranked[-1], kept[ranked[-1]]
     return callback
-
-
-def _logger(execution: ExecutionConfig, folder: Path | None) -> Logger | bool:
-    kind = loggers.logger_of(execution, folder)
-    if kind is None or folder is None:
-        return False
-    if kind == "csv":
-        # written between the epochs, because Lightning's forgets those before a resume
-        return False
-    if kind == "tensorboard":
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        return TensorBoardLogger(folder, name=loggers.FOLDER, version="")
-    # MLflow: `tracked`, the same for every backend
-    return False
 
 
 class _ProcessGroupEnvironment(ClusterEnvironment):
@@ -348,40 +332,13 @@ class _CheckpointFiles(TorchCheckpointIO):
         without_failure(save, f"checkpoint {Path(path).name}")
 
 
-class _ProgressBar(TQDMProgressBar):
-    """Shows the loss now and then, because each look waits until the device has finished the step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._throttle = Throttle()
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any) -> None:
-        if self._throttle.is_due() or trainer.is_last_batch:
-            super().on_train_batch_end(trainer, *rest)
-
-    def get_metrics(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        shown = super().get_metrics(trainer, pl_module)
-        loss = _as_module(pl_module).step_loss
-        return shown if loss is None else {**shown, "loss": float(loss)}
-
-
 class _BetweenSteps(Callback):
-    """Ends training where Ctrl-C asks for it, and keeps the last checkpoint and the history current."""
+    """Shows steps, ends training where Ctrl-C asks for it, and keeps the last checkpoint current."""
 
-    def __init__(
-        self,
-        interrupts: Interrupts,
-        checkpoints: Checkpoints | None,
-        history_folder: Path | None,
-        accum_steps: int,
-    ) -> None:
+    def __init__(self, interrupts: Interrupts, checkpoints: Checkpoints | None, accum_steps: int) -> None:
         self._interrupts = interrupts
         self._checkpoints = checkpoints
-        self._history_folder = history_folder
         self._accum_steps = accum_steps
-        self.tracked_run: TrackedRun | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._interrupts.take_signals()
@@ -394,6 +351,9 @@ class _BetweenSteps(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        module = _as_module(pl_module)
+        if isinstance(module.on_epoch, Follower) and module.step_loss is not None:
+            module.on_epoch.step(module.batches_done, int(module.epoch_batches), module.step_loss.__float__)
         stepped = (batch_idx + 1) % self._accum_steps == 0
         # at the last batch of an epoch the epoch is finished first
         if stepped and not trainer.is_last_batch:
@@ -411,14 +371,9 @@ class _BetweenSteps(Callback):
             raise
 
     def save(self, model: TrainedModel) -> None:
-        """Write the last checkpoint and the history; what cannot be written is no reason to end."""
+        """Write the last checkpoint; what cannot be written is no reason to end."""
         if self._checkpoints is not None:
             self._checkpoints.save_last(model)
-        if self._history_folder is not None:
-            folder = self._history_folder
-            without_failure(lambda: loggers.write_history(model.history, folder), "log of the epochs")
-        if self.tracked_run is not None:
-            self.tracked_run.log(model.history)
 
 
 def _as_module(pl_module: lightning.LightningModule) -> PtychoModule:

@@ -101,7 +101,7 @@ def test_version_and_no_arguments():
 
 def test_demo_says_how_good_and_where(tmp_path):
     said = ptycho("demo", "-o", tmp_path / "demo", "--positions", 40, "--epochs", 2).output
-    assert "epoch 2/2: train_loss 5, val_loss 5.5" in said
+    assert "epoch 2/2: train_loss 5 (-5), val_loss 5.5, " in said
     assert "phase correlation" in said
     assert f"written to {tmp_path / 'demo'}:" in said
     for name in ("scan.npz", "wts.h5.zip", "reconstruction.png", "metrics.json"):
@@ -320,12 +320,14 @@ def test_output_goes_where_the_file_says(tmp_path, npz):
 def test_how_to_run_reaches_the_backend(tmp_path, npz):
     ptycho(
         "train", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1,
-        "--accelerator", "cpu", "--precision", "64-true", "--learning-rate", 0.01,
+        "--accelerator", "cpu", "--precision", "64-true", "--learning-rate", 0.01, "--picture-every", 4,
     )  # fmt: skip
     execution = load_config(tmp_path / "run" / "execution.yaml", ExecutionConfig)
     assert (execution.accelerator, execution.precision, execution.learning_rate) == ("cpu", "64-true", 0.01)
-    # nobody watches a bar in a log file
-    assert execution.enable_progress_bar is False
+    assert execution.picture_every == 4
+    assert execution.enable_progress_bar is True
+    ptycho("train", npz, "-o", tmp_path / "quiet", "-e", 1, "--filters", 1, "--quiet")
+    assert load_config(tmp_path / "quiet" / "execution.yaml", ExecutionConfig).enable_progress_bar is False
 
 
 def test_larger_groups_find_enough_neighbours(tmp_path, npz):

@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ptycho_backends.archive.model_file import load_archive
-from ptycho_backends.cli import app, training
+from ptycho_backends.cli import app
 from ptycho_backends.images.results import load_reconstruction
 from ptycho_backends.scans.scan_files import load_scan, save_scan
+from ptycho_backends.training.progress import Progress
 
 SMALL = ["--filters", "1", "--accelerator", "cpu", "--backend", "torch"]
 
@@ -88,11 +89,12 @@ def test_processes_that_train_together_are_given_their_batch_size(tmp_path, npz,
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeypatch):
     ptycho("train", npz, "-o", tmp_path / "whole", "-e", 3, *SMALL)
 
-    def press_after_two_epochs(*_):
-        return lambda record: os.kill(os.getpid(), signal.SIGINT) if record.epoch == 2 else None
+    def press_after_two_epochs(progress, number, *_):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "epoch_lines", press_after_two_epochs)
+        patched.setattr(Progress, "finish", press_after_two_epochs)
         result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 3, *SMALL, code=130)
     hint = result.stderr.partition("go on with: ")[2]
     assert hint.startswith(f"ptycho-backends run {npz} ")

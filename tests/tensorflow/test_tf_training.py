@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
-from ptycho_backends.errors import BackendUnavailableError, ConfigError, OutputError, ScanError
+from ptycho_backends.errors import ConfigError, OutputError, ScanError
 from ptycho_backends.params import params
 from ptycho_backends.reference import probe as probes
 from ptycho_backends.scans.grouping import GroupedData, group_scan
@@ -21,8 +21,6 @@ from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.tensorflow import inference, training
 from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.tensorflow.module import PtychoModule
-from ptycho_backends.training import loggers
-from ptycho_backends.training.progress import ProgressLine
 from ptycho_backends.training.schedule import parts_of_weights
 
 
@@ -203,20 +201,12 @@ def test_nothing_is_written_without_an_output_folder(backend, scan, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_is_one_line_an_epoch_where_no_terminal_is(backend, scan, capsys):
-    seen = []
-    backend.train(scan, config(nepochs=2), execution=quiet(enable_progress_bar=True), on_epoch=seen.append)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
-    assert f"val_loss {seen[1].val_loss:.6g}" in lines[1]
-
-
-def test_progress_rewrites_its_line_on_a_terminal(capsys, monkeypatch):
+def test_progress_shows_steps_on_a_terminal(backend, scan, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = ProgressLine(9)
-    progress.show(2, 3, 5, lambda: 1.25)
-    progress.show(2, 4, 5, lambda: 1.25)
-    assert capsys.readouterr().err.rstrip() == "\repoch 2/9  batch 3/5  loss 1.25"
+    trained = backend.train(scan, config(nepochs=1), execution=quiet(enable_progress_bar=True))
+    shown = capsys.readouterr().err
+    assert shown.startswith("\repoch 1/1, batch 1/")
+    assert f"\repoch 1/1: train_loss {trained.history[0].train_loss:.6g}, val_loss" in shown
 
 
 def test_probe_and_scale_train_only_if_asked(backend, scan):
@@ -384,13 +374,6 @@ def test_impossible_settings_are_refused_before_training(backend, scan, uninterr
     blind = dataclasses.replace(scan, object_guess=None, object_mask=None)
     with pytest.raises(ScanError, match="no objectGuess"):
         backend.train(blind, config(model={"model_type": "supervised"}), execution=QUIET)
-
-
-@pytest.mark.parametrize("logger", ["tensorboard", "mlflow"])
-def test_a_logger_that_is_not_installed_is_named(backend, scan, tmp_path, monkeypatch, logger):
-    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
-    with pytest.raises(BackendUnavailableError, match=f"pip install {logger}"):
-        backend.train(scan, config(nepochs=1), execution=quiet(logger_backend=logger), output_dir=tmp_path)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")

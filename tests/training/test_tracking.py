@@ -1,20 +1,32 @@
-"""Runs in MLflow, with MLflow itself and an SQLite store in a temporary folder; skipped where it is missing."""
+"""Trainings in MLflow, TensorBoard and W&B, with these themselves and without a network; skipped where one is missing."""
 
+import dataclasses
 import json
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from oracle_backend import OracleBackend
 
 from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.errors import BackendUnavailableError, OutputError
 from ptycho_backends.registry import get_backend, installed_backends
 from ptycho_backends.scans.scan_files import save_scan
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.training.tracking import DATABASE, RUN_FILE, flattened, tracked
+from ptycho_backends.training.loggers import FOLDER, METRICS_FILE, flattened
+from ptycho_backends.training.mlflow_run import DATABASE, RUN_FILE
+from ptycho_backends.training.tracking import tracked
+from ptycho_backends.workflows import train
 
-WITHOUT = find_spec("mlflow") is None
-needs_mlflow = pytest.mark.skipif(WITHOUT, reason="mlflow is not installed; nox -s mlflow")
+
+def needs(package):
+    return pytest.mark.skipif(
+        find_spec(package) is None, reason=f"{package} is not installed; nox -s trackers"
+    )
+
+
+needs_mlflow = needs("mlflow")
 # of MLflow and SQLAlchemy, which are not ours
 quiet_warnings = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -42,7 +54,7 @@ def test_nested_values_get_dotted_names():
 
 
 def test_without_the_logger_there_is_no_run(tmp_path):
-    for execution, folder in ((ExecutionConfig(), tmp_path), (LOGGED, None)):
+    for execution, folder in ((ExecutionConfig(logger_backend=None), tmp_path), (LOGGED, None)):
         with tracked(CONFIG, execution, folder) as run:
             assert run is None
     assert list(tmp_path.iterdir()) == []
@@ -108,5 +120,138 @@ def test_a_training_that_fails_is_marked(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(RuntimeError, match="broken"), tracked(CONFIG, LOGGED, tmp_path) as run:
         raise RuntimeError("broken")
-    client = mlflow.MlflowClient(tracking_uri=run.tracking_uri)
-    assert client.get_run(run.run_id).info.status == "FAILED"
+    client = mlflow.MlflowClient(tracking_uri=run.tracker.tracking_uri)
+    assert client.get_run(run.tracker.run_id).info.status == "FAILED"
+
+
+@needs_mlflow
+@quiet_warnings
+def test_mlflow_opens_the_model_and_predicts(backend, tmp_path, monkeypatch):
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    model, where = trained(backend, tmp_path / "run")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(where["tracking_uri"])
+    try:
+        opened = mlflow.pyfunc.load_model(f"runs:/{where['run_id']}/model")
+    finally:
+        mlflow.set_tracking_uri(before)
+    scan = simulate_star(64, 8)
+    inputs = {"patterns": scan.patterns.astype(np.float32), "positions_px": scan.scan_positions_px}
+    image = opened.predict(inputs, params={"measurement": scan.measurement})
+    want = backend.infer(model, scan)
+    np.testing.assert_allclose(image["amplitude"], np.abs(want.object), atol=1e-6)
+    np.testing.assert_allclose(image["phase"], np.angle(want.object), atol=1e-5)
+    np.testing.assert_array_equal(image["coverage"], want.coverage)
+    np.testing.assert_array_equal(image["origin_px"], want.origin_px)
+    patches = opened.predict(inputs, params={"output": "patches", "measurement": scan.measurement})
+    np.testing.assert_allclose(patches["amplitude"], np.abs(want.object_patches[..., 0]), atol=1e-6)
+    np.testing.assert_array_equal(patches["centres_px"], want.group_centres_px)
+    names = {spec.name: spec.shape for spec in opened.metadata.get_input_schema().inputs}
+    assert names == {"patterns": (-1, 64, 64), "positions_px": (-1, 2)}
+    with pytest.raises(MlflowException, match="positions_px"):
+        opened.predict({"patterns": inputs["patterns"]})
+
+
+# --- the others, with a backend that takes no time
+
+
+ORACLE_CONFIG = TrainingConfig(
+    model=ModelConfig(N=16, architecture="unrolled", gridsize=1), nepochs=3, nphotons=1e4
+)
+
+
+def logged_by_oracle(folder, logger):
+    execution = ExecutionConfig(enable_progress_bar=False, logger_backend=logger)
+    return OracleBackend().train(simulate_star(16, 12), ORACLE_CONFIG, execution=execution, output_dir=folder)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "mlflow", "wandb"])
+def test_a_package_that_is_missing_is_named_before_an_earlier_run_goes(tmp_path, monkeypatch, logger):
+    scan, oracle = simulate_star(16, 12), OracleBackend()
+    earlier = train(scan, ORACLE_CONFIG, tmp_path, backend=oracle)
+    monkeypatch.setattr("ptycho_backends.training.loggers.find_spec", lambda name: None)
+    execution = ExecutionConfig(logger_backend=logger)
+    with pytest.raises(BackendUnavailableError, match=rf"pip install 'ptycho-backends\[{logger}\]'"):
+        train(scan, ORACLE_CONFIG, tmp_path, backend=oracle, execution=execution)
+    assert earlier.files["archive"].is_file()
+    with pytest.raises(BackendUnavailableError, match=f"got '{logger}'"):
+        logged_by_oracle(tmp_path / "other", logger)
+
+
+def test_csv_has_every_epoch_on_any_backend(tmp_path):
+    model = logged_by_oracle(tmp_path, "csv")
+    header, *rows = (tmp_path / FOLDER / METRICS_FILE).read_text().splitlines()
+    assert header.startswith("epoch,train_loss,val_loss")
+    assert (
+        [row.split(",")[0] for row in rows]
+        == [str(record.epoch) for record in model.history]
+        == ["1", "2", "3"]
+    )
+
+
+def test_a_tracker_that_breaks_is_a_warning_and_the_training_goes_on(tmp_path, monkeypatch, caplog):
+    def broken(*_):
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr("ptycho_backends.training.loggers.CsvLog.log", broken)
+    assert len(logged_by_oracle(tmp_path, "csv").history) == 3
+    assert [message for message in caplog.messages if "server is gone" in message] == [
+        "logger_backend='csv': ConnectionError: the server is gone; training goes on without it"
+    ]
+
+
+def test_a_tracker_that_begins_no_run_is_refused(tmp_path, monkeypatch):
+    def broken(*_):
+        raise ConnectionError("no such server")
+
+    monkeypatch.setattr("ptycho_backends.training.tracking.CsvLog", broken)
+    with pytest.raises(OutputError, match="logger_backend: 'csv' begins no run .*no such server"):
+        logged_by_oracle(tmp_path, "csv")
+
+
+@needs("tensorboard")
+@quiet_warnings
+def test_tensorboard_reads_what_is_written(tmp_path, monkeypatch):
+    import tensorboard.compat
+    from tensorboard.compat import tensorflow_stub
+
+    # TensorBoard would import TensorFlow, where that is installed
+    monkeypatch.setattr(tensorboard.compat, "tf", tensorflow_stub, raising=False)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with tracked(ORACLE_CONFIG, dataclasses.replace(LOGGED, logger_backend="tensorboard"), tmp_path) as run:
+        model = OracleBackend().train(simulate_star(16, 12), ORACLE_CONFIG, execution=ExecutionConfig())
+        run.log(model.history[:2])
+        (tmp_path / "live.png").write_bytes(b"a picture")
+        run.show(tmp_path / "live.png", 2)
+        run.model = model
+    events = EventAccumulator(str(tmp_path / FOLDER))
+    events.Reload()
+    losses = events.Scalars("train_loss")
+    assert [(event.step, event.value) for event in losses] == [
+        (record.epoch, pytest.approx(record.train_loss)) for record in model.history
+    ]
+    assert set(events.Tags()["scalars"]) == {"train_loss", "val_loss", "learning_rate", "seconds"}
+    (picture,) = events.Images("image")
+    assert (picture.step, picture.encoded_image_string) == (2, b"a picture")
+
+
+@needs("wandb")
+@quiet_warnings
+def test_wandb_writes_a_run_without_a_network(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    model = logged_by_oracle(tmp_path / "run", "wandb")
+    assert len(model.history) == 3
+    assert wandb.run is None
+    (written,) = (tmp_path / "run" / FOLDER).rglob("*.wandb")
+    content = written.read_bytes()
+    assert b"train_loss" in content
+    assert b"nphotons" in content
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}

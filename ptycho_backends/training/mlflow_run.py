@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -131,7 +132,12 @@ def save_mlflow_model(
         If MLflow is not installed.
     """
     try:
-        pyfunc, models, types = (import_module(f"mlflow.{name}") for name in ("pyfunc", "models", "types"))
+        with warnings.catch_warnings():
+            # MLflow warns of type hints of its own
+            warnings.simplefilter("ignore")
+            pyfunc, models, types = (
+                import_module(f"mlflow.{name}") for name in ("pyfunc", "models", "types")
+            )
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mlflow":
             raise

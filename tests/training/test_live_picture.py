@@ -76,9 +76,12 @@ def test_running_statistics_and_random_numbers_stay(tmp_path, request):
     if asked and "torch" not in asked:
         pytest.skip("torch: not asked for")
     config = TrainingConfig(
-        model=ModelConfig(N=64, architecture="attention", n_filters_scale=1, batch_norm=True), nepochs=2, batch_size=4, nphotons=1e4
-    )  # fmt: skip
-    found, scan = [], simulate_star(64, 8)
+        model=ModelConfig(N=64, architecture="attention", n_filters_scale=1, batch_norm=True),
+        nepochs=2,
+        batch_size=2,
+        nphotons=1e4,
+    )
+    found, scan = [], simulate_star(64, 4)
     for execution in (RUN, PICTURES):
         torch.manual_seed(3)
         np.random.seed(3)  # noqa: NPY002 - of a program that uses it

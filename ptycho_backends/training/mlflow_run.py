@@ -131,13 +131,18 @@ def save_mlflow_model(
     BackendUnavailableError
         If MLflow is not installed.
     """
+    with warnings.catch_warnings():
+        # MLflow warns of type hints of its own, and wants an example of a scan
+        warnings.simplefilter("ignore")
+        _save_mlflow_model(archive, path, model)
+    return Path(path)
+
+
+def _save_mlflow_model(
+    archive: str | os.PathLike[str], path: str | os.PathLike[str], model: TrainedModel
+) -> None:
     try:
-        with warnings.catch_warnings():
-            # MLflow warns of type hints of its own
-            warnings.simplefilter("ignore")
-            pyfunc, models, types = (
-                import_module(f"mlflow.{name}") for name in ("pyfunc", "models", "types")
-            )
+        pyfunc, models, types = (import_module(f"mlflow.{name}") for name in ("pyfunc", "models", "types"))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mlflow":
             raise
@@ -170,4 +175,3 @@ def save_mlflow_model(
         pip_requirements=["ptycho-backends" + (f"[{backend}]" if backend in ("torch", "tensorflow") else "")],
         metadata={"config": dataclasses.asdict(model.config.model), "backend": backend},
     )
-    return Path(path)

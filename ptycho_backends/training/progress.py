@@ -143,7 +143,8 @@ class Progress:
             told += f" ({loss - self._first_loss:+.3g})"
         if val_loss is not None:
             told += f", val_loss {val_loss:.{self._digits}g}"
-        return f"{told}, {rate:.3g} {self._rate}/s, {as_time(left)} left"
+        speed = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+        return f"{told}, {speed} {self._rate}/s, {as_time(left)} left"
 
     def _write_line(self, text: str) -> None:
         self._waiting = ""

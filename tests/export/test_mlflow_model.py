@@ -6,7 +6,7 @@ from oracle_backend import OracleBackend
 
 from ptycho_backends.archive.model_file import save_archive
 from ptycho_backends.config import ModelConfig, TrainingConfig
-from ptycho_backends.errors import ConfigError, ShapeError
+from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.export import mlflow_model
 from ptycho_backends.export.mlflow_model import _load_pyfunc
 from ptycho_backends.scans.simulate import simulate_star
@@ -72,7 +72,7 @@ def test_patches_come_for_every_position_in_order(opened):
             ConfigError,
             r"positions_px: got shape \(12, 3\), want \(M, 2\)",
         ),
-        ({"patterns": np.zeros((11, 16, 16))}, None, ShapeError, "12"),
+        ({"patterns": np.zeros((11, 16, 16))}, None, ScanError, "11 patterns for 12 positions"),
     ],
 )
 def test_bad_inputs_are_named(opened, changes, params, error, text):

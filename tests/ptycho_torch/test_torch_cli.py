@@ -12,7 +12,7 @@ from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.cli import app
 from ptycho_backends.images.results import load_reconstruction
 from ptycho_backends.scans.scan_files import load_scan, save_scan
-from ptycho_backends.training.progress import Progress
+from ptycho_backends.training.following import Follower
 
 SMALL = ["--filters", "1", "--accelerator", "cpu", "--backend", "torch"]
 
@@ -89,12 +89,12 @@ def test_processes_that_train_together_are_given_their_batch_size(tmp_path, npz,
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(tmp_path, npz, monkeypatch):
     ptycho("train", npz, "-o", tmp_path / "whole", "-e", 3, *SMALL)
 
-    def press_after_two_epochs(progress, number, *_):
-        if number == 2:
+    def press_after_two_epochs(follower, record):
+        if record.epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "finish", press_after_two_epochs)
+        patched.setattr(Follower, "__call__", press_after_two_epochs)
         result = ptycho("run", npz, "-o", tmp_path / "run", "-e", 3, *SMALL, code=130)
     hint = result.stderr.partition("go on with: ")[2]
     assert hint.startswith(f"ptycho-backends run {npz} ")

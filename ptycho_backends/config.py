@@ -466,7 +466,29 @@ def _problems_of_stages(value: Any) -> list[str]:
     return [problem for i, stage in enumerate(value) for problem in stage_problems(stage, f"[{i}]: ")]
 
 
-_STAGES = Rule("a sequence of FinetuneStage", _all_stages, _as_stages, _problems_of_stages)
+_STAGES = Rule(
+    "a sequence of FinetuneStage",
+    _all_stages,
+    _as_stages,
+    _problems_of_stages,
+    schema={
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["epochs", "rates"],
+            "additionalProperties": False,
+            "properties": {
+                "epochs": integer(1).schema,
+                "rates": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "minProperties": 1,
+                    "properties": {part: number(0).schema for part in PARTS},
+                },
+            },
+        },
+    },
+)
 
 
 @dataclass

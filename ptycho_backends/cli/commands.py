@@ -14,6 +14,7 @@ from ptycho_backends.cli.checking import check as check_command
 from ptycho_backends.cli.convert import convert
 from ptycho_backends.cli.doctor import doctor
 from ptycho_backends.cli.export import export
+from ptycho_backends.cli.groups import takes_groups
 from ptycho_backends.cli.images import compare, infer, refine
 from ptycho_backends.cli.inspection import inspect
 from ptycho_backends.cli.options import (
@@ -22,7 +23,6 @@ from ptycho_backends.cli.options import (
     Verbose,
     option,
 )
-from ptycho_backends.cli.reading import reads_scans
 from ptycho_backends.cli.reporting import (
     session,
 )
@@ -58,8 +58,8 @@ def main(
 
 for command in (demo, simulate, train, run, infer, refine, watch, compare, convert, export, doctor):
     app.command()(command)
-app.command()(reads_scans(check_command))
-app.command()(reads_scans(inspect))
+app.command()(takes_groups(check_command))
+app.command()(takes_groups(inspect))
 
 
 @app.command()

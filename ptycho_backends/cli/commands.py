@@ -26,8 +26,9 @@ from ptycho_backends.cli.options import (
 from ptycho_backends.cli.reporting import (
     session,
 )
+from ptycho_backends.cli.schema import schema
 from ptycho_backends.cli.simulation import simulate
-from ptycho_backends.cli.training import demo, run, train
+from ptycho_backends.cli.training import demo, find_rate, run, train
 from ptycho_backends.cli.watch import watch
 
 app = typer.Typer(
@@ -56,7 +57,9 @@ def main(
     pass
 
 
-for command in (demo, simulate, train, run, infer, refine, watch, compare, convert, export, doctor):
+for command in (
+    demo, simulate, find_rate, train, run, infer, refine, watch, compare, convert, export, schema, doctor
+):  # fmt: skip
     app.command()(command)
 app.command()(takes_groups(check_command))
 app.command()(takes_groups(inspect))

@@ -139,8 +139,8 @@ class Computing(OptionGroup):
 
 
 @dataclass(frozen=True)
-class TrainingOptions(OptionGroup):
-    """The options of `train` and `run` that decide the model and its training."""
+class TrainedOptions(OptionGroup):
+    """The options that decide the model and the steps of its training."""
 
     architecture: Architecture = None
     gridsize: Gridsize = None
@@ -151,10 +151,6 @@ class TrainingOptions(OptionGroup):
     n_groups: Groups = None
     seed: Seed = None
     probe_trainable: ProbeTrainable = None
-    learning_rate: LearningRate = None
-    resume: Resume = None
-    overwrite: Overwrite = False
-    check: Check = True
 
     @property
     def model(self) -> dict[str, Any]:
@@ -170,6 +166,16 @@ class TrainingOptions(OptionGroup):
             "nepochs": self.epochs, "batch_size": given_size(self.batch_size), "nphotons": self.nphotons,
             "n_groups": self.n_groups, "seed": self.seed, "probe_trainable": self.probe_trainable,
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingOptions(TrainedOptions):
+    """The options of `train` and `run` beside the files that they read."""
+
+    learning_rate: LearningRate = None
+    resume: Resume = None
+    overwrite: Overwrite = False
+    check: Check = True
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The commands that train: `demo`, `train` and `run`."""
+"""The commands that train: `demo`, `train` and `run`; and `find_rate`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ from ptycho_backends.cli.groups import (
     Computing,
     ImageOptions,
     Messages,
+    TrainedOptions,
     TrainingOptions,
     print_settings,
     scan_or_none,
@@ -285,3 +286,77 @@ def run(
             context, backend=result.backend, resume=result.output_dir, with_config=bool(settings.file)
         )
         report(result, say, again=going_on)
+
+
+@takes_groups
+def find_rate(
+    scans: ScanFiles,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for rates.csv and rates.png.", metavar="DIR")
+    ] = Path("rates"),
+    lowest: Annotated[
+        float | None, option("--lowest", help="Learning rate of the first step. (1e-6)")
+    ] = None,
+    highest: Annotated[float | None, option("--highest", help="Learning rate of the last step. (1)")] = None,
+    steps: Annotated[int | None, option("--steps", help="Steps of the sweep. (60)")] = None,
+    *,
+    computing: Computing,
+    reading: Reading,
+    options: TrainedOptions,
+    resume: Annotated[
+        Path | None,
+        option(
+            "--start", help="Model to start from: the folder of a run, or an archive. Default: a new one."
+        ),
+    ] = None,
+    messages: Messages,
+) -> None:
+    """Find a learning rate: it grows from step to step, and where the loss falls most steeply is a good one.
+
+    Example: ptycho-backends find-rate scan.npz -o rates
+
+    Afterwards: ptycho-backends train scan.npz -o run --learning-rate 0.002
+    """
+    with messages.session() as say:
+        from ptycho_backends import workflows
+        from ptycho_backends.cli.settings import (
+            execution_config,
+            on_terminal,
+            scans_of,
+            training_job,
+            training_plan,
+        )
+        from ptycho_backends.training.rate_finder import HIGHEST, LOWEST, STEPS
+
+        settings = computing.settings("model", "training", "execution")
+        loaded = [] if computing.print_config else scans_of(scans, reading)
+        job = training_job(
+            loaded, scans[0], settings, computing.backend, resume,
+            model=options.model, training=options.training,
+        )  # fmt: skip
+        how = execution_config(
+            settings,
+            computing.execution,
+            job.config.model.architecture,
+            accelerator=computing.accelerator,
+            precision=computing.precision,
+        )
+        if computing.print_config:
+            print_settings({"training": job.config, "execution": how})
+            return
+        sweep = workflows.find_rate(
+            training_plan(job, options.batch_size, on_terminal(how, messages.quiet), say),
+            output_dir=output,
+            backend=job.backend,
+            execution=how,
+            lowest=LOWEST if lowest is None else lowest,
+            highest=HIGHEST if highest is None else highest,
+            steps=STEPS if steps is None else steps,
+        )
+        if sweep.suggestion is None:
+            say(
+                "the loss did not fall at any rate: look at rates.png, and at the scan with ptycho-backends check"
+            )
+        else:
+            say(f"learning rate: {sweep.suggestion:.2g}, as in --learning-rate {sweep.suggestion:.2g}")
+        say(f"\nwritten to {output}:\n  rates.csv\n  rates.png")

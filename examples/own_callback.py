@@ -1,9 +1,9 @@
-"""Callbacks and data of your own, on PyTorch: a callback of Lightning's ends training, and batches get fresh noise."""
+"""Callbacks and data of your own, on PyTorch: a callback ends training early, and batches get fresh noise."""
 
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ptycho_backends import ExecutionConfig, ModelConfig, TrainingConfig, workflows
+from ptycho_backends import ModelConfig, TrainingConfig, workflows
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_torch.backend.backend import TorchBackend
 from ptycho_torch.backend.data import PtychoDataModule
@@ -29,11 +29,11 @@ class NoisyData(PtychoDataModule):
         return {**batch, "diffraction": batch["diffraction"] * noise} if self.trainer.training else batch
 
 
-def main(output_dir, N=64, epochs=30, least=1e-4):
-    backend, scan = TorchBackend(callbacks=[EnoughLearned(least)], data=NoisyData), simulate_star(N, 60, seed=0)
+def main(output_dir="run", N=64, epochs=30, least=1e-4):
     config = TrainingConfig(model=ModelConfig(N=N, architecture="unrolled", gridsize=1), nepochs=epochs)
-    return workflows.train(scan, config, output_dir, backend=backend, execution=ExecutionConfig(accelerator="cpu")).model
+    backend = TorchBackend(callbacks=[EnoughLearned(least)], data=NoisyData)
+    return workflows.train(simulate_star(N, 60, seed=0), config, output_dir, backend=backend).model
 
 
 if __name__ == "__main__":
-    print(main("run"))
+    print(main())

@@ -24,7 +24,7 @@ def test_every_field_of_every_section_has_a_meaning_and_a_kind():
             assert described["description"], field
             assert described.keys() & {"type", "enum", "anyOf"}, field
     training = schema["properties"]["training"]["properties"]
-    assert training["nll_weight"]["minimum"], training["nll_weight"]["maximum"] == (0, 1)
+    assert (training["nll_weight"]["minimum"], training["nll_weight"]["maximum"]) == (0, 1)
     assert training["nll_weight"]["default"] == 1.0
     assert schema["properties"]["execution"]["properties"]["precision"]["enum"][0] == "32-true"
 

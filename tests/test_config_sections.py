@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from ptycho_backends.config import ExecutionConfig, RefinementConfig, TrainingConfig
+from ptycho_backends.config import ExecutionConfig, FinetuneStage, RefinementConfig, TrainingConfig
 from ptycho_backends.config_file import SECTIONS, load_config
 from ptycho_backends.config_sections import sections_text, settings_of
 from ptycho_backends.errors import ConfigError
@@ -91,17 +91,19 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path):
     ):
         assert problem in text
     path.write_text("training: {nephochs: 3, batch_size: 3}\n")
-    with pytest.raises(ConfigError, match=r"nephochs: unknown; did you mean training.nepochs.*batch_size: got 3"):
+    with pytest.raises(
+        ConfigError, match=r"nephochs: unknown; did you mean training.nepochs.*batch_size: got 3"
+    ):
         settings_of(path, (), ())
 
 
 def test_what_is_printed_is_read_back_equal(tmp_path):
     training, execution = training_recipe(), execution_recipe()
-    execution.finetune_stages = ({"epochs": 3, "rates": {"decoder": 0.5}},)
+    execution.finetune_stages = (FinetuneStage(3, {"decoder": 0.5}),)
     text = sections_text({"execution": execution, "training": training, "refinement": None})
     path = tmp_path / "all.yaml"
     path.write_text(text)
     assert list(yaml.safe_load(text)) == ["model", "training", "refinement", "execution"]
     assert load_config(path) == training
-    assert load_config(path, ExecutionConfig) == ExecutionConfig(**vars(execution))
+    assert load_config(path, ExecutionConfig) == execution
     assert "nll_weight: 1.0  # weight of the Poisson negative log-likelihood" in text

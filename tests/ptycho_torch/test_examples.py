@@ -14,6 +14,8 @@ from ptycho_backends.reference.initial_weights import weight_shapes
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import plan_training
 from ptycho_torch.backend.backend import TorchBackend
+from ptycho_torch.backend.module import PtychoModule
+from ptycho_torch.backend.training import TrainingRun
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = ("own_loss", "forward_hook", "own_logger", "own_callback", "low_rank_finetune", "optuna_search")
@@ -87,6 +89,22 @@ def test_an_error_of_a_callback_carries_the_model() -> None:
     with pytest.raises(OSError, match="full") as raised:
         TorchBackend(callbacks=[Fails()]).train(simulate_star(16, 20, seed=0), config, execution=execution)
     assert len(raised.value.trained_model.history) == 1
+
+
+def test_a_notebook_shows_module_and_training() -> None:
+    network = ModelConfig(N=16, architecture="unrolled", gridsize=1)
+    plan = plan_training(simulate_star(16, 20, seed=0), TrainingConfig(model=network, nepochs=1), "torch")
+    execution = ExecutionConfig(enable_progress_bar=False, accelerator="cpu")
+    module = PtychoModule(plan.start, execution)
+    run = TrainingRun(plan, module, execution=execution)
+    assert "not trained yet" in run._repr_html_()
+    run.fit()
+    assert "TrainingRun(1 of 1 epochs of 19 groups)" in run._repr_html_()
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    page = module.model._repr_html_()
+    assert "PtychoModel: unrolled, N=16" in page
+    assert "<td>encoder/block0</td>" in page
+    assert module.model.plot()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_low_rank_finetune() -> None:

@@ -42,6 +42,8 @@ def figure_of(value: Shown, **options: Any) -> "Figure":
 
 
 def _image(image: Reconstruction) -> list[str]:
+    if not np.any(image.coverage):
+        return [_line(repr(image))]
     box = covered_box(image)
     covered = image.coverage[box] > 0
     level = levelled(np.where(covered, image.object[box], 0))

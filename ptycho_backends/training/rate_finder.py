@@ -122,7 +122,7 @@ def sweep_rates(
     first = best = judged()
     batches, rates, losses = _batches(plan), np.geomspace(lowest, highest, steps), list[float]()
     for rate in rates:
-        total = dict.fromkeys(adam.moving, 0.0)
+        total: dict[str, NDArray] = {name: np.zeros(()) for name in adam.moving}
         for _ in range(execution.accum_steps):
             found = backend.gradients(config, adam.weights, next(batches), execution=execution)
             total = {name: total[name] + found[name] / execution.accum_steps for name in total}

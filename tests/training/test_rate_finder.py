@@ -62,7 +62,7 @@ def test_a_loss_that_never_falls_has_no_suggestion(plan):
     assert suggested_rate(rates, np.full(10, 3.0)) is None
     assert suggested_rate(rates[:2], np.array([3.0, 2.0])) is None
     # not in the fall that follows a rise
-    losses = np.array([9, 9, 8, 5, 4, 4, 20, 40, 20, 6.0])
+    losses = np.array([9, 9, 8.5, 5, 4, 4, 20, 40, 20, 6])
     assert suggested_rate(rates, losses) == rates[3]
 
 

@@ -31,8 +31,8 @@ def test_every_field_of_every_section_has_a_meaning_and_a_kind():
 
 def test_a_schema_of_one_configuration_holds_the_model():
     assert "N" in json_schema("training")["properties"]["model"]["properties"]
-    with pytest.raises(ConfigError, match="section: got 'trainning', want one of model, training"):
-        json_schema("trainning")
+    with pytest.raises(ConfigError, match="section: got 'train', want one of model, training"):
+        json_schema("train")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_values_are_typed_by_their_field():
     [
         ("training.nl_weight=1", "training.nl_weight: unknown; did you mean training.nll_weight"),
         ("nll_weight=1", "did you mean training.nll_weight?"),
-        ("trainning.nepochs=3", "did you mean training.nepochs?"),
+        ("train.nepochs=3", "did you mean training.nepochs?"),
         # in another section
         ("training.learning_rate=1", "did you mean execution.learning_rate?"),
         ("training.model=1", "unknown"),

@@ -3,10 +3,9 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from ptycho_backends.cli.options import (
@@ -206,8 +205,3 @@ def print_settings(configs: Mapping[str, Any]) -> None:
     from ptycho_backends.config_sections import sections_text  # late, for --help
 
     typer.echo(sections_text(configs), nl=False)
-
-
-def scan_or_none(scans: Sequence[Path] | None) -> Path | None:
-    """The first of the scans of a command, if any."""
-    return scans[0] if scans else None

@@ -12,7 +12,6 @@ from ptycho_backends.cli.groups import (
     TrainedOptions,
     TrainingOptions,
     print_settings,
-    scan_or_none,
     takes_groups,
 )
 from ptycho_backends.cli.options import (
@@ -142,7 +141,7 @@ def train(
             raise ConfigError("SCAN: got none, want a scan to train on, or --synthetic and --probe-from")
         loaded = [] if computing.print_config else scans_of(scans or (), reading)
         job = training_job(
-            loaded, scan_or_none(scans), settings, computing.backend, options.resume,
+            loaded, scans[0] if scans else None, settings, computing.backend, options.resume,
             model=options.model, training=options.training | {"output_dir": output},
         )  # fmt: skip
         how = execution_of(settings, computing, options, job.config)

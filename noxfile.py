@@ -79,6 +79,13 @@ def trackers(session: nox.Session) -> None:
     session.run("pytest", "tests/training/test_tracking.py", *session.posargs)
 
 
+@nox.session(default=False)
+def optuna(session: nox.Session) -> None:
+    """The example of a search for settings, with Optuna itself."""
+    install(session, "torch", groups=("test", "optuna"))
+    session.run("pytest", "tests/ptycho_torch/test_examples.py", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, formatting, spelling, the floors of the packages, plain English."""

@@ -4,9 +4,7 @@ from lightning.pytorch.loggers import Logger
 
 from ptycho_backends import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.scans.simulate import simulate_star
-from ptycho_backends.training.plan import plan_training
-from ptycho_torch.backend.module import PtychoModule
-from ptycho_torch.backend.training import TrainingRun
+from ptycho_torch.backend.backend import TorchBackend
 
 
 class ListLogger(Logger):
@@ -26,12 +24,14 @@ class ListLogger(Logger):
 
 
 def main(N=64, epochs=5):
-    execution = ExecutionConfig(enable_progress_bar=False, accelerator="cpu")
+    logger = ListLogger()
     network = ModelConfig(N=N, architecture="unrolled", gridsize=1)
-    plan = plan_training(simulate_star(N, 60, seed=0), TrainingConfig(model=network, nepochs=epochs), "torch")
-    run = TrainingRun(plan, PtychoModule(plan.start, execution), execution=execution)
-    run.trainer.logger = logger = ListLogger()
-    return run.fit(), logger.rows
+    model = TorchBackend(loggers=[logger]).train(
+        simulate_star(N, 60, seed=0),
+        TrainingConfig(model=network, nepochs=epochs),
+        execution=ExecutionConfig(enable_progress_bar=False, accelerator="cpu"),
+    )
+    return model, logger.rows
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ BATCHES = "measured on GPUs with PyTorch alone"
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
 DIFFERENT = {
     "arrays": {"constant": NO_GRAPH, "batch_signature": GRAPH, "channels_first": LAYOUT},
+    "backend": {"Backend.__init__": LIGHTNING},
     "data": {"Data": LIGHTNING},
     "device": {
         "autocast": MIXED,
@@ -111,7 +112,7 @@ DIFFERENT = {
         "all_bounds": REPLICAS,
         "everywhere": REPLICAS,
     },
-    "training": {"TrainingRun": LIGHTNING},
+    "training": {"TrainingRun": LIGHTNING, "Extensions": LIGHTNING, "train_extended": LIGHTNING},
 }
 
 

@@ -7,6 +7,7 @@ class checks itself when it is made, and again, through `validate`, whenever it 
 # ruff: noqa: RUF009 - `setting` and `part` return dataclass fields
 import copy
 import dataclasses
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -466,14 +467,46 @@ def _problems_of_stages(value: Any) -> list[str]:
     return [problem for i, stage in enumerate(value) for problem in stage_problems(stage, f"[{i}]: ")]
 
 
-_STAGES = Rule("a sequence of FinetuneStage", _all_stages, _as_stages, _problems_of_stages)
+_STAGES = Rule(
+    "a sequence of FinetuneStage",
+    _all_stages,
+    _as_stages,
+    _problems_of_stages,
+    schema={
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["epochs", "rates"],
+            "additionalProperties": False,
+            "properties": {
+                "epochs": integer(1).schema,
+                "rates": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "minProperties": 1,
+                    "properties": {part: number(0).schema for part in PARTS},
+                },
+            },
+        },
+    },
+)
+
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+_NUMBERED = r"(gpu|cuda):[0-9]{1,3}"
+
+_ACCELERATOR = Rule(
+    f"{choice(*ACCELERATORS).text}, or one GPU by its number from 0, as 'cuda:1'",
+    lambda value: isinstance(value, str) and (value in ACCELERATORS or bool(re.fullmatch(_NUMBERED, value))),
+    schema={"anyOf": [choice(*ACCELERATORS).schema, {"type": "string", "pattern": f"^{_NUMBERED}$"}]},
+)
 
 
 @dataclass
 class ExecutionConfig(_CheckedConfig):
     """The run: devices, precision, schedule, logs; nothing of this enters `params.cfg` or an archive."""
 
-    accelerator: str = setting("auto", choice("auto", "cpu", "gpu", "cuda", "mps"), "kind of device")
+    accelerator: str = setting("auto", _ACCELERATOR, "kind of device")
     devices: int = setting(1, integer(1), "number of devices, each with batches of batch_size")
     strategy: str = setting("auto", name_of("strategy"), "how devices share the work")
     precision: str = setting(
@@ -530,6 +563,28 @@ class ExecutionConfig(_CheckedConfig):
         0, integer(0), "epochs between two pictures of the image so far, `live.png`; 0: none"
     )
     inference_batch_size: int | None = setting(None, optional(integer(1)), "groups per inference batch")
+
+    def problems(self, *, side_may_wait: bool = False) -> list[str]:
+        """As for every configuration; and several devices where one is named."""
+        found = super().problems(side_may_wait=side_may_wait)
+        reported = {problem.partition(":")[0] for problem in found}
+        if not reported & {"accelerator", "devices"} and self.device_number is not None and self.devices > 1:
+            found.append(
+                f"devices: got {self.devices} with accelerator={self.accelerator!r}, which names one; want "
+                f"accelerator={self.device_kind!r}, and CUDA_VISIBLE_DEVICES to choose among them"
+            )
+        return found
+
+    @property
+    def device_kind(self) -> str:
+        """`accelerator` without a number."""
+        return self.accelerator.partition(":")[0]
+
+    @property
+    def device_number(self) -> int | None:
+        """Number of the GPU that `accelerator` names, from 0; None where it names a kind alone."""
+        number = self.accelerator.partition(":")[2]
+        return int(number) if number else None
 
     @property
     def finetune_epochs(self) -> int:

@@ -5,8 +5,9 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 import yaml
@@ -30,7 +31,18 @@ MAX_VALUES = 2000
 MAX_DIGITS = 64
 MAX_PROBLEMS = 50
 
-C = TypeVar("C", ModelConfig, TrainingConfig, InferenceConfig, ExecutionConfig)
+C = TypeVar("C", ModelConfig, TrainingConfig, InferenceConfig, RefinementConfig, ExecutionConfig)
+
+SECTIONS: Mapping[str, type[Any]] = MappingProxyType(
+    {
+        "model": ModelConfig,
+        "training": TrainingConfig,
+        "inference": InferenceConfig,
+        "refinement": RefinementConfig,
+        "execution": ExecutionConfig,
+    }
+)
+"""Sections of a file that holds several configurations."""
 
 # YAML 1.1 wants a dot and a signed exponent in a number, and knows no None; people write 1e9 and None.
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?|[0-9]*\.[0-9]+)[eE][-+]?[0-9]+$")
@@ -101,10 +113,10 @@ def load_config(path: str | os.PathLike[str], cls: type[Any] = TrainingConfig) -
     Parameters
     ----------
     path : path
-        A mapping of field names to values, the model's fields under `model`. Fields that are not
-        named take their defaults.
+        A mapping of field names to values, the model's fields under `model`; or one of `SECTIONS` to such
+        mappings, of which that of `cls` is read. Fields that are not named take their defaults.
     cls : type
-        `TrainingConfig`, `InferenceConfig`, `ModelConfig` or `ExecutionConfig`.
+        `TrainingConfig`, `InferenceConfig`, `ModelConfig`, `RefinementConfig` or `ExecutionConfig`.
 
     Returns
     -------
@@ -127,7 +139,102 @@ def load_config_with_names(path: str | os.PathLike[str], cls: type[Any]) -> tupl
     The file is read once, so it may be a pipe.
     """
     content = read_mapping(path, f"the fields of {cls.__name__}")
+    if holds_sections(content):
+        content = _section_for(cls, sections_of(content, path))
     return config_of(content, path, cls), set(content) | set(content.get("model") or {})
+
+
+def holds_sections(content: Mapping[Any, Any]) -> bool:
+    """True for the content of a file of `SECTIONS`; one of a single configuration may have `model` alone."""
+    return any(name in content for name in SECTIONS if name != "model")
+
+
+def sections_of(content: Mapping[Any, Any], path: str | os.PathLike[str]) -> dict[str, dict[str, Any] | None]:
+    """The sections in the file `path`; None for one that is null.
+
+    Raises
+    ------
+    ConfigError
+        Lists every unknown section, unknown field and invalid value.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
+    problems: list[str] = []
+    for name, fields in content.items():
+        if name not in SECTIONS:
+            problems.append(f"{name}: no section{nearest_settings(str(name))}")
+        elif fields is not None and not isinstance(fields, dict):
+            problems.append(f"{name}: got {shown(fields)}, want a mapping of the fields of its section")
+        elif fields is not None and name != "model" and "model" in fields:
+            problems.append(f"{name}.model: the model is a section of its own, beside {name}")
+        else:
+            found[name] = fields and _checked_fields(name, fields, problems)
+    raise_if_any(str(path), problems)
+    return found
+
+
+def _checked_fields(section: str, values: dict[Any, Any], problems: list[str]) -> dict[str, Any]:
+    """The `values` of a section, each by itself; fields that depend on one another wait for the configuration."""
+    fields = {field.name: field for field in dataclasses.fields(SECTIONS[section])}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            problems.append(f"{section}.{name}: unknown{nearest_settings(f'{section}.{name}')}")
+            continue
+        found[name] = _whole(value, fields[name])
+        rule = fields[name].metadata["rule"]
+        # sides depend on the architecture
+        if name != "N":
+            problems += rule.problems(f"{section}.{name}", rule.convert(found[name]))
+    return found
+
+
+def _section_for(cls: type[Any], sections: Mapping[str, dict[str, Any] | None]) -> dict[str, Any]:
+    (name,) = (name for name, of in SECTIONS.items() if of is cls)
+    content = dict(sections.get(name) or {})
+    inner = sections.get("model")
+    return content | {"model": inner} if inner and name in ("training", "inference") else content
+
+
+def setting_names() -> list[str]:
+    """Every setting of every section, as `training.nepochs`."""
+    return [
+        f"{section}.{field.name}"
+        for section, cls in SECTIONS.items()
+        for field in dataclasses.fields(cls)
+        if field.name not in ("model", "n_images")
+    ]
+
+
+def nearest_settings(name: str) -> str:
+    """End of the error for an unknown setting `name`, with a section or without: those that it may mean."""
+    known = setting_names()
+    field = name.rpartition(".")[2]
+    same = [one for one in known if one.endswith(f".{field}")]
+    nearest = same or [
+        one
+        for close in difflib.get_close_matches(
+            field, {one.partition(".")[2] for one in known}, n=3, cutoff=0.6
+        )
+        for one in known
+        if one.endswith(f".{close}")
+    ]
+    # those of the section that was named first
+    nearest.sort(key=lambda one: one.partition(".")[0] != name.partition(".")[0])
+    nearest = nearest or difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    return f"; did you mean {' or '.join(nearest[:3])}?"
+
+
+def assigned_value(text: str, name: str, field: dataclasses.Field) -> Any:
+    """The value that `text`, in YAML, gives to the setting `name`; text stays as it is where the field takes text.
+
+    Raises
+    ------
+    ConfigError
+        If it is no YAML.
+    """
+    value = _parsed(text.encode(), name)
+    takes_text = field.type in (str, str | None, Path, Path | None)
+    return text if takes_text and value is not None and not isinstance(value, str) else _whole(value, field)
 
 
 def config_of(content: dict[Any, Any], path: str | os.PathLike[str], cls: type[Any]) -> Any:
@@ -181,7 +288,7 @@ def save_config(
     path = Path(path)
     checked, problems = from_values(type(config), copy.deepcopy(vars(config)))
     raise_if_any(type(config).__name__, problems)
-    text = "\n".join([f"# {type(config).__name__} of ptycho-backends", *_lines(checked), ""])
+    text = "\n".join([f"# {type(config).__name__} of ptycho-backends", *config_lines(checked), ""])
     with replaced_atomically(path) as stream:
         stream.write(text.encode())
     return path
@@ -243,14 +350,15 @@ def _suggestion(key: str, cls: type) -> str:
     return f"; did you mean {nearest!r}{'' if nearest in own else ' under model'}?"
 
 
-def _lines(config: Any) -> list[str]:
+def config_lines(config: Any) -> list[str]:
+    """The fields of `config` as lines of YAML, each with its meaning."""
     lines = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if isinstance(value, ModelConfig):
             lines += [
                 f"{field.name}:  # {field.metadata['doc']}",
-                *("  " + line for line in _lines(value)),
+                *("  " + line for line in config_lines(value)),
                 "",
             ]
         elif field.name != "n_images":

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Rule:
         the field's name.
     open_value : object, optional
         Stands for "not known until the data are seen".
+    schema : mapping
+        The allowed values as a JSON schema, as closely as one can say it.
     """
 
     text: str
@@ -42,6 +44,7 @@ class Rule:
     convert: Callable[[Any], Any] = _unchanged
     explain: Callable[[Any], list[str]] | None = None
     open_value: Any = None
+    schema: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def problems(self, name: str, value: Any, *, may_be_open: bool = False) -> list[str]:
         """Lines "name: got X, want Y"; none for an allowed value, or an open one where that `may_be_open`."""
@@ -65,6 +68,7 @@ def choice(*allowed: object, spellings: dict[str, str] | None = None, open_value
         lambda value: any(type(value) is type(a) and value == a for a in allowed),
         lambda value: other.get(value, value) if isinstance(value, str) else value,
         open_value=open_value,
+        schema={"enum": [*allowed, *other, *([] if open_value is None else [open_value])]},
     )
 
 
@@ -77,7 +81,8 @@ def integer(minimum: int, *, power_of_two: bool = False, odd: bool = False) -> R
             return False
         return not (power_of_two and int(value) & (int(value) - 1)) and not (odd and int(value) % 2 == 0)
 
-    return Rule(f"{kind} >= {minimum}", accepts)
+    schema: dict[str, Any] = {"type": "integer", "minimum": minimum}
+    return Rule(f"{kind} >= {minimum}", accepts, schema=schema | ({"not": {"multipleOf": 2}} if odd else {}))
 
 
 def even_integer(minimum: int, *, open_value: object = None) -> Rule:
@@ -87,6 +92,7 @@ def even_integer(minimum: int, *, open_value: object = None) -> Rule:
         f"an even integer >= {minimum}",
         lambda value: whole.accepts(value) and int(value) % 2 == 0,
         open_value=open_value,
+        schema={"anyOf": [{**whole.schema, "multipleOf": 2}, {"const": open_value}]},
     )
 
 
@@ -100,26 +106,33 @@ def number(minimum: float, maximum: float = math.inf, *, exclusive: bool = False
         # the largest float, because an integer may be larger than any
         return bool(above and value <= min(maximum, sys.float_info.max))
 
+    schema = {"type": "number", "exclusiveMinimum" if exclusive else "minimum": minimum}
     if math.isinf(maximum):
-        return _real(f"a number {'>' if exclusive else '>='} {minimum:g}", accepts)
-    return _real(f"a number in {'(' if exclusive else '['}{minimum:g}, {maximum:g}]", accepts)
+        return _real(f"a number {'>' if exclusive else '>='} {minimum:g}", accepts, schema)
+    schema["maximum"] = maximum
+    return _real(f"a number in {'(' if exclusive else '['}{minimum:g}, {maximum:g}]", accepts, schema)
 
 
 def fraction(*, zero: bool = False) -> Rule:
     """A number below 1 and above 0; with `zero`, 0 too."""
     within = number(0, 1, exclusive=not zero)
     return _real(
-        f"a number in {'[' if zero else '('}0, 1)", lambda value: within.accepts(value) and value < 1
+        f"a number in {'[' if zero else '('}0, 1)",
+        lambda value: within.accepts(value) and value < 1,
+        {"type": "number", "minimum" if zero else "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     )
 
 
-def _real(text: str, accepts: Callable[[Any], bool]) -> Rule:
-    return Rule(text, accepts, lambda value: float(value) if type(value) is int and accepts(value) else value)
+def _real(text: str, accepts: Callable[[Any], bool], schema: Mapping[str, Any]) -> Rule:
+    def convert(value: Any) -> Any:
+        return float(value) if type(value) is int and accepts(value) else value
+
+    return Rule(text, accepts, convert, schema=schema)
 
 
 def boolean() -> Rule:
     """True or False."""
-    return Rule("True or False", lambda value: isinstance(value, bool | np.bool_))
+    return Rule("True or False", lambda value: isinstance(value, bool | np.bool_), schema={"type": "boolean"})
 
 
 def path() -> Rule:
@@ -128,6 +141,7 @@ def path() -> Rule:
         "a path",
         lambda value: isinstance(value, Path),
         lambda value: Path(value) if isinstance(value, str) else value,
+        schema={"type": "string"},
     )
 
 
@@ -137,6 +151,7 @@ def name_of(kind: str, convert: Callable[[str], str] = _unchanged) -> Rule:
         f"the name of a {kind}",
         lambda value: isinstance(value, str) and bool(value.strip()),
         lambda value: convert(value) if isinstance(value, str) else value,
+        schema={"type": "string", "pattern": r"\S"},
     )
 
 
@@ -147,6 +162,7 @@ def optional(rule: Rule) -> Rule:
         text=f"{rule.text}, or None",
         accepts=lambda value: value is None or rule.accepts(value),
         convert=lambda value: None if value is None else rule.convert(value),
+        schema={"anyOf": [rule.schema, {"type": "null"}]},
     )
 
 

@@ -6,7 +6,8 @@ Images are `[y, x]`, channels come last, positions are `[x, y]` in object pixels
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,27 @@ REFINEMENT_CHUNK = 64
 
 Weights = Mapping[str, NDArray]
 """Canonical names (`initial_weights.weight_shapes`) to arrays, `log_scale` and `probe` among them."""
+
+
+class Shown:
+    """Pictures of a value in a notebook, drawn by `images.notebook`, which is imported when one is asked for."""
+
+    shown_as: ClassVar[str]
+
+    def plot(self, **options: Any) -> Any:
+        """The value as a figure of matplotlib, which a notebook displays; `savefig` writes it.
+
+        Of a `Reconstruction`, `scan=` draws the object that the scan knows beside it.
+        """
+        return import_module(_NOTEBOOK).figure_of(self, **options)
+
+    def _repr_html_(self) -> str:
+        text: str = import_module(_NOTEBOOK).html_of(self)
+        return text
+
+
+# by name, because pictures are made on a higher floor
+_NOTEBOOK = "ptycho_backends.images.notebook"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +129,7 @@ class TrainingState:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedModel:
+class TrainedModel(Shown):
     """A trained model, whichever framework trained it.
 
     Attributes
@@ -128,6 +150,8 @@ class TrainedModel:
     training_state : TrainingState, optional
         For resuming.
     """
+
+    shown_as = "model"
 
     config: TrainingConfig
     weights: Weights
@@ -168,7 +192,7 @@ class TrainedModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstruction:
+class Reconstruction(Shown):
     """A stitched image and its sources.
 
     Attributes
@@ -201,6 +225,8 @@ class Reconstruction:
     corrected : bool
         Of a refined image: the learned correction of a model is in it.
     """
+
+    shown_as = "image"
 
     object: NDArray[np.complex64]
     coverage: NDArray[np.float32]

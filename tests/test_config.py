@@ -333,3 +333,22 @@ def test_a_share_is_below_one() -> None:
     for value in (1, 1.0, -0.1, float("nan"), True):
         with pytest.raises(ConfigError, match=r"validation_share: got .*, want a number in \[0, 1\)"):
             TrainingConfig(validation_share=value)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "kind", "number"), [("auto", "auto", None), ("cuda:1", "cuda", 1), ("gpu:0", "gpu", 0)]
+)
+def test_a_device_may_have_a_number(accelerator, kind, number):
+    execution = ExecutionConfig(accelerator=accelerator)
+    assert (execution.device_kind, execution.device_number) == (kind, number)
+
+
+@pytest.mark.parametrize("accelerator", ["cuda:", "cuda:-1", "cuda:x", "cpu:0", "mps:1", 1])
+def test_other_numbers_of_devices_are_refused(accelerator):
+    with pytest.raises(ConfigError, match="accelerator: got"):
+        ExecutionConfig(accelerator=accelerator)
+
+
+def test_one_device_that_is_named_is_one():
+    with pytest.raises(ConfigError, match="devices: got 2 with accelerator='cuda:1', which names one"):
+        ExecutionConfig(accelerator="cuda:1", devices=2)

@@ -63,7 +63,7 @@ def test_the_example_of_the_conformance_kit_is_one() -> None:
 
 
 def test_the_configuration_example_loads(tmp_path: Path) -> None:
-    stages, example = blocks("configuration.md", "yaml")
+    stages, example, sections, _ = blocks("configuration.md", "yaml")
     (tmp_path / "config.yaml").write_text(example)
     (tmp_path / "execution.yaml").write_text(stages)
     (stage,) = load_config(tmp_path / "execution.yaml", ExecutionConfig).finetune_stages
@@ -72,6 +72,9 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
     assert config == TrainingConfig(
         model=ModelConfig(N=64, gridsize=2), nphotons=4.6e5, nepochs=20, backend="torch"
     )
+    (tmp_path / "all.yaml").write_text(sections)
+    assert load_config(tmp_path / "all.yaml").nll_weight == 0.5
+    assert load_config(tmp_path / "all.yaml", ExecutionConfig).device_number == 1
 
 
 def test_the_configuration_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from ptycho_backends.cli.checking import check as check_command
 from ptycho_backends.cli.convert import convert
 from ptycho_backends.cli.doctor import doctor
 from ptycho_backends.cli.export import export
+from ptycho_backends.cli.groups import takes_groups
 from ptycho_backends.cli.images import compare, infer, refine
 from ptycho_backends.cli.inspection import inspect
 from ptycho_backends.cli.options import (
@@ -22,12 +23,12 @@ from ptycho_backends.cli.options import (
     Verbose,
     option,
 )
-from ptycho_backends.cli.reading import reads_scans
 from ptycho_backends.cli.reporting import (
     session,
 )
+from ptycho_backends.cli.schema import schema
 from ptycho_backends.cli.simulation import simulate
-from ptycho_backends.cli.training import demo, run, train
+from ptycho_backends.cli.training import demo, find_rate, run, train
 from ptycho_backends.cli.watch import watch
 
 app = typer.Typer(
@@ -56,10 +57,12 @@ def main(
     pass
 
 
-for command in (demo, simulate, train, run, infer, refine, watch, compare, convert, export, doctor):
+for command in (
+    demo, simulate, find_rate, train, run, infer, refine, watch, compare, convert, export, schema, doctor
+):  # fmt: skip
     app.command()(command)
-app.command()(reads_scans(check_command))
-app.command()(reads_scans(inspect))
+app.command()(takes_groups(check_command))
+app.command()(takes_groups(inspect))
 
 
 @app.command()

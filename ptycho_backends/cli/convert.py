@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from ptycho_backends.cli.groups import takes_groups
 from ptycho_backends.cli.options import Debug, Quiet, Verbose, option
-from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
+from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading
 from ptycho_backends.cli.reporting import session
 from ptycho_backends.errors import ConfigError
 
 
-@reads_scans
+@takes_groups
 def convert(
     paths: Annotated[
         list[Path],

@@ -5,36 +5,26 @@ from typing import Annotated
 
 import typer
 
+from ptycho_backends.cli.groups import Computing, ImageOptions, Messages, print_settings, takes_groups
 from ptycho_backends.cli.options import (
     RUNNING_PANEL,
-    Accelerator,
-    AgreeOnPhase,
-    BackendName,
-    ConfigFile,
-    Debug,
-    ExecutionFile,
     Likelihood,
     Output,
     Overwrite,
     Pace,
     Passes,
-    Precision,
     ProbeModes,
     ProductFile,
-    Quiet,
-    Refine,
     RefinePositions,
     RefineProbe,
     ScanFile,
-    StitchingSize,
-    Verbose,
     option,
 )
-from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import again, report, session, until_signal
+from ptycho_backends.cli.reading import Reading
+from ptycho_backends.cli.reporting import again, report, until_signal
 
 
-@reads_scans
+@takes_groups
 def infer(
     model: Annotated[
         Path,
@@ -44,17 +34,11 @@ def infer(
     ],
     scan: ScanFile,
     output: Output = None,
-    backend: BackendName = None,
-    config: ConfigFile = None,
-    execution: ExecutionFile = None,
-    reading: Reading = READ_AS_IT_IS,
-    stitching_size: StitchingSize = None,
-    agree_on_phase: AgreeOnPhase = None,
+    *,
+    computing: Computing,
+    reading: Reading,
+    image: ImageOptions,
     product: ProductFile = None,
-    refine: Refine = None,
-    refine_probe: RefineProbe = None,
-    refine_positions: RefinePositions = False,
-    probe_modes: ProbeModes = None,
     n_groups: Annotated[
         int | None, option("--n-groups", help="Groups to reconstruct from. Default: one per position.")
     ] = None,
@@ -67,17 +51,13 @@ def infer(
         ),
     ] = None,
     overwrite: Overwrite = False,
-    accelerator: Accelerator = None,
-    precision: Precision = None,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    messages: Messages,
 ) -> None:
     """Reconstruct a scan with a trained model, whichever backend trained it.
 
     Example: ptycho-backends infer run/wts.h5.zip other.npz -o out --backend torch
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends import workflows
         from ptycho_backends.cli.settings import (
             execution_config,
@@ -86,32 +66,41 @@ def infer(
             refinement_config,
             scan_of,
             settled_execution,
+            with_progress,
         )
 
-        refinement = refinement_config(
-            refine,
-            "0",
-            refine_probe=refine_probe,
-            refine_positions=refine_positions,
-            n_probe_modes=probe_modes,
-        )
+        settings = computing.settings("inference", "refinement", "execution")
+        refinement = refinement_config(settings, image.refine, "0", **image.refinement)
+        read = None if computing.print_config else scan_of(scan, reading)
         job = inference_job(
-            model, scan_of(scan, reading), scan, config, backend,
-            inference={"n_groups": n_groups, "output_dir": output, "agree_on_phase": agree_on_phase},
+            model, scan, settings, computing.backend,
+            inference={
+                "n_groups": n_groups, "output_dir": output, "agree_on_phase": image.agree_on_phase,
+            },
         )  # fmt: skip
         how = execution_config(
-            execution, quiet, accelerator=accelerator, precision=precision,
+            settings, computing.execution, accelerator=computing.accelerator, precision=computing.precision,
             inference_batch_size=given_size(batch_size),
         )  # fmt: skip
-        how = settled_execution(job, batch_size, how, say)
+        if read is None:
+            print_settings(
+                {
+                    "model": job.model.config.model,
+                    "inference": job.config,
+                    "refinement": refinement,
+                    "execution": how,
+                }
+            )
+            return
+        how = settled_execution(job, read, batch_size, with_progress(how, messages.quiet), say)
         result = until_signal(
             workflows.infer,
             job.model,
-            job.scan,
+            read,
             backend=job.backend,
             config=job.config,
             execution=how,
-            stitching_size=stitching_size,
+            stitching_size=image.stitching_size,
             product=product,
             refine=refinement,
             overwrite=overwrite,
@@ -119,7 +108,7 @@ def infer(
         report(result, say)
 
 
-@reads_scans
+@takes_groups
 def refine(
     context: typer.Context,
     scan: ScanFile,
@@ -140,9 +129,9 @@ def refine(
             help="Model of the architecture unrolled, whose learned correction follows the passes: for few photons.",
         ),
     ] = None,
-    backend: BackendName = None,
-    execution: ExecutionFile = None,
-    reading: Reading = READ_AS_IT_IS,
+    *,
+    computing: Computing,
+    reading: Reading,
     product: ProductFile = None,
     passes: Passes = None,
     pace: Pace = None,
@@ -157,42 +146,52 @@ def refine(
         Path | None, option("--resume", help="Go on from the checkpoint in this folder.", metavar="DIR")
     ] = None,
     overwrite: Overwrite = False,
-    accelerator: Accelerator = None,
-    precision: Precision = None,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    messages: Messages,
 ) -> None:
     """Reconstruct a scan through the diffraction model alone, in seconds; no network, no training.
 
     Example: ptycho-backends refine scan.npz -o refined --probe-modes 3
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends import workflows
-        from ptycho_backends.cli.settings import execution_config, refinement_config, scan_of
+        from ptycho_backends.cli.settings import (
+            execution_config,
+            flat_refinement,
+            refinement_config,
+            scan_of,
+            with_progress,
+        )
 
+        settings = flat_refinement(computing.settings("refinement", "execution"))
         config = refinement_config(
-            "auto" if passes is None else str(passes), "auto", pace=pace, refine_probe=refine_probe,
+            settings, None if passes is None else str(passes), "auto", pace=pace, refine_probe=refine_probe,
             refine_positions=refine_positions, n_probe_modes=probe_modes, likelihood=likelihood,
         )  # fmt: skip
-        how = execution_config(execution, quiet, accelerator=accelerator, precision=precision)
+        how = execution_config(
+            settings, computing.execution, accelerator=computing.accelerator, precision=computing.precision
+        )
+        if computing.print_config:
+            print_settings({"refinement": config, "execution": how})
+            return
         result = until_signal(
             workflows.refine,
             scan_of(scan, reading),
             output,
             start=start,
-            backend=backend,
+            backend=computing.backend,
             config=config,
-            execution=how,
+            execution=with_progress(how, messages.quiet),
             resume_from=resume,
             product=product,
             frc=frc,
             model=model,
             overwrite=overwrite,
         )
-        report(result, say, again=again(context, backend=result.backend, resume=output, output=output))
+        going_on = again(context, backend=result.backend, resume=output, output=output, with_config=True)
+        report(result, say, again=going_on)
 
 
+@takes_groups
 def compare(
     runs: Annotated[
         list[Path],
@@ -204,15 +203,14 @@ def compare(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Page to write.", metavar="FILE.html")
     ] = Path("comparison.html"),
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    messages: Messages,
 ) -> None:
     """Show images of two or more runs side by side, with maps of their differences from the first.
 
     Example: ptycho-backends compare run refined -o comparison.html
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         import json
 
         from ptycho_backends.images.comparison import save_comparison

@@ -150,7 +150,12 @@ ProductFile = Annotated[
     ),
 ]
 Accelerator = Annotated[
-    str | None, option("--accelerator", panel=RUNNING_PANEL, help="auto, cpu, gpu, cuda or mps. (auto)")
+    str | None,
+    option(
+        "--accelerator",
+        panel=RUNNING_PANEL,
+        help="auto, cpu, gpu, cuda or mps; cuda:1 is the second GPU. (auto)",
+    ),
 ]
 Precision = Annotated[
     str | None,

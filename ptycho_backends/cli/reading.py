@@ -1,14 +1,12 @@
 """The options of reading scans, which all commands that take one share."""
 
-import functools
-import inspect
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+from ptycho_backends.cli.groups import OptionGroup, Options
 from ptycho_backends.cli.options import READING_PANEL, option
 from ptycho_backends.errors import ConfigError
 
@@ -20,7 +18,7 @@ def _reading_option(*names: str, **settings: Any) -> Any:
     return option(*names, panel=READING_PANEL, **settings)
 
 
-OPTIONS: dict[str, tuple[Any, Any]] = {
+OPTIONS: Options = {
     "measurement": (
         Annotated[
             str,
@@ -240,10 +238,18 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(OptionGroup):
     """How to read the scans of a command: the options as they were given."""
 
     given: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def option_types(cls) -> Options:
+        return OPTIONS
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        return cls(values)
 
     @property
     def measurement(self) -> str:
@@ -338,31 +344,6 @@ class Reading:
 
 
 READ_AS_IT_IS = Reading()
-
-
-def reads_scans(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of reading, which it gets as its argument `reading`."""
-    signature = inspect.signature(command)
-    shown: list[inspect.Parameter] = []
-    for name, parameter in signature.parameters.items():
-        if name != "reading":
-            shown.append(parameter)
-            continue
-        shown += [
-            inspect.Parameter(
-                option_name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind
-            )
-            for option_name, (kind, default) in OPTIONS.items()
-        ]
-
-    @functools.wraps(command)
-    def with_reading(**values: Any) -> None:
-        reading = Reading({name: values.pop(name) for name in OPTIONS})
-        command(reading=reading, **values)
-
-    with_reading.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-    with_reading.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
-    return with_reading
 
 
 def as_quantity(name: str, text: str) -> float:

@@ -101,6 +101,7 @@ def again(
     backend: str,
     resume: Path,
     output: Path | None = None,
+    with_config: bool = False,
 ) -> str:
     """The command that goes on with an interrupted run: the one that runs now, with its options.
 
@@ -115,6 +116,8 @@ def again(
     resume : Path
     output : Path, optional
         Where the command has another default than `resume`.
+    with_config : bool
+        Repeat `--config`, which has settings that the folder does not keep.
     """
     words = ["ptycho-backends", command or str(context.info_name), *map(str, arguments)]
     if command is None:
@@ -125,6 +128,8 @@ def again(
             word for name in ("accelerator", "refine") for word in _words(context, _named(context, name))
         ]
     words += [] if output is None else ["-o", str(output)]
+    if with_config and context.params.get("config") is not None:
+        words += ["--config", str(context.params["config"])]
     return shlex.join([*words, "--resume", str(resume), "--backend", backend])
 
 
@@ -144,7 +149,11 @@ def _words(context: typer.Context, parameter: Any) -> list[str]:
     if isinstance(value, bool):
         return [(parameter.opts if value else parameter.secondary_opts)[0]]
     option = max(parameter.opts, key=len)
-    return [option] * value if getattr(parameter, "count", False) else [option, str(value)]
+    if getattr(parameter, "count", False):
+        return [option] * value
+    return [
+        word for one in (value if isinstance(value, list | tuple) else [value]) for word in (option, str(one))
+    ]
 
 
 def until_signal(verb: "Callable[..., RunResult]", *arguments: Any, **options: Any) -> "RunResult":

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho_backends.backend_base import plan_for
 from ptycho_backends.checking.cures import changed
+from ptycho_backends.cli.groups import Computing, TrainingOptions
 from ptycho_backends.cli.reading import Reading
 from ptycho_backends.config import (
     ExecutionConfig,
@@ -21,6 +22,7 @@ from ptycho_backends.config import (
     raise_if_any,
 )
 from ptycho_backends.config_file import load_config, load_config_with_names
+from ptycho_backends.config_sections import Settings
 from ptycho_backends.errors import ConfigError, ScanError
 from ptycho_backends.protocol import Backend
 from ptycho_backends.recipes import (
@@ -103,39 +105,50 @@ def probe_of(path: Path, side: int | None) -> NDArray[np.complex64]:
 
 def training_job(
     scans: Sequence[Scan],
-    path: Path,
-    config_file: Path | None,
+    path: Path | None,
+    settings: Settings,
     backend: str | None,
     resume: Path | None,
-    say: Say,
     *,
     model: Given,
     training: Given,
 ) -> TrainingJob:
     """Choose the backend, and derive the configuration for `scans`, of which the first is that of `path`.
 
-    Options win over the YAML file, the file over the configuration of the model that is resumed.
+    From the strongest to the weakest: single assignments; options; a file; the configuration of the model that is
+    resumed; the recipe of the architecture.
     """
     base: TrainingConfig | None = None
     named: set[str] = set()
-    if config_file is not None:
-        base, named = load_config_with_names(config_file, TrainingConfig)
-    architecture = model.get("architecture")
-    # the file's backend only if the file names one: a default is no choice
-    chosen = get_backend(backend, config=base if "backend" in named else None)
+    if settings.flat_file is not None:
+        base, named = load_config_with_names(settings.flat_file, TrainingConfig)
+    chosen = _chosen_backend(backend, settings, "training", base if "backend" in named else None)
     resumed = None if resume is None else model_to_resume(resumable_file(resume), chosen.load)
     if base is None and resumed is not None:
         # where to write is for the user to say, not for whoever made the model
         base = dataclasses.replace(resumed.config, output_dir=TrainingConfig.output_dir, test_data_file=None)
         named = {field.name for field in dataclasses.fields(TrainingConfig)} | {"N"}
         named.discard("output_dir")
+    model, training = _merged(settings, "model", model), _merged(settings, "training", training)
     if "output_dir" not in named:
-        training = training | {"output_dir": output_or_resumed(training.get("output_dir"), resume)}
-    config = _training_config(
-        base or training_recipe(architecture or DEFAULT_ARCHITECTURE), named, model, training
-    )
+        training |= {"output_dir": output_or_resumed(training.get("output_dir"), resume)}
+    architecture = model.get("architecture", DEFAULT_ARCHITECTURE)
+    config = _training_config(base or training_recipe(architecture), named, model, training)
     config.train_data_file, config.backend = path, chosen.name
     return TrainingJob(scans, config, chosen, resumed)
+
+
+def _merged(settings: Settings, section: str, options: Given) -> Given:
+    return settings.of_file(section) | _only_given(options) | settings.given(section)
+
+
+def _chosen_backend(
+    name: str | None, settings: Settings, section: str, config: TrainingConfig | InferenceConfig | None
+) -> Backend:
+    """The backend that is asked for, which an environment variable may win over where only a file names it."""
+    filed = settings.of_file(section).get("backend")
+    config = config if filed is None else TrainingConfig(backend=filed)
+    return get_backend(settings.given(section).get("backend", name), config=config)
 
 
 def output_or_resumed(output: Path | None, resume: Path | None) -> Path | None:
@@ -155,7 +168,7 @@ def _training_config(base: TrainingConfig, named: set[str], model: Given, traini
     """`base` with the options given; the side of the patterns, where neither names it, comes from the scans."""
     model, training = _only_given(model), _only_given(training)
     if "N" not in named:
-        model["N"] = 0
+        model.setdefault("N", 0)
     inner, inner_problems = from_values(ModelConfig, vars(base.model) | model)
     config, problems = from_values(TrainingConfig, vars(base) | training | {"model": inner})
     raise_if_any("settings", [*inner_problems, *(p for p in problems if not p.startswith("model."))])
@@ -190,10 +203,13 @@ def synthetic_source(
     return probe_from
 
 
-def synthetic_settings(backend: str | None, *, model: Given, training: Given) -> TrainingConfig:
-    """The recipe for synthetic scans with the options given."""
+def synthetic_settings(
+    settings: Settings, backend: str | None, *, model: Given, training: Given
+) -> TrainingConfig:
+    """The recipe for synthetic scans with the settings and options given."""
+    model, training = _merged(settings, "model", model), _merged(settings, "training", training)
     config = _training_config(synthetic_recipe(), set(), model, training)
-    config.backend = get_backend(backend).name
+    config.backend = _chosen_backend(backend, settings, "training", None).name
     return config
 
 
@@ -202,33 +218,27 @@ class InferenceJob:
     """Everything that `infer` starts from."""
 
     model: TrainedModel
-    scan: Scan
     config: InferenceConfig
     backend: Backend
 
 
 def inference_job(
-    model_path: Path,
-    scan: Scan,
-    path: Path,
-    config_file: Path | None,
-    backend: str | None,
-    *,
-    inference: Given,
+    model_path: Path, path: Path, settings: Settings, backend: str | None, *, inference: Given
 ) -> InferenceJob:
-    """Load the model, choose the backend, and derive the configuration for `scan`, that of the file `path`."""
+    """Load the model, choose the backend, and derive the configuration for the scan in the file `path`."""
     base, named = InferenceConfig(), set[str]()
-    if config_file is not None:
-        base, named = load_config_with_names(config_file, InferenceConfig)
-    chosen = get_backend(backend, config=base if "backend" in named else None)
+    if settings.flat_file is not None:
+        base, named = load_config_with_names(settings.flat_file, InferenceConfig)
+    chosen = _chosen_backend(backend, settings, "inference", base if "backend" in named else None)
     model = chosen.load(model_path)
-    given = _only_given(inference)
+    given = _merged(settings, "inference", inference)
     if "neighbor_count" not in named:
-        given["neighbor_count"] = max(model.config.neighbor_count, model.config.model.group_size)
+        neighbours = max(model.config.neighbor_count, model.config.model.group_size)
+        given.setdefault("neighbor_count", neighbours)
     config, problems = from_values(InferenceConfig, vars(base) | given)
     raise_if_any("settings", problems)
-    config.model_path, config.test_data_file = model_path, path
-    return InferenceJob(model, scan, config, chosen)
+    config.model_path, config.test_data_file, config.backend = model_path, path, chosen.name
+    return InferenceJob(model, config, chosen)
 
 
 def given_size(batch_size: str | None) -> int | str | None:
@@ -263,56 +273,107 @@ def training_plan(
 
 
 def settled_execution(
-    job: InferenceJob, batch_size: str | None, execution: ExecutionConfig, say: Say
+    job: InferenceJob, scan: Scan, batch_size: str | None, execution: ExecutionConfig, say: Say
 ) -> ExecutionConfig:
     """`execution` with the inference batch size found by trying, if 'auto' was asked for."""
     if batch_size != AUTO:
         return execution
-    groups = inference_groups(job.model, job.scan, job.config)
+    groups = inference_groups(job.model, scan, job.config)
     size = inference_batch_size(job.backend, job.model, groups, execution)
     say(f"batch size: {size}, found by trying")
     return dataclasses.replace(execution, inference_batch_size=size)
 
 
 def execution_config(
-    path: Path | None, quiet: bool, architecture: str | None = None, **given: Any
+    settings: Settings,
+    path: Path | None,
+    architecture: str | None = None,
+    **given: Any,
 ) -> ExecutionConfig:
-    """From the file and the options; with `quiet` no progress is shown.
+    """From the files, the options and single assignments.
 
     Without a file, as the recipe of the `architecture` that is trained.
     """
     base = ExecutionConfig() if architecture is None else execution_recipe(architecture)
     if path is not None:
         base = load_config(path, ExecutionConfig)
-    shown = base.enable_progress_bar and not quiet
-    values = vars(base) | _only_given(given) | {"enable_progress_bar": shown}
-    execution, problems = from_values(ExecutionConfig, values)
+    execution, problems = from_values(ExecutionConfig, vars(base) | _merged(settings, "execution", given))
     raise_if_any("settings", problems)
     return execution
+
+
+def execution_of(
+    settings: Settings, computing: Computing, options: TrainingOptions, config: TrainingConfig
+) -> ExecutionConfig:
+    """How the training of `config` runs, by the options of `train` and `run`."""
+    return execution_config(
+        settings,
+        execution_file(computing.execution, options.resume),
+        config.model.architecture,
+        accelerator=computing.accelerator,
+        precision=computing.precision,
+        learning_rate=options.learning_rate,
+        picture_every=options.picture_every,
+    )
+
+
+def with_progress(execution: ExecutionConfig, quiet: bool) -> ExecutionConfig:
+    """`execution` whose progress is shown, if it asks for that and nobody asks for quiet."""
+    return dataclasses.replace(execution, enable_progress_bar=execution.enable_progress_bar and not quiet)
 
 
 def _only_given(options: Given) -> Given:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def refinement_config(refine: str | None, default: str, **given: Any) -> RefinementConfig | None:
+def refinement_config(
+    settings: Settings, refine: str | None, default: str, **given: Any
+) -> RefinementConfig | None:
     """Settings of a refinement from `--refine` and its companions; None where it is switched off.
+
+    Parameters
+    ----------
+    settings : Settings
+        A section `refinement` in the file switches it on, one that is null off.
+    refine : str, optional
+        As `--refine` was given.
+    default : str
+        Of the command.
+    **given
+        Fields of `RefinementConfig`; None or False where one was not given.
 
     Raises
     ------
     ConfigError
         If `refine` is neither 'auto' nor a number; or options of a refinement come with none.
     """
+    if "refinement" in settings.file:
+        default = "0" if settings.file["refinement"] is None else AUTO
     chosen = default if refine is None else refine
-    values = {name: value for name, value in given.items() if value not in (None, False)}
+    given = {name: value for name, value in given.items() if value not in (None, False)}
+    assigned = settings.given("refinement")
     if chosen == "0":
-        if values:
+        if values := given | assigned:
             raise ConfigError(f"{', '.join(values)}: given, but nothing is refined; add --refine auto")
         return None
-    if chosen != AUTO:
-        if not chosen.isdigit():
-            raise ConfigError(f"refine: got {chosen!r}, want 'auto', a number of passes, or 0 for none")
-        values["passes"] = int(chosen)
-    config, problems = from_values(RefinementConfig, values)
+    values = settings.of_file("refinement")
+    if refine is not None:
+        # the file's number of passes is replaced
+        values["passes"] = None if refine == AUTO else _passes(refine)
+    config, problems = from_values(RefinementConfig, values | given | assigned)
     raise_if_any("settings", problems)
     return config
+
+
+def flat_refinement(settings: Settings) -> Settings:
+    """`settings` with a flat file read as the section `refinement`, as the command `refine` wants it."""
+    if settings.flat_file is None:
+        return settings
+    config = load_config(settings.flat_file, RefinementConfig)
+    return dataclasses.replace(settings, file={"refinement": vars(config)}, flat_file=None)
+
+
+def _passes(refine: str) -> int:
+    if not refine.isdigit():
+        raise ConfigError(f"refine: got {refine!r}, want 'auto', a number of passes, or 0 for none")
+    return int(refine)

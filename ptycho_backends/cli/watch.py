@@ -5,29 +5,14 @@ from typing import Annotated
 
 import typer
 
-from ptycho_backends.cli.options import (
-    Accelerator,
-    AgreeOnPhase,
-    BackendName,
-    Debug,
-    ExecutionFile,
-    Overwrite,
-    Precision,
-    ProbeModes,
-    Quiet,
-    Refine,
-    RefinePositions,
-    RefineProbe,
-    StitchingSize,
-    Verbose,
-    option,
-)
-from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading, reads_scans
-from ptycho_backends.cli.reporting import report, session
+from ptycho_backends.cli.groups import Computing, ImageOptions, Messages, print_settings, takes_groups
+from ptycho_backends.cli.options import Overwrite, option
+from ptycho_backends.cli.reading import Reading
+from ptycho_backends.cli.reporting import report
 from ptycho_backends.errors import ConfigError
 
 
-@reads_scans
+@takes_groups
 def watch(
     source: Annotated[
         Path,
@@ -70,21 +55,12 @@ def watch(
             "--final/--live-only", help="At the end, make the image of the whole scan as infer does. (final)"
         ),
     ] = True,
-    backend: BackendName = None,
-    execution: ExecutionFile = None,
-    reading: Reading = READ_AS_IT_IS,
-    stitching_size: StitchingSize = None,
-    agree_on_phase: AgreeOnPhase = None,
-    refine: Refine = None,
-    refine_probe: RefineProbe = None,
-    refine_positions: RefinePositions = False,
-    probe_modes: ProbeModes = None,
+    *,
+    computing: Computing,
+    reading: Reading,
+    image: ImageOptions,
     overwrite: Overwrite = False,
-    accelerator: Accelerator = None,
-    precision: Precision = None,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    messages: Messages,
 ) -> None:
     """Reconstruct a scan while it is measured: the image grows on the disk and on a page of this machine.
 
@@ -92,8 +68,8 @@ def watch(
 
     Example: ptycho-backends watch /data/scan_12.h5 --model run -o live --idle 30
     """
-    with session(verbose, quiet, debug) as say:
-        from ptycho_backends.cli.settings import execution_config, refinement_config
+    with messages.session() as say:
+        from ptycho_backends.cli.settings import execution_config, refinement_config, with_progress
         from ptycho_backends.live.watch import watch as watch_scan
         from ptycho_backends.scans.scan_files import load_mask
 
@@ -101,21 +77,30 @@ def watch(
             raise ConfigError(
                 f"{', '.join(changes)}: given, but they change a scan that is finished; leave them out"
             )
-        refinement = refinement_config(
-            refine, "0",
-            refine_probe=refine_probe, refine_positions=refine_positions, n_probe_modes=probe_modes,
-        )  # fmt: skip
+        settings = computing.settings("refinement", "execution")
+        if settings.flat_file is not None:
+            raise ConfigError(
+                f"config: got {settings.flat_file}, want a file of sections (refinement, execution); "
+                "--execution takes one of how to run"
+            )
+        refinement = refinement_config(settings, image.refine, "0", **image.refinement)
+        how = execution_config(
+            settings, computing.execution, accelerator=computing.accelerator, precision=computing.precision
+        )
+        if computing.print_config:
+            print_settings({"refinement": refinement, "execution": how})
+            return
         result = watch_scan(
             model,
             source,
             output,
-            backend=backend,
-            execution=execution_config(execution, quiet, accelerator=accelerator, precision=precision),
+            backend=computing.backend,
+            execution=with_progress(how, messages.quiet),
             options=reading.options,
             measurement=reading.measurement,
             valid_pixels=None if reading.mask is None else load_mask(reading.mask),
-            stitching_size=stitching_size,
-            agree_on_phase=agree_on_phase,
+            stitching_size=image.stitching_size,
+            agree_on_phase=image.agree_on_phase,
             refine=refinement,
             until=until,
             idle_s=idle,

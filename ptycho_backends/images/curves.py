@@ -37,6 +37,11 @@ def save_history_figure(history: Sequence[EpochRecord], path: str | os.PathLike[
     OutputError
         If the file cannot be written.
     """
+    return save_figure(history_figure(history), path)
+
+
+def history_figure(history: Sequence[EpochRecord]) -> "Figure":
+    """The figure of `save_history_figure`."""
     figure = new_figure(6.0, 4.2)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     epochs = np.array([record.epoch for record in history])
@@ -59,7 +64,27 @@ def save_history_figure(history: Sequence[EpochRecord], path: str | os.PathLike[
     if history:
         losses.legend(frameon=False, fontsize=9)
     _plain(figure)
-    return save_figure(figure, path)
+    return figure
+
+
+def rates_figure(rates: NDArray, losses: NDArray, suggestion: float | None) -> "Figure":
+    """Losses (n,) over learning rates (n,), and the rate that is suggested, if any."""
+    figure = new_figure(6.0, 3.6)
+    axes = figure.subplots()
+    axes.semilogx(rates, losses, color=TRAIN_COLOUR, **_style(len(losses)))
+    if len(losses):
+        # a rise at the end must not hide the fall
+        low, first = float(np.min(losses)), float(losses[0])
+        margin = max(first - low, 1e-3 * abs(low), 1e-12)
+        axes.set_ylim(low - 0.1 * margin, min(float(np.max(losses)), first + 0.5 * margin) + 0.1 * margin)
+    axes.set_title("no rate lets the loss fall", fontsize=9)
+    if suggestion is not None:
+        axes.axvline(suggestion, color=VALIDATION_COLOUR, linewidth=1.0)
+        axes.set_title(f"steepest descent at {suggestion:.2g}", fontsize=9)
+    axes.set_xlabel("learning rate", fontsize=9)
+    axes.set_ylabel("loss", fontsize=9)
+    _plain(figure)
+    return figure
 
 
 def save_passes_figure(passes: Sequence[RefinementRecord], path: str | os.PathLike[str]) -> Path:

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["DOTS_PER_INCH", "save_history_figure", "save_reconstruction_figure"]
+__all__ = [
+    "DOTS_PER_INCH",
+    "probe_figure",
+    "reconstruction_figure",
+    "save_history_figure",
+    "save_reconstruction_figure",
+]
 
 # A few hot or dead pixels must not decide the contrast.
 CONTRAST_PERCENTILES = (0.5, 99.5)
@@ -106,6 +112,17 @@ def save_reconstruction_figure(
     ScanError
         If nothing is covered.
     """
+    return save_figure(reconstruction_figure(reconstruction, scan, metrics, alignment, agreement), path)
+
+
+def reconstruction_figure(
+    reconstruction: Reconstruction,
+    scan: Scan | None = None,
+    metrics: Metrics | None = None,
+    alignment: Alignment | Literal["find"] | None = "find",
+    agreement: PatternAgreement | None = None,
+) -> "Figure":
+    """The figure of `save_reconstruction_figure`."""
     if alignment == "find":
         alignment = _alignment(reconstruction, scan)
     columns = _columns(reconstruction, alignment)
@@ -129,7 +146,23 @@ def save_reconstruction_figure(
     if modes is not None:
         _draw_modes(parts[1], modes)
     figure.suptitle(_heading(reconstruction, scan, metrics, agreement), fontsize=9)
-    return save_figure(figure, path)
+    return figure
+
+
+def probe_figure(modes: NDArray) -> "Figure":
+    """Amplitude and phase of probe modes (K, N, N), `[y, x]`, a column for each of the first six."""
+    count = min(len(modes), MODES_SHOWN)
+    figure = new_figure(count * (MODE_INCHES + 0.9) + 0.4, 2 * (MODE_INCHES + 0.7))
+    axes = figure.subplots(2, count, squeeze=False)
+    for number in range(count):
+        for panel_axes, image, colours, name in (
+            (axes[0, number], np.abs(modes[number]), PROBE_MAP, "amplitude"),
+            (axes[1, number], np.angle(modes[number]), CYCLIC_PHASE_MAP, "phase (rad)"),
+        ):
+            panel_axes.set_axis_off()
+            panel_axes.imshow(image, cmap=colours, interpolation="nearest")
+            panel_axes.set_title(f"{name}, mode {number + 1}" if count > 1 else name, fontsize=8)
+    return figure
 
 
 # --- the images

@@ -40,7 +40,7 @@ def device(execution: ExecutionConfig) -> str:
         )
     kind = device_kind(execution)
     process_group.require_devices(execution, kind)
-    return f"/{kind}:0"
+    return f"/{kind}:{execution.device_number or 0}"
 
 
 def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
@@ -50,13 +50,19 @@ def strategy(execution: ExecutionConfig) -> tf.distribute.Strategy:
 
 def device_kind(execution: ExecutionConfig) -> str:
     """'CPU' or 'GPU', as `execution.accelerator` asks for; ConfigError if TensorFlow has none."""
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    wanted = execution.accelerator
-    if wanted == "cpu" or (wanted == "auto" and not has_gpu):
+    there = len(tf.config.list_physical_devices("GPU"))
+    wanted, number = execution.device_kind, execution.device_number
+    if wanted == "cpu" or (wanted == "auto" and not there):
         return "CPU"
-    if wanted in ("auto", "gpu", "cuda") and has_gpu:
-        return "GPU"
-    raise ConfigError(f"accelerator: got {wanted!r}, but TensorFlow has none here; use 'cpu' or 'auto'")
+    if wanted not in ("auto", "gpu", "cuda") or not there:
+        raise ConfigError(
+            f"accelerator: got {execution.accelerator!r}, but TensorFlow has none here; use 'cpu' or 'auto'"
+        )
+    if number is not None and number >= there:
+        raise ConfigError(
+            f"accelerator: got {execution.accelerator!r}, but TensorFlow has {there} of them, numbered from 0"
+        )
+    return "GPU"
 
 
 @contextlib.contextmanager
@@ -70,7 +76,7 @@ def computing(execution: ExecutionConfig) -> Iterator[None]:
     where = device(execution)
     # a strategy places several devices itself
     place = tf.device(where) if execution.devices == 1 else contextlib.nullcontext()
-    if execution.deterministic and where == "/GPU:0":
+    if execution.deterministic and where.startswith("/GPU"):
         tf.config.experimental.enable_op_determinism()
     with _without_tf32(), place:
         yield

@@ -18,13 +18,13 @@ from ptycho_backends.tensorflow.arrays import (
     weights_from_tensors,
 )
 from ptycho_backends.tensorflow.layers import attach_layers
-from ptycho_backends.values import TrainingState
+from ptycho_backends.values import Shown, TrainingState
 
 # Added to the norm of a gradient before it is clipped, as torch does.
 CLIPPING_FLOOR = 1e-6
 
 
-class PtychoModel(tf.Module):
+class PtychoModel(Shown, tf.Module):
     """Diffraction amplitudes to object and predicted diffraction.
 
     Parameters
@@ -38,6 +38,8 @@ class PtychoModel(tf.Module):
         Precision of the network's 3x3 convolutions; default `dtype`. Attention and batch normalisation sum many
         numbers, and so stay in `dtype`.
     """
+
+    shown_as = "module"
 
     def __init__(
         self,

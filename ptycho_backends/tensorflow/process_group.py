@@ -113,6 +113,11 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
         )
     if launch is None or not several:
         return ProcessGroup()
+    if execution.device_number is not None:
+        raise ConfigError(
+            f"accelerator: got {execution.accelerator!r} for {launch.size} processes, want "
+            f"{execution.device_kind!r}: each of them has a device of its own"
+        )
     if execution.strategy == "mirrored":
         raise ConfigError(
             f"strategy: got 'mirrored' for the {launch.size} workers of {TF_CONFIG}, want 'auto' or "

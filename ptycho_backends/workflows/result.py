@@ -10,11 +10,11 @@ from ptycho_backends.images.metrics import Metrics
 from ptycho_backends.images.page import Contents, save_report
 from ptycho_backends.training.interrupts import Terminated
 from ptycho_backends.training.run_folder import FILES
-from ptycho_backends.values import Reconstruction, TrainedModel
+from ptycho_backends.values import Reconstruction, Shown, TrainedModel
 
 
 @dataclass(frozen=True, eq=False)
-class RunResult:
+class RunResult(Shown):
     """Result of a verb: values, and the files that hold them.
 
     Attributes
@@ -34,6 +34,8 @@ class RunResult:
     signal : int, optional
         That ended the work, other than Ctrl-C; the program is to end with 128 + signal.
     """
+
+    shown_as = "run"
 
     backend: str
     output_dir: Path

@@ -1,9 +1,9 @@
 """`TorchBackend`: the `ptycho_backends.protocol.Backend` protocol on PyTorch and Lightning."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from ptycho_torch.backend import export, inference, refinement
 from ptycho_torch.backend.device import require_possible
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
     from ptycho_torch.backend.data import PtychoDataModule
 
 
@@ -35,10 +38,29 @@ class TorchBackend(BackendBase):
     """Trains with Lightning and reconstructs with PyTorch; `BackendBase` documents the methods.
 
     Only training needs Lightning, which takes seconds to import, so it is imported there.
+
+    Parameters
+    ----------
+    callbacks, loggers : sequence of Lightning's, optional
+        Take part in every training, beside the library's own.
+    data : callable, optional
+        Makes the data module of a training from plan, execution and processes: a class derived from
+        `PtychoDataModule`.
     """
 
     name = "torch"
     framework_formats = frozenset(BUILT_IN["torch"].export_formats)
+
+    def __init__(
+        self,
+        *,
+        callbacks: "Sequence[Callback]" = (),
+        loggers: "Sequence[Logger]" = (),
+        data: Callable[..., Any] | None = None,
+    ) -> None:
+        self._added: dict[str, Any] = {"callbacks": tuple(callbacks), "loggers": tuple(loggers)}
+        if data is not None:
+            self._added["data"] = data
 
     def check_execution(self, execution: ExecutionConfig) -> None:
         require_possible(execution)
@@ -61,7 +83,8 @@ class TorchBackend(BackendBase):
     ) -> TrainedModel:
         from ptycho_torch.backend import training
 
-        return training.train(plan, execution=execution, output_dir=output_dir, on_epoch=on_epoch)
+        extensions = training.Extensions(**self._added)
+        return training.train_extended(plan, extensions, execution, output_dir, on_epoch)
 
     def object_patches(
         self, model: TrainedModel, groups: GroupedData, execution: ExecutionConfig

@@ -94,7 +94,7 @@ class PtychoDataModule(lightning.LightningDataModule):
 
     def _pins_memory(self) -> bool:
         """A GPU gets batches of pinned memory without a wait for the step before; the thread that gathers pins them."""
-        on_gpu = self.execution.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        on_gpu = self.execution.device_kind in ("auto", "cuda", "gpu") and torch.cuda.is_available()
         return self.execution.pin_memory or on_gpu
 
     def _loader(self, sampler: object) -> DataLoader:

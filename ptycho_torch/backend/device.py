@@ -36,17 +36,24 @@ def device(execution: ExecutionConfig) -> torch.device:
         If this machine does not have it.
     """
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    wanted = execution.accelerator
+    wanted, number = execution.device_kind, execution.device_number
     if wanted == "auto":
         # not mps: it has no float64 and few complex operations
         return torch.device("cuda" if has_cuda else "cpu")
     if wanted in ("gpu", "cuda") and has_cuda:
-        return torch.device("cuda")
-    if wanted in ("gpu", "mps") and has_mps:
+        if number is not None and number >= torch.cuda.device_count():
+            raise ConfigError(
+                f"accelerator: got {execution.accelerator!r}, but this machine has {torch.cuda.device_count()} of "
+                "them, numbered from 0"
+            )
+        return torch.device("cuda") if number is None else torch.device("cuda", number)
+    if wanted in ("gpu", "mps") and has_mps and number is None:
         return torch.device("mps")
     if wanted == "cpu":
         return torch.device("cpu")
-    raise ConfigError(f"accelerator: got {wanted!r}, but this machine has none; use 'cpu' or 'auto'")
+    raise ConfigError(
+        f"accelerator: got {execution.accelerator!r}, but this machine has none; use 'cpu' or 'auto'"
+    )
 
 
 def require_possible(execution: ExecutionConfig) -> None:
@@ -56,6 +63,8 @@ def require_possible(execution: ExecutionConfig) -> None:
     ------
     ConfigError
     """
+    if execution.device_number is not None:
+        device(execution)
     if execution.precision == "16-mixed" and _on_processor(execution):
         # Lightning would take bfloat16 without a word
         raise ConfigError(
@@ -69,7 +78,7 @@ def require_possible(execution: ExecutionConfig) -> None:
 
 
 def _on_processor(execution: ExecutionConfig) -> bool:
-    wanted = execution.accelerator
+    wanted = execution.device_kind
     return wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available())
 
 
@@ -136,8 +145,15 @@ def computing(execution: ExecutionConfig) -> Iterator[None]:
     Restores the settings.
     TF32 has ten bits: in the physics, a translation by a fraction of a pixel would be off by 1e-3.
     """
-    with _tf32(execution.allow_tf32), own_defaults():
+    with _tf32(execution.allow_tf32), own_defaults(), _current_device(execution):
         yield
+
+
+def _current_device(execution: ExecutionConfig) -> contextlib.AbstractContextManager[object]:
+    """Make the GPU that `execution` names the current one, whose stream events and pinned copies belong to."""
+    return (
+        contextlib.nullcontext() if execution.device_number is None else torch.cuda.device(device(execution))
+    )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from ptycho_backends.errors import ConfigError
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE
 from ptycho_backends.training.schedule import parts_of_weights
 from ptycho_backends.training.trainable import trained_weights
+from ptycho_backends.values import Shown
 from ptycho_torch.backend import correction, losses, network, physics, unrolled
 from ptycho_torch.backend.arrays import TensorBatch, tensors_from_weights, weights_from_tensors
 from ptycho_torch.backend.layers import attach_layers
@@ -29,7 +30,7 @@ COMPILER = "inductor"
 CHECKPOINT_PREFIX = PARAMETER_PREFIX.removeprefix("model.")
 
 
-class PtychoModel(torch.nn.Module):
+class PtychoModel(Shown, torch.nn.Module):
     """Diffraction amplitudes to object and predicted diffraction.
 
     Parameters
@@ -42,6 +43,8 @@ class PtychoModel(torch.nn.Module):
     compiled : bool
         Generate code for the network when it is first used, and again for each new size of a batch.
     """
+
+    shown_as = "module"
 
     def __init__(
         self,

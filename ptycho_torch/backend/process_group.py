@@ -101,6 +101,11 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
             f"devices: got {execution.devices}, but {processes.local_size} processes were launched on this machine; "
             "leave it at 1, and their number decides"
         )
+    if processes.size > 1 and execution.device_number is not None:
+        raise ConfigError(
+            f"accelerator: got {execution.accelerator!r} for {processes.size} processes, want "
+            f"{execution.device_kind!r}: each of them has a device of its own"
+        )
     if processes.size > 1 and execution.strategy not in SHARED:
         raise ConfigError(
             f"strategy: got {execution.strategy!r} for {processes.size} processes, want one of "

@@ -1,11 +1,13 @@
 """Training under Lightning's Trainer: checkpoints, Ctrl-C and resuming."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.fabric.utilities import rank_zero
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
@@ -29,7 +32,7 @@ from ptycho_backends.training.launch import SINGLE_DEVICE
 from ptycho_backends.training.plan import TrainingPlan
 from ptycho_backends.training.rescue import carry, without_failure
 from ptycho_backends.training.schedule import already_trained_message, schedule_of
-from ptycho_backends.values import EpochCallback, TrainedModel
+from ptycho_backends.values import EpochCallback, EpochRecord, Shown, TrainedModel
 from ptycho_torch.backend.data import PtychoDataModule
 from ptycho_torch.backend.device import computing, determinism, own_defaults
 from ptycho_torch.backend.inference import object_patches
@@ -71,23 +74,64 @@ def train(
     ConfigError, BackendUnavailableError, OutputError
         Before anything is computed.
     """
+    return train_extended(plan, Extensions(), execution, output_dir, on_epoch)
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """Parts of Lightning that a user adds to training.
+
+    Attributes
+    ----------
+    callbacks : sequence of lightning.Callback
+        Called after the library's own; in every one of several processes, for which they have to be picklable.
+    loggers : sequence of lightning.pytorch.loggers.Logger
+        Beside the one of `ExecutionConfig.logger_backend`; in the first process alone.
+    data : callable
+        From plan, execution and processes to a data module, whose batches are those of `PtychoDataModule`: a class
+        derived from that one.
+    """
+
+    callbacks: Sequence[Callback] = ()
+    loggers: Sequence[Logger] = ()
+    data: Callable[[TrainingPlan, ExecutionConfig, ProcessGroup], lightning.LightningDataModule] = (
+        PtychoDataModule
+    )
+
+
+def train_extended(
+    plan: TrainingPlan,
+    extensions: Extensions,
+    execution: ExecutionConfig,
+    output_dir: str | os.PathLike[str] | None = None,
+    on_epoch: EpochCallback | None = None,
+) -> TrainedModel:
+    """As `train`, with callbacks, loggers and data of the user's."""
     remaining = schedule_of(plan.start, execution).epochs_left
     if not remaining:
         log.warning(already_trained_message(plan, execution))
         return plan.start
     module = PtychoModule(plan.start, execution, on_epoch)
-    return TrainingRun(plan, module, execution=execution, output_dir=output_dir).fit()
+    run = TrainingRun(plan, module, execution=execution, output_dir=output_dir, extensions=extensions)
+    return run.fit()
 
 
 def _help(
-    processes: ProcessGroup, plan: TrainingPlan, execution: ExecutionConfig, folder: Path | None
+    processes: ProcessGroup,
+    plan: TrainingPlan,
+    execution: ExecutionConfig,
+    folder: Path | None,
+    extensions: Extensions,
 ) -> None:
     """Task of the helpers that the first process starts."""
     module = PtychoModule(plan.start, execution)
-    TrainingRun(plan, module, execution=execution, output_dir=folder, processes=processes).fit()
+    run = TrainingRun(
+        plan, module, execution=execution, output_dir=folder, processes=processes, extensions=extensions
+    )
+    run.fit()
 
 
-class TrainingRun:
+class TrainingRun(Shown):
     """A trainer with its module and data; callbacks may be added to it before `fit`.
 
     Parameters
@@ -100,11 +144,15 @@ class TrainingRun:
         As in `train`.
     processes : ProcessGroup, optional
         Connected already. Default: those that `execution` asks for, from `fit` on.
+    extensions : Extensions, optional
+        Callbacks, loggers and data of the user's.
 
     Attributes
     ----------
     trainer : lightning.Trainer
     """
+
+    shown_as = "training"
 
     def __init__(
         self,
@@ -114,9 +162,11 @@ class TrainingRun:
         execution: ExecutionConfig,
         output_dir: str | os.PathLike[str] | None = None,
         processes: ProcessGroup | None = None,
+        extensions: Extensions | None = None,
     ) -> None:
         folder = None if output_dir is None else output_directory(output_dir)
         self._plan = plan
+        self._extensions = Extensions() if extensions is None else extensions
         self._module = module
         module.epoch_batches = plan.batches_an_epoch
         self._execution = execution
@@ -131,14 +181,25 @@ class TrainingRun:
         between_steps = _BetweenSteps(self._interrupts, checkpoints, execution.accum_steps)
         module.after_epoch = between_steps.save
         with self._settings():
-            self.trainer = _trainer(execution, module, folder, between_steps, plan, self._processes)
+            self.trainer = _trainer(
+                execution, module, folder, between_steps, plan, self._processes, self._extensions
+            )
         # Lightning's own handler of SIGTERM ends the program with exit code 0, or waits for the other processes
         self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+    @property
+    def history(self) -> tuple[EpochRecord, ...]:
+        """Of the epochs that are finished, those before a resume among them."""
+        return tuple(self._module.history)
+
+    def __repr__(self) -> str:
+        epochs, groups = self._plan.config.nepochs, len(self._plan.train_indices)
+        return f"TrainingRun({len(self.history)} of {epochs} epochs of {groups} groups)"
 
     def fit(self) -> TrainedModel:
         """Train; returns as `train` does."""
         module, interrupts = self._module, self._interrupts
-        data = PtychoDataModule(self._plan, self._execution, self._processes)
+        data = self._extensions.data(self._plan, self._execution, self._processes)
         with (
             self._settings(),
             computing(self._execution),
@@ -182,7 +243,9 @@ class TrainingRun:
     def _together(self) -> contextlib.AbstractContextManager[None]:
         if self._connected:
             return contextlib.nullcontext()
-        return working_together(self._processes, _help, self._plan, self._execution, self._folder)
+        # loggers write in the first process
+        others = dataclasses.replace(self._extensions, loggers=())
+        return working_together(self._processes, _help, self._plan, self._execution, self._folder, others)
 
 
 def _trainer(
@@ -192,15 +255,19 @@ def _trainer(
     between_steps: "_BetweenSteps",
     plan: TrainingPlan,
     processes: ProcessGroup,
+    extensions: Extensions,
 ) -> lightning.Trainer:
     callbacks: list[Callback] = [between_steps]
     checkpointing = execution.enable_checkpointing and folder is not None
     if checkpointing and folder is not None:
         callbacks.append(_checkpoints(execution, folder, has_validation=len(plan.validation_indices) > 0))
+    callbacks += extensions.callbacks
+    number = execution.device_number
+    own_files = any(isinstance(callback, ModelCheckpoint) for callback in extensions.callbacks)
     try:
         return lightning.Trainer(
-            accelerator=execution.accelerator,
-            devices=processes.local_size,
+            accelerator=execution.device_kind,
+            devices=processes.local_size if number is None else [number],
             num_nodes=processes.size // processes.local_size,
             strategy=_strategy(execution, plan.config, processes),
             # otherwise Lightning looks for a cluster's variables, those of a process by itself included
@@ -209,10 +276,10 @@ def _trainer(
             gradient_clip_val=execution.gradient_clip_val,
             accumulate_grad_batches=execution.accum_steps,
             max_epochs=module.schedule.epochs_left,
-            # the same loggers and the same display for every backend: `training.following`
-            logger=False,
+            # the display, and the loggers of the configuration, are those of every backend: `training.following`
+            logger=list(extensions.loggers) if processes.is_first else False,
             callbacks=callbacks,
-            enable_checkpointing=checkpointing,
+            enable_checkpointing=checkpointing or own_files,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -3,18 +3,22 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from lightning.pytorch.callbacks import Callback
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import weight_shapes
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import plan_training
 from ptycho_torch.backend.backend import TorchBackend
+from ptycho_torch.backend.module import PtychoModule
+from ptycho_torch.backend.training import TrainingRun
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-NAMES = ("own_loss", "forward_hook", "own_logger", "low_rank_finetune")
+NAMES = ("own_loss", "forward_hook", "own_logger", "own_callback", "low_rank_finetune", "optuna_search")
 
 
 def example(name: str) -> ModuleType:
@@ -53,6 +57,54 @@ def test_own_logger() -> None:
     model, rows = example("own_logger").main(N=16, epochs=2)
     losses = [row["train_loss"] for row in rows if "train_loss" in row]
     assert losses == pytest.approx([record.train_loss for record in model.history])
+
+
+def test_own_callback_and_data(tmp_path: Path) -> None:
+    model = example("own_callback").main(tmp_path, N=16, epochs=5, least=1e3)
+    # the callback ended it, and the files are written
+    assert len(model.history) == 2
+    assert (tmp_path / "wts.h5.zip").is_file()
+    # other noise in every epoch: the losses are not those of the scan
+    plain = example("own_logger").main(N=16, epochs=1)[0]
+    assert model.history[0].train_loss != pytest.approx(plain.history[0].train_loss, rel=1e-6)
+
+
+def test_optuna_ends_trials_that_fall_behind() -> None:
+    optuna = pytest.importorskip("optuna", reason="`nox -s optuna` has it")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = example("optuna_search").main(N=16, trials=2, epochs=1, backend="torch")
+    assert set(study.best_params) == {"n_steps", "learning_rate"}
+    assert [trial.state for trial in study.trials] == 2 * [optuna.trial.TrialState.COMPLETE]
+
+
+def test_an_error_of_a_callback_carries_the_model() -> None:
+    class Fails(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                raise OSError("full")
+
+    network = ModelConfig(N=16, architecture="unrolled", gridsize=1)
+    config = TrainingConfig(model=network, nepochs=3)
+    execution = ExecutionConfig(enable_progress_bar=False, accelerator="cpu")
+    with pytest.raises(OSError, match="full") as raised:
+        TorchBackend(callbacks=[Fails()]).train(simulate_star(16, 20, seed=0), config, execution=execution)
+    assert len(raised.value.trained_model.history) == 1
+
+
+def test_a_notebook_shows_module_and_training() -> None:
+    network = ModelConfig(N=16, architecture="unrolled", gridsize=1)
+    plan = plan_training(simulate_star(16, 20, seed=0), TrainingConfig(model=network, nepochs=1), "torch")
+    execution = ExecutionConfig(enable_progress_bar=False, accelerator="cpu")
+    module = PtychoModule(plan.start, execution)
+    run = TrainingRun(plan, module, execution=execution)
+    assert "not trained yet" in run._repr_html_()
+    run.fit()
+    assert "TrainingRun(1 of 1 epochs of 19 groups)" in run._repr_html_()
+    assert run.plot()._repr_png_().startswith(b"\x89PNG")
+    page = module.model._repr_html_()
+    assert "PtychoModel: unrolled, N=16" in page
+    assert "<td>encoder/block0</td>" in page
+    assert module.model.plot()._repr_png_().startswith(b"\x89PNG")
 
 
 def test_low_rank_finetune() -> None:

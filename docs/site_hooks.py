@@ -1,10 +1,14 @@
-"""Shows each notebook of `notebooks/` as a page of the site: a hook of mkdocs.yml."""
+"""Hooks of mkdocs.yml: notebooks are pages of the site, and no page asks the network for anything."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+FETCHED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="((?:https?:)?//[^"]+)"')
 
 
 def as_markdown(notebook: dict[str, Any], name: str) -> str:
@@ -24,3 +28,10 @@ def on_files(files: Files, config: Any) -> Files:
         page = as_markdown(json.loads(path.read_text(encoding="utf-8")), path.name)
         files.append(File.generated(config, file.src_uri.removesuffix(".ipynb") + ".md", content=page))
     return files
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Refuse a page that would load something from elsewhere."""
+    if outside := FETCHED.findall(output):
+        raise PluginError(f"{page.file.src_uri}: would load {', '.join(outside)}")
+    return output

@@ -18,6 +18,7 @@ import importlib, pkgutil, ptycho, ptycho_backends, ptycho_torch
 found = [module.name for package in (ptycho, ptycho_backends, ptycho_torch)
          for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
 wanted = [name for name in found if not name.endswith("__main__") and "tensorflow" not in name]
+assert "site-packages" in ptycho_backends.__file__, ptycho_backends.__file__
 for name in wanted:
     importlib.import_module(name)
 print(len(wanted), "modules imported from", ptycho_backends.__file__)
@@ -122,7 +123,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def wheel(session: nox.Session) -> None:
-    """Wheel and sdist outside of the repository, in an empty environment: imports, doctor, demo; tests of the sdist."""
+    """Wheel and sdist outside of the repository, in an empty environment: imports, doctor, demo; tests of the sdist (`-- ARGS`: of pytest)."""
     session.install("build")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,7 +145,7 @@ def wheel(session: nox.Session) -> None:
         session.run("tar", "xzf", str(sources), external=True)
         session.chdir(folder / sources.name.removesuffix(".tar.gz"))
         run("pip", "install", *constraints, "--group", "test")
-        run("pytest", "tests", "--backend=torch", *IN_PARALLEL, *session.posargs)
+        run("pytest", *(session.posargs or ("tests", "--backend=torch", *IN_PARALLEL)))
 
 
 @nox.session(default=False)

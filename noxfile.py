@@ -123,7 +123,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def wheel(session: nox.Session) -> None:
-    """Wheel and sdist outside of the repository, in an empty environment: imports, doctor, demo; tests of the sdist (`-- ARGS`: of pytest)."""
+    """Wheel and sdist in an empty environment elsewhere: imports, doctor, demo; tests of the sdist, or `-- ARGS`."""
     session.install("build")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,5 +1,8 @@
 """Every routine task; `nox --list` is the index. Bare `nox` runs lint, types, tests."""
 
+import tempfile
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "venv"
@@ -8,6 +11,22 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
 IN_PARALLEL = ("-n", "auto", "--dist", "worksteal")  # `-- -n0` for one process
+
+# In an environment without TensorFlow, and without pytest and Hypothesis, which the kit for backends needs.
+IMPORT_ALL = """
+import importlib, pkgutil, ptycho, ptycho_backends, ptycho_torch
+found = [module.name for package in (ptycho, ptycho_backends, ptycho_torch)
+         for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+wanted = [name for name in found if not name.endswith("__main__") and "tensorflow" not in name]
+assert "site-packages" in ptycho_backends.__file__, ptycho_backends.__file__
+for name in wanted:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pytest", "hypothesis") or not name.startswith("ptycho_backends.testing."):
+            raise
+print(len(wanted), "modules imported from", ptycho_backends.__file__)
+"""
 
 
 def install(session: nox.Session, *extras: str, groups: tuple[str, ...] = ("test",)) -> None:
@@ -111,6 +130,33 @@ def docs(session: nox.Session) -> None:
     session.install("--upgrade", "pip>=25.1")
     session.install(*CONSTRAINTS, "--group", "docs")
     session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(default=False)
+def wheel(session: nox.Session) -> None:
+    """Wheel and sdist in an empty environment elsewhere: imports, doctor, demo; tests of the sdist, or `-- ARGS`."""
+    session.install("build")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        session.run("python", "-m", "build", "--outdir", name)
+        session.run("python", "-m", "venv", str(folder / "venv"))
+        (built,), (sources,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+        constraints = ("-c", str(Path("constraints.txt").resolve()))
+        session.chdir(folder)
+
+        def run(program: str, *arguments: str) -> None:
+            session.run(str(folder / "venv" / "bin" / program), *arguments, external=True)
+
+        run("pip", "install", "--upgrade", "pip>=25.1")
+        run("pip", "install", *constraints, "torch")
+        run("pip", "install", *constraints, f"{built}[torch]")
+        run("python", "-c", IMPORT_ALL)
+        run("ptycho-backends", "doctor")
+        run("ptycho-backends", "demo")
+        session.run("tar", "xzf", str(sources), external=True)
+        session.chdir(folder / sources.name.removesuffix(".tar.gz"))
+        run("pip", "install", *constraints, "--group", "test")
+        run("pytest", *(session.posargs or ("tests", "--backend=torch", *IN_PARALLEL)))
 
 
 @nox.session(default=False)

@@ -16,17 +16,21 @@ import pytest
 from ptycho_backends.backend_base import BackendBase
 from ptycho_backends.config import ExecutionConfig, FinetuneStage, ModelConfig, TrainingConfig
 from ptycho_backends.config_file import load_config
-from ptycho_backends.errors import ConfigError
+from ptycho_backends.errors import ConfigError, ScanError
+from ptycho_backends.files.datasets_hdf5 import write_datasets
 from ptycho_backends.protocol import Backend
 from ptycho_backends.reference import model as reference
 from ptycho_backends.scans.grouping import group_scan
+from ptycho_backends.scans.raw_scan import HC_EV_M
+from ptycho_backends.scans.readers import table
+from ptycho_backends.scans.scan_files import load_scan
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.testing.replay import replayed_training
 from ptycho_backends.training.plan import plan_training
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TOY = Path(__file__).resolve().parent / "toy_backend"
-PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("workflows/*.md")])
+PAGES = sorted([*DOCS.glob("*.md"), *DOCS.glob("workflows/*.md"), DOCS.parent / "README.md"])
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -81,6 +85,31 @@ def test_the_configuration_example_runs(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     for example in blocks("configuration.md", "python"):
         exec(example, {})
+
+
+def test_the_reader_of_the_page_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks("writing-a-reader.md", "python")
+    reader = ModuleType("my_reader")
+    exec(text, vars(reader))
+    monkeypatch.setattr(table, "readers", lambda: {"my beamline": reader})
+    pixel_m = HC_EV_M / 8800 * 2.0 / (64 * 75e-6)
+    scan = simulate_star(64, 9, seed=0)
+    file = {
+        "frames": scan.patterns,
+        "stage": scan.scan_positions_px[:, ::-1] * pixel_m * 1e6,
+        "energy_keV": np.array(8.8),
+        "distance_mm": np.array(2000.0),
+    }
+    write_datasets(tmp_path / "scan.h5", file, {})
+    read = load_scan(tmp_path / "scan.h5")
+    np.testing.assert_array_equal(read.patterns, scan.patterns)
+    steps, wanted = np.diff(read.scan_positions_px, axis=0), np.diff(scan.scan_positions_px, axis=0)
+    np.testing.assert_allclose(steps, wanted, atol=1e-6)
+    assert read.pixel_size_m == pytest.approx(pixel_m)
+    assert "positions: stage, um (row, column)" in read.notes
+    write_datasets(tmp_path / "scan.h5", file | {"stage": np.zeros((9, 3))}, {})
+    with pytest.raises(ScanError, match=r"stage: got shape \(9, 3\), want \(M, 2\)"):
+        load_scan(tmp_path / "scan.h5")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -104,6 +104,11 @@ class Stream:
     def trouble(self) -> str:
         """Why nothing came so far."""
         reasons = [getattr(source, "trouble", "") for source in (self.frames, self.positions)]
+        if waiting := self.without_position:
+            reasons.append(
+                f"{waiting} frames wait for positions; name them with --positions-from FILE, or with --dataset "
+                "x=PATH and --dataset y=PATH"
+            )
         return "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or "no frame came"
 
     def poll(self, ended: bool = False) -> None:

@@ -68,6 +68,15 @@ def test_frames_wait_for_late_positions(tmp_path, counts, write_positions):
     assert stream.without_position == 15
 
 
+def test_frames_whose_positions_have_unknown_names_are_counted(tmp_path, counts):
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["patterns"] = counts
+        file["motor_7"], file["motor_8"] = np.zeros((2, FRAMES))
+    stream = Stream(tmp_path / "scan.h5")
+    assert everything(stream) == []
+    assert stream.trouble.startswith("80 frames wait for positions; name them with --positions-from FILE")
+
+
 def test_a_half_written_file_is_tried_again_and_a_damaged_one_named(
     tmp_path, counts, write_positions, monkeypatch
 ):

@@ -2,12 +2,15 @@
 
 Children are forked from this process, which has imported a framework and computed nothing with it. After each SIGKILL
 all files that the child was writing have to be whole, old or new; after each other signal, the resumed training has to
-end with the weights of one without.
+end with the weights of one without. `--together 4` sends signals to trainings of two processes (PyTorch), of which
+nothing may stay behind.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import functools
+import importlib
 import os
 import random
 import shutil
@@ -44,7 +47,17 @@ SCAN = dataclasses.replace(
     simulate_star(16, 24, n_photons=1e5, seed=0),
     pixel_size_m=1e-8, photon_energy_eV=8000.0, detector_distance_m=1.0,
 )  # fmt: skip
-SECONDS = 120.0
+SECONDS = 300.0
+# What work imports late: a child that had to import it would be killed before it began.
+IMPORTED = {
+    "torch": (
+        "lightning",
+        "torch._dynamo",
+        "ptycho_torch.backend.training",
+        "ptycho_torch.backend.refinement",
+    ),
+    "tensorflow": ("ptycho_backends.tensorflow.training", "ptycho_backends.tensorflow.refinement"),
+}
 
 
 def config(epochs: int) -> TrainingConfig:
@@ -78,7 +91,8 @@ def train(backend: str, folder: Path, epochs: int = 10_000) -> None:
 def refine(backend: str, folder: Path) -> None:
     refinement.SECONDS_BETWEEN_CHECKPOINTS = -1.0
     resume = folder / "refinement_checkpoint.npz"
-    asked = RefinementConfig(passes=100_000)
+    # without pixels held out, which would end it
+    asked = RefinementConfig(passes=100_000, held_out_fraction=0.0)
     workflows.refine(
         SCAN,
         folder,
@@ -100,7 +114,7 @@ def saving(save: Callable[[int, Path], object]) -> Callable[[str, Path], None]:
 
 
 def whole_training(folder: Path) -> None:
-    for path in [*(folder / "checkpoints").glob("*"), *folder.glob("*.wts.h5.zip")]:
+    for path in [*folder.rglob("*.wts.h5.zip"), *folder.rglob("*.ckpt")]:
         load_archive(path)
     for path in (folder / "history.csv", folder / "logs" / "metrics.csv"):
         if path.is_file():
@@ -111,8 +125,9 @@ def whole_training(folder: Path) -> None:
 
 
 def whole_refinement(folder: Path) -> None:
-    for path in folder.glob("*.npz"):
+    for path in folder.glob("refinement_checkpoint.*"):
         load_state(path)
+    assert not list(folder.glob("reconstruction.*")), "refined to the end"
 
 
 KINDS: dict[str, tuple[Callable[[str, Path], None], Callable[[Path], object]]] = {
@@ -175,6 +190,28 @@ def child(work: Callable[[], object]):
                 os.waitpid(process, 0)
 
 
+def newest(folder: Path) -> int:
+    """Time of the last change of a file below `folder`, in nanoseconds."""
+    times = [0]
+    for path in folder.rglob("*"):
+        # files come and go
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
+def begun(process: int, changed: Callable[[], bool]) -> int | None:
+    """Wait until `changed()`; exit code of a child that ended before."""
+    deadline = time.monotonic() + SECONDS
+    while not changed():
+        code = ended(process, 0.0)
+        if code is not None:
+            return code
+        assert time.monotonic() < deadline, "hangs"
+        time.sleep(0.005)
+    return None
+
+
 def ended(process: int, seconds: float) -> int | None:
     """Exit code of a child (minus the signal that killed it); None if it still lives after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -187,12 +224,24 @@ def ended(process: int, seconds: float) -> int | None:
         time.sleep(0.005)
 
 
+WRITTEN = {"train": "checkpoints/last.wts.h5.zip", "refine": "refinement_checkpoint.npz"}
+"""The file that shows that work is under way, where the first one does not."""
+
+
 def kill(kind: str, backend: str, folder: Path, chance: random.Random) -> None:
     """Start the work of a kind, kill it at a random moment, check every file; the folder is used again."""
     work, check = KINDS[kind]
-    longest = 3.0 if kind in ("train", "refine") else 0.3
+    # now and then while it begins
+    sign = WRITTEN.get(kind, "") if chance.random() < 0.75 else ""
+
+    def newest_sign() -> int:
+        path = folder / sign
+        return newest(folder) if not sign else path.stat().st_mtime_ns if path.is_file() else 0
+
+    before = newest_sign()
     with child(lambda: work(backend, folder)) as process:
-        code = ended(process, chance.uniform(0.0, longest))
+        code = begun(process, lambda: newest_sign() > before)
+        code = ended(process, chance.uniform(0.0, 1.0)) if code is None else code
         assert code is None, f"{kind}: ended by itself with {code}"
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
@@ -203,6 +252,17 @@ def kill(kind: str, backend: str, folder: Path, chance: random.Random) -> None:
     assert not list(folder.rglob("*.part")), kind
 
 
+def attempt(done: Counter, what: str, work: Callable[[], object]) -> None:
+    """Count `work()` under its name and result, or as a fault, whose traceback is written."""
+    try:
+        result = work()
+    except Exception:
+        traceback.print_exc()
+        done[f"{what}: FAULT"] += 1
+    else:
+        done[what if result is None else f"{what}, {result}"] += 1
+
+
 def kills(backend: str, count: int, chance: random.Random, seconds: float) -> Counter:
     """`count` kills of all kinds in turn, within `seconds`."""
     done: Counter = Counter()
@@ -211,8 +271,7 @@ def kills(backend: str, count: int, chance: random.Random, seconds: float) -> Co
     try:
         for number in range(count):
             kind = list(KINDS)[number % len(KINDS)]
-            kill(kind, backend, folders[kind], chance)
-            done[kind] += 1
+            attempt(done, kind, lambda: kill(kind, backend, folders[kind], chance))  # noqa: B023
             if time.monotonic() > deadline:
                 break
     finally:
@@ -221,14 +280,21 @@ def kills(backend: str, count: int, chance: random.Random, seconds: float) -> Co
     return done
 
 
-def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: float, longest: float) -> int:
-    """Send `number` at a fraction `moment` of a training, and resume it until it is over; times it was cut short."""
+def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: float, longest: float) -> str:
+    """Send `number` at a fraction `moment` of a training, and resume it until it is over; what became of it.
+
+    `longest` counts from the first file on, in seconds.
+    """
     folder = Path(tempfile.mkdtemp(prefix="kill-signal-"))
     try:
-        cut = 0
+        cut = "too late"
         for attempt in range(3):
             with child(lambda: train(backend, folder, epochs)) as process:
-                code = ended(process, moment * longest if attempt == 0 else SECONDS)
+                if attempt == 0:
+                    code = begun(process, lambda: newest(folder) > 0)
+                    code = ended(process, moment * longest) if code is None else code
+                else:
+                    code = ended(process, SECONDS)
                 if code is None:
                     assert attempt == 0, "hangs"
                     os.kill(process, number)
@@ -241,7 +307,7 @@ def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: floa
                 found = load_archive(archive)
                 if found.epochs_done == epochs:
                     break
-            cut += 1
+            cut = f"resumed, exit code {code}" if attempt == 0 else cut
         assert found.epochs_done == epochs
         assert same(found, REFERENCES[backend, epochs]), (signal.Signals(number).name, moment)
         return cut
@@ -255,8 +321,9 @@ REFERENCES: dict[tuple[str, int], TrainedModel] = {}
 def signals(backend: str, count: int, chance: random.Random, seconds: float, epochs: int = 30) -> Counter:
     """Signals at `count` random moments of a training, within `seconds`; by name, how many trainings were cut short."""
     folder = Path(tempfile.mkdtemp(prefix="kill-reference-"))
-    started = time.monotonic()
     with child(lambda: train(backend, folder, epochs)) as process:
+        assert begun(process, lambda: newest(folder) > 0) is None
+        started = time.monotonic()
         assert ended(process, SECONDS) == 0
     longest = time.monotonic() - started
     REFERENCES[backend, epochs] = load_archive(folder / "wts.h5.zip")
@@ -265,11 +332,53 @@ def signals(backend: str, count: int, chance: random.Random, seconds: float, epo
     deadline = time.monotonic() + seconds
     for number in range(count):
         chosen = SIGNALS[number % len(SIGNALS)]
-        cut = interrupted_and_resumed(backend, epochs, chosen, chance.random(), longest)
-        done[f"{chosen.name}, {'resumed' if cut else 'too late'}"] += 1
+        moment = chance.random()
+        attempt(done, chosen.name, lambda: interrupted_and_resumed(backend, epochs, chosen, moment, longest))  # noqa: B023
         if time.monotonic() > deadline:
             break
     return done
+
+
+def together(backend: str, count: int, chance: random.Random, seconds: float) -> Counter:
+    """Signals to the first of two processes that train together: both end, and the copy of the scan goes."""
+    done: Counter = Counter()
+    execution = dataclasses.replace(QUIET, devices=2, strategy="ddp")
+    for turn in range(count):
+        number = (signal.SIGTERM, signal.SIGUSR1)[turn % 2]
+        attempt(done, number.name, lambda: end_together(backend, number, chance))  # noqa: B023
+    return done
+
+
+def end_together(backend: str, number: signal.Signals, chance: random.Random) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="kill-together-"))
+    execution = dataclasses.replace(QUIET, devices=2, strategy="ddp")
+    last = folder / "checkpoints" / "last.wts.h5.zip"
+    copies = set(Path(tempfile.gettempdir()).glob("ptycho-*"))
+    try:
+        with child(
+            lambda: workflows.train(SCAN, config(10_000), folder, backend=backend, execution=execution)
+        ) as process:
+            assert begun(process, last.is_file) is None
+            numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
+            helpers = [one for one in numbers if parent_of(one) == process]
+            assert len(helpers) == 1, helpers
+            assert ended(process, chance.uniform(0.0, 1.0)) is None
+            os.kill(process, number)
+            code = ended(process, 60.0)
+        assert code == 128 + number, (number.name, code)
+        assert parent_of(helpers[0]) is None, "a helper lives on"
+        assert set(Path(tempfile.gettempdir()).glob("ptycho-*")) <= copies
+        assert load_archive(folder / "wts.h5.zip").epochs_done == load_archive(last).epochs_done > 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parent_of(process: int) -> int | None:
+    """Number of the parent of a process (Linux); None for one that is no more."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def main() -> None:
@@ -277,18 +386,30 @@ def main() -> None:
     parser.add_argument("backend", choices=("torch", "tensorflow"))
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signals", type=int, default=30)
+    parser.add_argument("--together", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     # imported once, for all children
     get_backend(asked.backend)
-    for name, work, count in (("kills", kills, asked.kills), ("signals", signals, asked.signals)):
-        if count:
+    for module in IMPORTED[asked.backend]:
+        importlib.import_module(module)
+    faults = 0
+    for work, count in ((kills, asked.kills), (signals, asked.signals), (together, asked.together)):
+        if not count:
+            continue
+        with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+            tempfile.tempdir = os.environ["TMPDIR"] = folder
             done = work(asked.backend, count, chance, asked.seconds)
-            sys.stdout.write(f"{asked.backend}, {name}: {sum(done.values())}, {dict(done)}\n")
-            sys.stdout.flush()
+            left = os.listdir(folder)
+        sys.stdout.write(
+            f"{asked.backend}, {work.__name__}: {sum(done.values())}, {dict(done)}; left: {left}\n"
+        )
+        sys.stdout.flush()
+        faults += len(left) + sum(number for what, number in done.items() if "FAULT" in what)
+    sys.exit(min(faults, 100))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,53 +1,136 @@
-"""Fuzzing of one reader, led by coverage: `python fuzz.py FORMAT [SECONDS]`; `--all FORMAT|'' SECONDS` starts one each.
+"""Fuzzing of readers, led by coverage: `python fuzz.py SECONDS [FORMAT ...]`; all formats by default.
 
-An input that is neither loaded nor refused by this library's error ends the run, and is left as `crash-*` in the folder
-for temporary files; it belongs into the corpus then.
+Each format is read by forked children (Linux). An input is a fault if it is neither loaded nor refused by this
+library's error, or takes more time than the corpus allows; it is left in the folder that is named, and belongs into the
+corpus then. One that kills the process by a signal is a fault of the C library that reads the format.
 """
 
-import subprocess
+import mmap
+import os
+import signal
+import struct
 import sys
 import tempfile
-from contextlib import suppress
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
+import atheris
 
-def fuzz(form: str, seconds: int, folder: Path) -> None:
-    import atheris
+with atheris.instrument_imports(include=["ptycho_backends"]):
+    import hostile_corpus
 
-    with atheris.instrument_imports(include=["ptycho_backends"]):
-        import hostile_corpus
+    from ptycho_backends.errors import PtychoBackendsError
 
-        from ptycho_backends.errors import PtychoBackendsError
+MAX_SECONDS = 2.0
+LARGEST = 200_000
+COUNTS = ("tried", "loaded", "refused", "slow")
+# A format whose readers fail so often is given up.
+MOST_FAULTS = 20
 
-    inputs = folder / "inputs"
-    inputs.mkdir()
-    cases = [case for case in hostile_corpus.corpus(folder) if case.form == form and len(case.data) < 1 << 20]
-    for number, case in enumerate(cases):
-        (inputs / str(number)).write_bytes(case.data)
-    path, read = folder / cases[0].file, cases[0].read
 
-    def one(data: bytes) -> None:
-        path.write_bytes(data)
-        with suppress(PtychoBackendsError):
-            read(path)
+class Counts:
+    """Numbers that a child adds to and its parent reads."""
 
-    found = f"-artifact_prefix={folder}/"
-    limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=1500", "-max_len=200000"]
-    atheris.Setup([sys.argv[0], str(inputs), found, *limits], one)
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 8 * len(COUNTS))
+
+    def add(self, name: str) -> None:
+        place = 8 * COUNTS.index(name)
+        (value,) = struct.unpack_from("<q", self._memory, place)
+        struct.pack_into("<q", self._memory, place, value + 1)
+
+    def __str__(self) -> str:
+        values = struct.unpack(f"<{len(COUNTS)}q", self._memory[:])
+        return ", ".join(f"{value} {name}" for name, value in zip(COUNTS, values, strict=True))
+
+
+class Reader:
+    """All readers of a format, one after another."""
+
+    def __init__(self, cases: list[hostile_corpus.Case], folder: Path) -> None:
+        self._files = {case.read: folder / case.file for case in cases}
+        self._folder = folder
+        self.counts = Counts()
+
+    def __call__(self, data: bytes) -> None:
+        for read, path in self._files.items():
+            self.counts.add("tried")
+            path.write_bytes(data)
+            started = time.process_time()
+            try:
+                read(path)
+                self.counts.add("loaded")
+            except PtychoBackendsError:
+                self.counts.add("refused")
+            if time.process_time() - started > MAX_SECONDS:
+                self.counts.add("slow")
+                (self._folder / f"slow-{time.time_ns()}").write_bytes(data)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Exit code of a forked child that does `work`; minus the signal that killed it, 1 for an error of Python."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def fuzz(read: Reader, inputs: Path, folder: Path, seconds: int) -> None:
+    limits = [f"-max_total_time={seconds}", "-timeout=600", "-rss_limit_mb=1500", f"-max_len={LARGEST}"]
+    atheris.Setup([sys.argv[0], str(inputs), f"-artifact_prefix={folder}/", *limits, "-verbosity=0"], read)
     atheris.Fuzz()
 
 
-def fuzz_all(only: str, seconds: int) -> int:
-    from test_hostile import FORMS
+def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: int) -> int:
+    """Fuzz a format until the time is over; number of inputs that are faults of this library."""
+    inputs = folder / "inputs" / form
+    inputs.mkdir(parents=True)
+    for number, case in enumerate(cases):
+        (inputs / str(number)).write_bytes(case.data)
+    read, found, known = Reader(cases, folder), [], set()
+    deadline = time.monotonic() + seconds
+    while (left := int(deadline - time.monotonic())) > 0 and len(known) < MOST_FAULTS:
+        in_child(lambda: fuzz(read, inputs, folder, left))
+        artifacts = set(folder.glob("[cots]*-*")) - known
+        known |= artifacts
+        for path in sorted(artifacts):
+            code = in_child(lambda: read(path.read_bytes()))
+            kind = (
+                signal.Signals(-code).name
+                if code < 0
+                else "raw error"
+                if code
+                else path.name.partition("-")[0]
+            )
+            sys.stdout.write(f"{form}: {kind}: {path}\n")
+            found.append(code >= 0)
+        if not artifacts:
+            break
+    sys.stdout.write(
+        f"{form}: {read.counts}; {sum(found)} faults, {len(found) - sum(found)} crashes of C libraries\n"
+    )
+    sys.stdout.flush()
+    return sum(found)
 
-    failed = []
-    for form in [only] if only else sorted(FORMS):
-        done = subprocess.run([sys.executable, __file__, form, str(seconds)], check=False)
-        failed += [form] if done.returncode else []
-    return f"failed: {', '.join(failed)}" if failed else 0  # type: ignore[return-value]
+
+def main(seconds: int, *forms: str) -> int:
+    folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
+    cases: dict[str, list[hostile_corpus.Case]] = {}
+    for case in hostile_corpus.corpus(folder):
+        if len(case.data) <= LARGEST:
+            cases.setdefault(case.form, []).append(case)
+    return sum(faults(form, cases[form], folder, seconds) for form in forms or sorted(cases))
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--all":
-        sys.exit(fuzz_all(sys.argv[2], int(sys.argv[3])))
-    fuzz(sys.argv[1], int(sys.argv[2]), Path(tempfile.mkdtemp(prefix=f"fuzz_{sys.argv[1]}_")))
+    sys.exit(min(main(int(sys.argv[1]), *sys.argv[2:]), 100))

@@ -3,14 +3,15 @@
 Children are forked from this process, which has imported a framework and computed nothing with it. After each SIGKILL
 all files that the child was writing have to be whole, old or new; after each other signal, the resumed training has to
 end with the weights of one without. `--together 4` sends signals to trainings of two processes (PyTorch), of which
-nothing may stay behind.
+nothing may stay behind; `--disk 100` lets writes of a training fail, so many of them.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import functools
+import errno
 import importlib
+import itertools
 import os
 import random
 import shutil
@@ -24,12 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from faulty_disk import FaultyDisk
 from ptycho_backends.simulate import simulate_star
 
 from ptycho_backends import workflows
 from ptycho_backends.archive.model_file import load_archive, save_archive
 from ptycho_backends.config import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig
 from ptycho_backends.config_file import load_config, save_config
+from ptycho_backends.errors import OutputError
 from ptycho_backends.files.output import output_directory
 from ptycho_backends.images import results
 from ptycho_backends.refinement import refine as refinement
@@ -252,10 +255,10 @@ def kill(kind: str, backend: str, folder: Path, chance: random.Random) -> None:
     assert not list(folder.rglob("*.part")), kind
 
 
-def attempt(done: Counter, what: str, work: Callable[[], object]) -> None:
-    """Count `work()` under its name and result, or as a fault, whose traceback is written."""
+def counted(done: Counter, what: str, work: Callable[..., object], *arguments: object) -> None:
+    """Count `work(*arguments)` under its name and result, or as a fault, whose traceback is written."""
     try:
-        result = work()
+        result = work(*arguments)
     except Exception:
         traceback.print_exc()
         done[f"{what}: FAULT"] += 1
@@ -271,7 +274,7 @@ def kills(backend: str, count: int, chance: random.Random, seconds: float) -> Co
     try:
         for number in range(count):
             kind = list(KINDS)[number % len(KINDS)]
-            attempt(done, kind, lambda: kill(kind, backend, folders[kind], chance))  # noqa: B023
+            counted(done, kind, kill, kind, backend, folders[kind], chance)
             if time.monotonic() > deadline:
                 break
     finally:
@@ -333,7 +336,7 @@ def signals(backend: str, count: int, chance: random.Random, seconds: float, epo
     for number in range(count):
         chosen = SIGNALS[number % len(SIGNALS)]
         moment = chance.random()
-        attempt(done, chosen.name, lambda: interrupted_and_resumed(backend, epochs, chosen, moment, longest))  # noqa: B023
+        counted(done, chosen.name, interrupted_and_resumed, backend, epochs, chosen, moment, longest)
         if time.monotonic() > deadline:
             break
     return done
@@ -342,10 +345,9 @@ def signals(backend: str, count: int, chance: random.Random, seconds: float, epo
 def together(backend: str, count: int, chance: random.Random, seconds: float) -> Counter:
     """Signals to the first of two processes that train together: both end, and the copy of the scan goes."""
     done: Counter = Counter()
-    execution = dataclasses.replace(QUIET, devices=2, strategy="ddp")
     for turn in range(count):
         number = (signal.SIGTERM, signal.SIGUSR1)[turn % 2]
-        attempt(done, number.name, lambda: end_together(backend, number, chance))  # noqa: B023
+        counted(done, number.name, end_together, backend, number, chance)
     return done
 
 
@@ -373,6 +375,55 @@ def end_together(backend: str, number: signal.Signals, chance: random.Random) ->
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def disk(backend: str, count: int, chance: random.Random, seconds: float) -> Counter:
+    """Trainings of which one write fails, or all from it on; `count` of the writes, first and last among them."""
+    folder = Path(tempfile.mkdtemp(prefix="kill-disk-"))
+    os.chdir(folder)
+    with FaultyDisk(folder / "whole") as whole:
+        train(backend, folder / "whole", 1)
+    model = load_archive(folder / "whole" / "wts.h5.zip")
+    done: Counter = Counter()
+    deadline = time.monotonic() + seconds
+    places = sorted(set(np.linspace(1, len(whole.operations), count).astype(int).tolist()))
+    for number, for_good in itertools.product(places, (False, True)):
+        code = (errno.ENOSPC, errno.EIO)[number % 2]
+        run = folder / f"{number}-{for_good}" / "run"
+        run.mkdir(parents=True)
+        os.chdir(run.parent)
+        counted(done, errno.errorcode[code], disk_fails, backend, run, number, code, for_good, model)
+        os.chdir(folder)
+        if time.monotonic() > deadline:
+            break
+    os.chdir("/")
+    shutil.rmtree(folder)
+    return done
+
+
+def disk_fails(backend: str, run: Path, number: int, code: int, for_good: bool, model: TrainedModel) -> str:
+    """A training in `run`, beside the working folder: what its failing write does; nothing may be lost."""
+    error = None
+    with FaultyDisk(run, number, code, for_good) as disk:
+        try:
+            train(backend, run, 1)
+        except OutputError as raised:
+            error = raised
+    whole_training(run)
+    assert not list(run.rglob("*.part")), disk.operations
+    written = [path for path in (run / "wts.h5.zip", *run.parent.glob("rescued_*")) if path.is_file()]
+    began = any("checkpoints" in operation for operation in disk.operations)
+    assert bool(written) == began, (written, disk.operations)
+    if error is None:
+        return "a warning"
+    assert os.fspath(run) in str(error), error
+    assert os.strerror(code) in str(error), error
+    if not began:
+        return "refused before training"
+    assert same(error.trained_model, model)
+    assert all(same(load_archive(path), model) for path in written)
+    assert "replace history.csv" not in disk.operations[: number - 1] or (run / "history.csv").is_file()
+    return f"an error, the model {'elsewhere' if written[0].parent != run else 'in its place'}"
+
+
 def parent_of(process: int) -> int | None:
     """Number of the parent of a process (Linux); None for one that is no more."""
     try:
@@ -387,6 +438,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--signals", type=int, default=30)
     parser.add_argument("--together", type=int, default=0)
+    parser.add_argument("--disk", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -396,10 +448,16 @@ def main() -> None:
     for module in IMPORTED[asked.backend]:
         importlib.import_module(module)
     faults = 0
-    for work, count in ((kills, asked.kills), (signals, asked.signals), (together, asked.together)):
+    for work, count in (
+        (kills, asked.kills),
+        (signals, asked.signals),
+        (together, asked.together),
+        (disk, asked.disk),
+    ):
         if not count:
             continue
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+            # of this process and its children, so that nothing stays behind unseen
             tempfile.tempdir = os.environ["TMPDIR"] = folder
             done = work(asked.backend, count, chance, asked.seconds)
             left = os.listdir(folder)
@@ -407,6 +465,8 @@ def main() -> None:
             f"{asked.backend}, {work.__name__}: {sum(done.values())}, {dict(done)}; left: {left}\n"
         )
         sys.stdout.flush()
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
         faults += len(left) + sum(number for what, number in done.items() if "FAULT" in what)
     sys.exit(min(faults, 100))
 

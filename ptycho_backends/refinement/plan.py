@@ -58,7 +58,8 @@ class RefinementState:
     trust : float
         In slow phases; at most 1.
     dose : float, optional
-        Photons of an object pixel, where there is light, at the start. None before it, and in files of earlier versions.
+        Photons of an object pixel, where there is light, at the start; None before it, and in files of earlier
+        versions.
     passes : list of RefinementRecord
     origin : (int, int), optional
         Seed, and a checksum of positions and counts: what the state is of. None in files of earlier versions.

@@ -5,6 +5,7 @@ library's error, or takes more time than the corpus allows; it is left in the fo
 corpus then. One that kills the process by a signal is a fault of the C library that reads the format.
 """
 
+import functools
 import mmap
 import os
 import signal
@@ -22,6 +23,7 @@ with atheris.instrument_imports(include=["ptycho_backends"]):
     import hostile_corpus
 
     from ptycho_backends.errors import PtychoBackendsError
+    from ptycho_backends.files.data_pickle import load_data
 
 MAX_SECONDS = 2.0
 LARGEST = 200_000
@@ -87,7 +89,9 @@ def in_child(work: Callable[[], object]) -> int:
 
 def fuzz(read: Reader, inputs: Path, folder: Path, seconds: int) -> None:
     limits = [f"-max_total_time={seconds}", "-timeout=600", "-rss_limit_mb=1500", f"-max_len={LARGEST}"]
-    atheris.Setup([sys.argv[0], str(inputs), f"-artifact_prefix={folder}/", *limits, "-verbosity=0"], read)
+    # slow is what takes long on the processor
+    quiet = ["-verbosity=0", "-report_slow_units=9999", f"-artifact_prefix={folder}/"]
+    atheris.Setup([sys.argv[0], str(inputs), *limits, *quiet], read)
     atheris.Fuzz()
 
 
@@ -104,7 +108,7 @@ def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: i
         artifacts = set(folder.glob("[cots]*-*")) - known
         known |= artifacts
         for path in sorted(artifacts):
-            code = in_child(lambda: read(path.read_bytes()))
+            code = in_child(functools.partial(read, path.read_bytes()))
             kind = (
                 signal.Signals(-code).name
                 if code < 0
@@ -123,12 +127,54 @@ def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: i
     return sum(found)
 
 
+def members_cases(whole: bytes) -> list[hostile_corpus.Case]:
+    """Members of an archive, whose digests are made to fit: else no mutation would reach their readers."""
+    members = hostile_corpus.members_of(whole)
+    names = ("config.json", "params.json", "history.csv", "manifest.json")
+
+    def read(path: Path) -> None:
+        data = path.read_bytes()
+        name = names[data[0] % len(names)] if data else names[0]
+        path.write_bytes(hostile_corpus.signed(members, name, data[1:]))
+        hostile_corpus.both(path)
+
+    return [
+        hostile_corpus.Case("JSON", name, "fuzz.wts.h5.zip", bytes([number]) + members[name], read)
+        for number, name in enumerate(names)
+        if name in members
+    ]
+
+
+def pickle_cases() -> list[hostile_corpus.Case]:
+    """Pickles alone, and as the manifest of an archive."""
+
+    def read(path: Path) -> None:
+        data = path.read_bytes()
+        others = ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
+        entries = [hostile_corpus.Entry(f"autoencoder/{file}", data) for file in others]
+        path.write_bytes(hostile_corpus.zipped(hostile_corpus.Entry("manifest.dill", data), *entries))
+        hostile_corpus.both(path)
+
+    found = []
+    for name, data in hostile_corpus.pickles():
+        found.append(hostile_corpus.Case("pickle", name, "fuzz.h5.zip", data, read))
+        found.append(hostile_corpus.Case("pickle", name, "fuzz.pickle", data, unpickled))
+    return found
+
+
+def unpickled(path: Path) -> None:
+    load_data(path.read_bytes(), path.name)
+
+
 def main(seconds: int, *forms: str) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
     cases: dict[str, list[hostile_corpus.Case]] = {}
     for case in hostile_corpus.corpus(folder):
         if len(case.data) <= LARGEST:
-            cases.setdefault(case.form, []).append(case)
+            # small zips, because a mutation of a large one reaches nothing but its checksums
+            cases.setdefault("zip" if case.form == "pickle" else case.form, []).append(case)
+    cases["JSON"] = members_cases((folder / "model.zip").read_bytes())
+    cases["pickle"] = [case for case in pickle_cases() if len(case.data) <= LARGEST]
     return sum(faults(form, cases[form], folder, seconds) for form in forms or sorted(cases))
 
 

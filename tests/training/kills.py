@@ -50,7 +50,7 @@ SCAN = dataclasses.replace(
     simulate_star(16, 24, n_photons=1e5, seed=0),
     pixel_size_m=1e-8, photon_energy_eV=8000.0, detector_distance_m=1.0,
 )  # fmt: skip
-SECONDS = 300.0
+SECONDS = 1200.0
 # What work imports late: a child that had to import it would be killed before it began.
 IMPORTED = {
     "torch": (
@@ -64,7 +64,7 @@ IMPORTED = {
 
 
 def config(epochs: int) -> TrainingConfig:
-    model = ModelConfig(N=16, architecture="unrolled", n_steps=2)
+    model = ModelConfig(N=16, architecture="unrolled", n_steps=1)
     return TrainingConfig(model=model, nepochs=epochs, batch_size=8, nphotons=1e5, n_groups=24)
 
 
@@ -321,7 +321,7 @@ def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: floa
 REFERENCES: dict[tuple[str, int], TrainedModel] = {}
 
 
-def signals(backend: str, count: int, chance: random.Random, seconds: float, epochs: int = 30) -> Counter:
+def signals(backend: str, count: int, chance: random.Random, seconds: float, epochs: int = 10) -> Counter:
     """Signals at `count` random moments of a training, within `seconds`; by name, how many trainings were cut short."""
     folder = Path(tempfile.mkdtemp(prefix="kill-reference-"))
     with child(lambda: train(backend, folder, epochs)) as process:
@@ -366,7 +366,7 @@ def end_together(backend: str, number: signal.Signals, chance: random.Random) ->
             assert len(helpers) == 1, helpers
             assert ended(process, chance.uniform(0.0, 1.0)) is None
             os.kill(process, number)
-            code = ended(process, 60.0)
+            code = ended(process, SECONDS)
         assert code == 128 + number, (number.name, code)
         assert parent_of(helpers[0]) is None, "a helper lives on"
         assert set(Path(tempfile.gettempdir()).glob("ptycho-*")) <= copies

@@ -67,7 +67,7 @@ class FaultyDisk:
             if not WRITING & set(mode) or not disk._is_below(path):
                 return original_open(path, mode, buffering, *more, **others)
             disk._count("open", path)
-            raw = File(path, mode.replace("b", "").replace("t", ""))
+            raw = File(os.fspath(path), mode.replace("b", "").replace("t", ""))
             disk._numbers.add(raw.fileno())
             binary = (
                 raw if buffering == 0 else io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)

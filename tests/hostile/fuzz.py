@@ -52,7 +52,10 @@ class Reader:
     """All readers of a format, one after another."""
 
     def __init__(self, cases: list[hostile_corpus.Case], folder: Path) -> None:
-        self._files = {case.read: folder / case.file for case in cases}
+        self._files: dict[Callable[[Path], object], Path] = {}
+        for case in cases:
+            # whole files come first, whose neighbours are there
+            self._files.setdefault(case.read, folder / case.file)
         self._folder = folder
         self.counts = Counts()
 

@@ -822,6 +822,7 @@ def hostile_tiffs() -> Iterator[tuple[str, bytes]]:
     yield "BigTIFF without pages", b"II+\0\x08\0\0\0" + struct.pack("<Q", 0)
     yield "BigTIFF of many tags", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1 << 60)
     yield "many tags", b"II*\0\x08\0\0\0\xff\xff" + bytes(100)
+    yield "tags of unknown types", b"II*\0\x08\0\0\0" + struct.pack("<H", 3000) + bytes(3000 * 12 + 4)
 
 
 def hostile_matlab() -> Iterator[tuple[str, bytes]]:

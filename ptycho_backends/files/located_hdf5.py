@@ -18,6 +18,7 @@ from ptycho_backends.files.budget import (
     require_growth,
 )
 from ptycho_backends.files.hdf5_chunks import Chunks
+from ptycho_backends.files.hdf5_heaps import require_heaps_with_ends
 from ptycho_backends.files.swmr import require_whole_structure
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _LOCKED = ("unable to lock file", "already open for")
 def open_hdf5(path: Path) -> "h5py.File":
     """Open a file for reading, also one that a detector is writing (SWMR)."""
     import h5py  # late: only an HDF5 file needs it
+
+    require_heaps_with_ends(path)
 
     try:
         return h5py.File(path, "r")

@@ -8,6 +8,7 @@ corpus then. One that kills the process by a signal is a fault of the C library 
 import functools
 import mmap
 import os
+import resource
 import signal
 import struct
 import sys
@@ -26,6 +27,8 @@ with atheris.instrument_imports(include=["ptycho_backends"]):
     from ptycho_backends.files.data_pickle import load_data
 
 MAX_SECONDS = 2.0
+# Of processor time for an input that is read once more.
+SECONDS_ALONE = 60
 LARGEST = 200_000
 COUNTS = ("tried", "loaded", "refused", "slow")
 # A format whose readers fail so often is given up.
@@ -74,12 +77,14 @@ class Reader:
                 (self._folder / f"slow-{time.time_ns()}").write_bytes(data)
 
 
-def in_child(work: Callable[[], object]) -> int:
+def in_child(work: Callable[[], object], seconds: int) -> int:
     """Exit code of a forked child that does `work`; minus the signal that killed it, 1 for an error of Python."""
     process = os.fork()
     if process == 0:
         code = 1
         try:
+            # one that hangs in a C library is killed by a signal
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             work()
             code = 0
         except BaseException:
@@ -91,7 +96,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def fuzz(read: Reader, inputs: Path, folder: Path, seconds: int) -> None:
-    limits = [f"-max_total_time={seconds}", "-timeout=600", "-rss_limit_mb=1500", f"-max_len={LARGEST}"]
+    limits = [f"-max_total_time={seconds}", "-timeout=120", "-rss_limit_mb=1500", f"-max_len={LARGEST}"]
     # slow is what takes long on the processor
     quiet = ["-verbosity=0", "-report_slow_units=9999", f"-artifact_prefix={folder}/"]
     atheris.Setup([sys.argv[0], str(inputs), *limits, *quiet], read)
@@ -107,11 +112,11 @@ def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: i
     read, found, known = Reader(cases, folder), [], set()
     deadline = time.monotonic() + seconds
     while (left := int(deadline - time.monotonic())) > 0 and len(known) < MOST_FAULTS:
-        in_child(lambda: fuzz(read, inputs, folder, left))
+        in_child(lambda: fuzz(read, inputs, folder, left), seconds + SECONDS_ALONE)
         artifacts = set(folder.glob("[cots]*-*")) - known
         known |= artifacts
         for path in sorted(artifacts):
-            code = in_child(functools.partial(read, path.read_bytes()))
+            code = in_child(functools.partial(read, path.read_bytes()), SECONDS_ALONE)
             kind = (
                 signal.Signals(-code).name
                 if code < 0

@@ -284,9 +284,9 @@ def kills(backend: str, count: int, chance: random.Random, seconds: float) -> Co
 
 
 def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: float, longest: float) -> str:
-    """Send `number` at a fraction `moment` of a training, and resume it until it is over; what became of it.
+    """Send `number` after `moment` epochs of a training, and resume it until it is over; what became of it.
 
-    `longest` counts from the first file on, in seconds.
+    The fraction of `moment` is one of `longest`, in seconds.
     """
     folder = Path(tempfile.mkdtemp(prefix="kill-signal-"))
     try:
@@ -294,8 +294,8 @@ def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: floa
         for attempt in range(3):
             with child(lambda: train(backend, folder, epochs)) as process:
                 if attempt == 0:
-                    code = begun(process, lambda: newest(folder) > 0)
-                    code = ended(process, moment * longest) if code is None else code
+                    code = begun(process, lambda: epochs_in(folder) >= int(moment))
+                    code = ended(process, moment % 1 * longest) if code is None else code
                 else:
                     code = ended(process, SECONDS)
                 if code is None:
@@ -318,6 +318,14 @@ def interrupted_and_resumed(backend: str, epochs: int, number: int, moment: floa
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def epochs_in(folder: Path) -> int:
+    """Epochs that a training has written; -1 before its first file."""
+    history = folder / "history.csv"
+    if history.is_file():
+        return len(history.read_text().splitlines()) - 1
+    return 0 if newest(folder) else -1
+
+
 REFERENCES: dict[tuple[str, int], TrainedModel] = {}
 
 
@@ -325,17 +333,17 @@ def signals(backend: str, count: int, chance: random.Random, seconds: float, epo
     """Signals at `count` random moments of a training, within `seconds`; by name, how many trainings were cut short."""
     folder = Path(tempfile.mkdtemp(prefix="kill-reference-"))
     with child(lambda: train(backend, folder, epochs)) as process:
-        assert begun(process, lambda: newest(folder) > 0) is None
+        assert begun(process, lambda: epochs_in(folder) > 0) is None
         started = time.monotonic()
         assert ended(process, SECONDS) == 0
-    longest = time.monotonic() - started
+    longest = (time.monotonic() - started) / epochs
     REFERENCES[backend, epochs] = load_archive(folder / "wts.h5.zip")
     shutil.rmtree(folder)
     done: Counter = Counter()
     deadline = time.monotonic() + seconds
     for number in range(count):
         chosen = SIGNALS[number % len(SIGNALS)]
-        moment = chance.random()
+        moment = chance.uniform(0, epochs)
         counted(done, chosen.name, interrupted_and_resumed, backend, epochs, chosen, moment, longest)
         if time.monotonic() > deadline:
             break

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: i
     inputs.mkdir(parents=True)
     for number, case in enumerate(cases):
         (inputs / str(number)).write_bytes(case.data)
-    read, found, known = Reader(cases, folder), [], set()
+    read, found, known = Reader(cases, folder), Counter(), set()
     deadline = time.monotonic() + seconds
     while (left := int(deadline - time.monotonic())) > 0 and len(known) < MOST_FAULTS:
         in_child(lambda: fuzz(read, inputs, folder, left), seconds + SECONDS_ALONE)
@@ -117,22 +118,23 @@ def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: i
         known |= artifacts
         for path in sorted(artifacts):
             code = in_child(functools.partial(read, path.read_bytes()), SECONDS_ALONE)
-            kind = (
-                signal.Signals(-code).name
-                if code < 0
-                else "raw error"
-                if code
-                else path.name.partition("-")[0]
-            )
-            sys.stdout.write(f"{form}: {kind}: {path}\n")
-            found.append(code >= 0)
+            found[kind_of(path, code)] += 1
+            sys.stdout.write(f"{form}: {kind_of(path, code)}: {path}\n")
         if not artifacts:
             break
-    sys.stdout.write(
-        f"{form}: {read.counts}; {sum(found)} faults, {len(found) - sum(found)} crashes of C libraries\n"
-    )
+    sys.stdout.write(f"{form}: {read.counts}; {dict(found)}\n")
     sys.stdout.flush()
-    return sum(found)
+    return sum(found[kind] for kind in FAULTS)
+
+
+FAULTS = ("raw error", "slow", "too much memory")
+
+
+def kind_of(path: Path, code: int) -> str:
+    """Kind of an input that libFuzzer has left, and that was read once more with that exit code."""
+    if code:
+        return "raw error" if code > 0 else f"C library: {signal.Signals(-code).name}"
+    return {"slow": "slow", "oom": "too much memory"}.get(path.name.partition("-")[0], "not again")
 
 
 def members_cases(whole: bytes) -> list[hostile_corpus.Case]:

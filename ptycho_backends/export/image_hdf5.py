@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptycho_backends.export.metadata import as_text
-from ptycho_backends.files.datasets_hdf5 import created_hdf5
+from ptycho_backends.files.hdf5_output import created_hdf5
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.scans.scan import Scan
 from ptycho_backends.scans.scan_options import JOULE_EV
@@ -51,7 +51,7 @@ def save_nxcxi_ptycho_image(
 def _save(
     reconstruction: Reconstruction, path: Path, metadata: Mapping[str, Any], scan: Scan | None, nexus: bool
 ) -> Path:
-    with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:
+    with replaced_atomically(path) as stream, created_hdf5(stream) as file:
         if nexus:
             file.attrs["default"] = "entry_1"
             for name, kind in _CLASSES.items():

@@ -4,7 +4,6 @@ These are files that a user names on their own machine; compression, virtual dat
 beside them are theirs to choose, so the C library reads them. Models come from strangers, and are read by `safe_hdf5`.
 """
 
-import io
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.files.budget import BY_FRAME, PLAIN, SPARSE
 from ptycho_backends.files.file_kind import require_hdf5
 from ptycho_backends.files.hdf5_chunks import Chunks
+from ptycho_backends.files.hdf5_output import created_hdf5
 from ptycho_backends.files.located_hdf5 import (
     MAX_CHUNK_BYTES,
     Hdf5Tree,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 MAX_KEPT_BYTES = 64 << 20
 _CACHE_SLOTS = 10_007
 MAX_TEXT = 1 << 16
-# Files that are made in memory, and written when they are whole.
-MAX_IN_MEMORY_BYTES = 256 << 20
 
 # Of a listing of unknown files.
 MAX_LISTED, MAX_GROUPS, MAX_LOOKED_AT = 1000, 200, 4000
@@ -340,18 +338,6 @@ def _plain(value: Any) -> float | int | str | None:
     return float(value) if isinstance(value, np.floating) else None
 
 
-def created_hdf5(path: str | io.BytesIO) -> "h5py.File":
-    """A new HDF5 file whose structure has checksums, as of HDF5 1.10; the caller holds the lock on it, if any.
-
-    In a stream in memory it is complete only when it has been closed: until then its own checksum is out of date.
-    """
-    import h5py  # late: it takes a tenth of a second
-
-    # a stream takes no lock
-    settings: dict[str, Any] = {"locking": False} if isinstance(path, str) else {}
-    return h5py.File(path, "w", libver=("v110", "v110"), track_order=False, **settings)
-
-
 def write_datasets(
     path: str | os.PathLike[str],
     arrays: Mapping[str, NDArray],
@@ -379,16 +365,7 @@ def write_datasets(
         If the file cannot be written; an earlier file is untouched.
     """
     path = Path(path)
-    if sum(np.asarray(array).nbytes for array in arrays.values()) <= MAX_IN_MEMORY_BYTES:
-        # HDF5 cannot close a file that the disk, or a limit, has no room for: it ends the process
-        with replaced_atomically(path) as stream:
-            content = io.BytesIO()
-            with created_hdf5(content) as file:
-                _fill(file, arrays, attributes, compression, checksums)
-            stream.write(content.getbuffer())
-        return path
-    # by its name, because h5py would read and seek in a stream, and this one is for writing
-    with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:
+    with replaced_atomically(path) as stream, created_hdf5(stream) as file:
         _fill(file, arrays, attributes, compression, checksums)
     return path
 

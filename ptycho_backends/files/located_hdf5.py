@@ -18,6 +18,8 @@ from ptycho_backends.files.budget import (
     require_growth,
 )
 from ptycho_backends.files.hdf5_chunks import Chunks
+from ptycho_backends.files.hdf5_heaps import require_heaps_with_ends
+from ptycho_backends.files.swmr import require_whole_structure
 
 if TYPE_CHECKING:
     import h5py
@@ -39,12 +41,15 @@ def open_hdf5(path: Path) -> "h5py.File":
     """Open a file for reading, also one that a detector is writing (SWMR)."""
     import h5py  # late: only an HDF5 file needs it
 
+    require_heaps_with_ends(path)
+
     try:
         return h5py.File(path, "r")
     except OSError as error:
         # a reader of SWMR waits for the writer where a checksum is wrong: for ever, in a file that is damaged
         if not any(words in str(error) for words in _LOCKED):
             raise
+        require_whole_structure(path)
         with contextlib.suppress(OSError):
             return h5py.File(path, "r", libver="latest", swmr=True)
         raise ScanError(

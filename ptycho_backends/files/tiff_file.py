@@ -1,9 +1,11 @@
 """Frames of TIFF files, by tifffile."""
 
+import logging
 import lzma
 import math
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,13 +94,28 @@ def _opened(path: Path) -> Iterator[Any]:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path, _multifile=False) as file:
+        with _without_log(), tifffile.TiffFile(path, _multifile=False) as file:
             yield file
     except ScanError:
         raise
     except Exception as error:  # damage makes it raise almost anything
         cure = "; run: pip install 'ptycho-backends[readers]'" if "imagecodecs" in str(error) else ""
         raise ScanError(f"{path}: not a readable TIFF file ({error}){cure}") from error
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Drop what tifffile logs in this thread: a line for each odd tag, of which a damaged file has thousands."""
+    thread, logger = threading.get_ident(), logging.getLogger("tifffile")
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 def _frame(path: Path, page: Any) -> NDArray:

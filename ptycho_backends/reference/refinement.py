@@ -354,6 +354,14 @@ class Refiner:
         self._canvas, self._probe = self._kept
         self._velocity, self._probe_velocity = np.zeros_like(self._canvas), np.zeros_like(self._probe)
 
+    def mark(self) -> None:
+        """Remember object, probe and momenta, for `return_to_mark`."""
+        self._marked = self._canvas, self._velocity, self._probe, self._probe_velocity
+
+    def return_to_mark(self) -> None:
+        """Return to the object, the probe and the momenta of `mark`."""
+        self._canvas, self._velocity, self._probe, self._probe_velocity = self._marked
+
     def canvas(self) -> NDArray:
         """(H, W) complex, the object."""
         return self._canvas

@@ -35,6 +35,7 @@ def save_state(state: RefinementState, path: str | os.PathLike[str]) -> Path:
         "step": state.step,
         "misfit": state.misfit,
         "trust": state.trust,
+        "dose": state.dose,
         "origin": state.origin,
         "passes": [dataclasses.asdict(record) for record in state.passes],
     }
@@ -65,6 +66,7 @@ def load_state(path: str | os.PathLike[str]) -> RefinementState:
                 step=float(numbers["step"]),
                 misfit=float(numbers["misfit"]),
                 trust=float(numbers["trust"]),
+                dose=None if numbers.get("dose") is None else float(numbers["dose"]),
                 passes=[RefinementRecord(**record) for record in numbers["passes"]],
                 origin=tuple(numbers["origin"]) if numbers.get("origin") else None,
             )

@@ -57,6 +57,9 @@ class RefinementState:
         Chi-square of the bright pixels, at least 1.
     trust : float
         In slow phases; at most 1.
+    dose : float, optional
+        Photons of an object pixel, where there is light, at the start; None before it, and in files of earlier
+        versions.
     passes : list of RefinementRecord
     origin : (int, int), optional
         Seed, and a checksum of positions and counts: what the state is of. None in files of earlier versions.
@@ -71,6 +74,7 @@ class RefinementState:
     step: float = 1.0
     misfit: float = 1.0
     trust: float = 1.0
+    dose: float | None = None
     passes: list[RefinementRecord] = dataclasses.field(default_factory=list)
     origin: tuple[int, int] | None = None
 

@@ -1,5 +1,6 @@
 """The passes of a refinement: what happens between them, Ctrl-C, checkpoints, and the image that comes out."""
 
+import dataclasses
 import logging
 import os
 import time
@@ -52,6 +53,8 @@ class Steps(Protocol):
     def place(self, corners: NDArray, fractions: NDArray) -> None: ...
     def keep(self) -> None: ...
     def go_back(self) -> None: ...
+    def mark(self) -> None: ...
+    def return_to_mark(self) -> None: ...
     def canvas(self) -> NDArray: ...
     def velocities(self) -> tuple[NDArray, NDArray]: ...
     def set_velocities(self, velocity: NDArray, probe_velocity: NDArray) -> None: ...
@@ -104,9 +107,14 @@ class Refinement:
         self._gain_of_probe: NDArray[np.float64] | None = None
         steps.set_velocities(plan.state.velocity, plan.state.probe_velocity)
         steps.place(*plan.geometry(plan.state))
-        light = steps.light()
-        # photons per object pixel, where there is light
-        self._dose = float((light.astype(np.float64) ** 2).sum() / light.sum(dtype=np.float64))
+        if plan.state.dose is None:
+            light = steps.light()
+            plan.state.dose = float((light.astype(np.float64) ** 2).sum() / light.sum(dtype=np.float64))
+        self._dose = plan.state.dose
+        for record in plan.state.passes:
+            self._best = min(self._best, record.error)
+            self._is_overfitting(record)
+        self._mark()
 
     def run(
         self, output_dir: str | os.PathLike[str] | None = None, on_pass: PassCallback | None = None
@@ -116,14 +124,15 @@ class Refinement:
         Parameters
         ----------
         output_dir : path, optional
-            Gets a checkpoint every ten seconds and at the end of interrupted refinements.
+            Gets a checkpoint every ten seconds and at the end of interrupted refinements, of the last whole pass: going
+            on from there gives the same numbers.
         on_pass : callable, optional
             Called with each `RefinementRecord`, in the first of several processes.
         """
         writes = output_dir is not None and self._processes.is_first
         # absolute: a callback may change the working directory
         checkpoint = Path(output_dir).absolute() / NAME if writes and output_dir is not None else None
-        interrupted = False
+        stopped: Reconstruction | None = None
         written = time.monotonic()
         with Interrupts(self._processes).listening() as interrupts:
             try:
@@ -135,16 +144,17 @@ class Refinement:
                         written = time.monotonic()
                 self._correct()
             except TrainingInterrupted:
-                interrupted = True
+                stopped = self.image(interrupted=True)
+                self._return_to_mark()
                 if checkpoint is not None:
                     self._save(checkpoint)
                 if self._processes.is_first:
-                    log.warning(
-                        "interrupted after %d passes; the image so far is kept", len(self._state.passes)
-                    )
-        if checkpoint is not None and not interrupted:
+                    log.warning("interrupted after %d passes; the image so far is kept", len(stopped.passes))
+        if stopped is not None:
+            return stopped
+        if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-        return self.image(interrupted)
+        return self.image()
 
     def _call_back(self, on_pass: PassCallback, record: RefinementRecord, checkpoint: Path | None) -> None:
         try:
@@ -180,8 +190,19 @@ class Refinement:
         state.velocity, state.probe_velocity = self._steps.velocities()
         return state
 
+    def _mark(self) -> None:
+        """Remember the state between two passes: `_return_to_mark` undoes a part of a pass."""
+        self._steps.mark()
+        # what moves is replaced, not changed in place, but for the list
+        self._before = dataclasses.replace(self._state, passes=list(self._state.passes))
+
+    def _return_to_mark(self) -> None:
+        self._steps.return_to_mark()
+        self._state = self._before
+
     def _pass(self, batches: int, after_batch: Callable[[], None] | None) -> RefinementRecord:
         started = time.perf_counter()
+        self._mark()
         plan, state, config = self._plan, self._state, self._plan.config
         pace = self._pace
         number = len(state.passes) + 1
@@ -246,6 +267,7 @@ class Refinement:
         if self._plan.correction is None:
             return
         started = time.perf_counter()
+        self._mark()
         self._steps.keep()
         before = self._held_out_deviance()
         self._steps.correct(self._plan.correction)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends.errors import ScanError
-from ptycho_backends.files.datasets_hdf5 import created_hdf5
+from ptycho_backends.files.hdf5_output import created_hdf5
 from ptycho_backends.files.output import replaced_atomically
 from ptycho_backends.files.stored_patterns import chunks
 from ptycho_backends.scans.raw_scan import HC_EV_M
@@ -46,7 +46,7 @@ def save_cxi(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = Tru
     pixel, energy, distance = _experiment(scan)
     side = _detector_pixel(scan)
     path = Path(path)
-    with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:
+    with replaced_atomically(path) as stream, created_hdf5(stream) as file:
         file["cxi_version"] = 160
         file["number_of_entries"] = 1
         detector = file.create_group("entry_1/instrument_1/detector_1")
@@ -71,7 +71,7 @@ def save_nxcxi_ptycho(scan: Scan, path: str | os.PathLike[str], *, compressed: b
     pixel, energy, distance = _experiment(scan)
     side = _detector_pixel(scan)
     path = Path(path)
-    with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:
+    with replaced_atomically(path) as stream, created_hdf5(stream) as file:
         file.attrs["default"] = "entry_1"
         classes = {
             "entry_1": "NXentry", "entry_1/instrument_1": "NXinstrument", "entry_1/instrument_1/source_1": "NXsource",
@@ -111,7 +111,7 @@ def save_ptyd(scan: Scan, path: str | os.PathLike[str], *, compressed: bool = Tr
         "center": np.array([scan.N / 2, scan.N / 2]), "distance": distance, "energy": energy / 1e3, "label": None,
         "num_frames": len(scan), "psize": np.array([side, side]), "shape": np.array([scan.N, scan.N]), "version": 0.1,
     }  # fmt: skip
-    with replaced_atomically(path) as stream, created_hdf5(stream.name) as file:
+    with replaced_atomically(path) as stream, created_hdf5(stream) as file:
         file.attrs["ctime"], file.attrs["mtime"], file.attrs["h5rw_version"] = now, now, "0.1"
         for name in ("info", "meta"):
             _write_ptypy(file, name, meta)

@@ -449,6 +449,14 @@ class Refiner:
         with computing(self._execution):
             self._velocity, self._probe_velocity = tf.zeros_like(self._canvas), tf.zeros_like(self._probe)
 
+    def mark(self) -> None:
+        """As the mirrored method."""
+        self._marked = self._canvas, self._velocity, self._probe, self._probe_velocity
+
+    def return_to_mark(self) -> None:
+        """As the mirrored method."""
+        self._canvas, self._velocity, self._probe, self._probe_velocity = self._marked
+
     def canvas(self) -> NDArray:
         """As the mirrored method."""
         return self._canvas.numpy()

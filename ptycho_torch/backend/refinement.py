@@ -371,6 +371,14 @@ class Refiner:
         self._canvas, self._probe = self._kept
         self._velocity, self._probe_velocity = torch.zeros_like(self._canvas), torch.zeros_like(self._probe)
 
+    def mark(self) -> None:
+        """As the mirrored method."""
+        self._marked = self._canvas, self._velocity, self._probe, self._probe_velocity
+
+    def return_to_mark(self) -> None:
+        """As the mirrored method."""
+        self._canvas, self._velocity, self._probe, self._probe_velocity = self._marked
+
     def canvas(self) -> NDArray:
         """As the mirrored method."""
         return self._canvas.cpu().numpy()

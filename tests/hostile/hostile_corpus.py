@@ -703,6 +703,15 @@ def _virtual(file: h5py.File) -> None:
     file.create_virtual_dataset("ptychogram", layout)
 
 
+def without_end(data: bytes) -> bytes:
+    """The free space in the heap of texts takes no room (found by fuzzing; HDF5 1.14 reads it for ever)."""
+    changed, place = bytearray(data), data.index(b"GCOL") + 16
+    while struct.unpack_from("<H", data, place)[0]:
+        place += 16 + -(-struct.unpack_from("<Q", data, place + 8)[0] // 8) * 8
+    struct.pack_into("<Q", changed, place + 8, 0)
+    return bytes(changed)
+
+
 def hostile_products() -> Iterator[tuple[str, bytes]]:
     def product(**others: Any) -> bytes:
         def fill(file: h5py.File) -> None:
@@ -729,6 +738,7 @@ def hostile_products() -> Iterator[tuple[str, bytes]]:
 
         return hdf5(fill)
 
+    yield "texts without end", without_end(product())
     yield "positions of text", product(probe_position_x_m=["a"] * 4)
     yield "no object", product(object=None)
     yield "unequal positions", product(probe_position_x_m=np.zeros(5))
@@ -822,6 +832,7 @@ def hostile_tiffs() -> Iterator[tuple[str, bytes]]:
     yield "BigTIFF without pages", b"II+\0\x08\0\0\0" + struct.pack("<Q", 0)
     yield "BigTIFF of many tags", b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1 << 60)
     yield "many tags", b"II*\0\x08\0\0\0\xff\xff" + bytes(100)
+    yield "tags of unknown types", b"II*\0\x08\0\0\0" + struct.pack("<H", 3000) + bytes(3000 * 12 + 4)
 
 
 def hostile_matlab() -> Iterator[tuple[str, bytes]]:

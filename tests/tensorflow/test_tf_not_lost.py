@@ -1,8 +1,10 @@
 """Training on TensorFlow in a rough world: divergence, signals, errors of callbacks, the state of the process."""
 
+import logging
 import os
 import random
 import signal
+import threading
 import warnings
 
 import numpy as np
@@ -17,6 +19,7 @@ from ptycho_backends.tensorflow.backend import TensorFlowBackend
 from ptycho_backends.tensorflow.module import PtychoModule
 from ptycho_backends.training.interrupts import Terminated
 
+LOGGERS = ("", "tensorflow", "absl", "matplotlib", "py.warnings")
 QUIET = ExecutionConfig(accelerator="cpu", enable_progress_bar=False)
 
 pytestmark = pytest.mark.filterwarnings(
@@ -101,17 +104,41 @@ def test_sigterm_saves_and_ends_with_143_and_a_callbacks_interrupt_stays_one(
     assert same_weights(resumed.model, uninterrupted)
 
 
-def test_training_leaves_the_process_as_it_was_and_is_not_led_by_it(scan, backend, uninterrupted):
-    def state():
-        generator = tf.random.get_global_generator().state.numpy().tolist()
-        numbers = (random.getstate(), str(np.random.get_state()), generator)  # noqa: NPY002
-        tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
-        handlers = [signal.getsignal(number) for number in (1, 2, 10, 15)]
-        return numbers, tf32, list(warnings.filters), dict(os.environ), handlers
+def state_of_the_process():
+    loggers = {
+        name: (logger.level, list(logger.handlers), list(logger.filters), logger.propagate, logger.disabled)
+        for name, logger in ((name, logging.getLogger(name)) for name in LOGGERS)
+    }
+    return {
+        "python": random.getstate(),
+        "numpy": str(np.random.get_state()),  # noqa: NPY002 - the program's generator
+        "tensorflow": tf.random.get_global_generator().state.numpy().tolist(),
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+        "eager": tf.config.functions_run_eagerly(),
+        "warnings": (list(warnings.filters), warnings.showwarning),
+        "errors of NumPy": np.geterr(),
+        "environment": dict(os.environ),
+        "loggers": loggers,
+        "signals": [signal.getsignal(number) for number in (1, 2, 10, 15)],
+    }
 
+
+def test_training_leaves_the_process_as_it_was_and_is_not_led_by_it(scan, backend, uninterrupted):
+    """One training by itself, then two in threads."""
     random.seed(5)
     tf.random.set_seed(5)
-    before = state()
-    model = backend.train(scan, config(), execution=QUIET)
-    assert state() == before
-    assert same_weights(model, uninterrupted)
+    before, models = state_of_the_process(), []
+
+    def work():
+        models.append(backend.train(scan, config(), execution=QUIET))
+
+    work()
+    assert state_of_the_process() == before
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert state_of_the_process() == before
+    assert len(models) == 3
+    assert all(same_weights(model, uninterrupted) for model in models)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import logging
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from ptycho_backends.training.plan import inference_groups
 from ptycho_torch.backend.backend import TorchBackend
 from ptycho_torch.backend.module import PtychoModule
 
+LOGGERS = ("", "torch", "lightning", "lightning.pytorch", "lightning.fabric", "matplotlib", "py.warnings")
 QUIET = ExecutionConfig(accelerator="cpu", enable_progress_bar=False)
 
 
@@ -203,7 +205,18 @@ def state_of_the_process():
         "tf32": (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32),
         "dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(),
-        "warnings": list(warnings.filters),
+        "warnings": (list(warnings.filters), warnings.showwarning),
+        "errors of NumPy": np.geterr(),
+        "loggers": {
+            name: (
+                logger.level,
+                list(logger.handlers),
+                list(logger.filters),
+                logger.propagate,
+                logger.disabled,
+            )
+            for name, logger in ((name, logging.getLogger(name)) for name in LOGGERS)
+        },
         "environment": dict(os.environ),
         "signals": [signal.getsignal(number) for number in (1, 2, 10, 15)],
     }

@@ -79,7 +79,7 @@ VERB_MUTANTS = (
                ("training.py", "precision=execution.precision,  # type: ignore[arg-type]", 'precision="32-true",'),
                ("training.py", "dtypes = compute_dtype(execution), network_dtype(execution)", "dtypes = (tf.float32,)")),
     VerbMutant("train: epochs not told",
-               ("module.py", "if self._on_epoch is not None and self.trainer.is_global_zero:", "if False:"),
+               ("module.py", "if self.on_epoch is not None and self.trainer.is_global_zero:", "if False:"),
                ("training.py", "if self._on_epoch is not None and self._on_epoch(record) is True:", "if False:")),
     VerbMutant("train: scale from the trained log_scale", shared=(
         "training/epochs.py", "intensity_scale=self.intensity_scale,",

@@ -354,7 +354,7 @@ def test_patterns_that_are_no_counts_are_told(tmp_path):
     result = ptycho(
         "train", path, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--nphotons", 1e5, "--overwrite"
     )
-    assert result.stderr == ""
+    assert "warning" not in result.stderr
 
 
 # --- folders of earlier runs

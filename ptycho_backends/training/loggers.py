@@ -30,12 +30,18 @@ def logger_of(execution: ExecutionConfig, folder: Path | None) -> str | None:
     kind = execution.logger_backend
     if kind in (None, "none") or folder is None:
         return None
-    if kind != "csv" and find_spec(kind) is None:
+    if kind != "csv" and not _is_installed(kind):
         raise BackendUnavailableError(
             f"logger_backend: got {kind!r}, but {kind!r} is not installed; run: pip install 'ptycho-backends[{kind}]' "
             f"(or pip install {kind}), or use logger_backend='csv'"
         )
     return kind
+
+
+def _is_installed(package: str) -> bool:
+    """True for a package; a mere folder of its name, as W&B leaves in the working folder, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def write_history(history: Sequence[EpochRecord], folder: Path) -> None:

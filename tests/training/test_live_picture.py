@@ -16,7 +16,7 @@ from ptycho_backends.training.live_picture import PICTURE
 from ptycho_backends.training.run_folder import TRAINING_FILES
 from ptycho_backends.workflows import train
 
-NETWORK = ModelConfig(N=16, architecture="unrolled", gridsize=1)
+NETWORK = ModelConfig(N=16, architecture="unrolled", gridsize=1, n_steps=2, n_filters_scale=1)
 CONFIG = TrainingConfig(model=NETWORK, nepochs=2, batch_size=8, nphotons=1e4, probe_trainable=True)
 RUN = ExecutionConfig(accelerator="cpu", enable_progress_bar=False, logger_backend="none")
 PICTURES = dataclasses.replace(RUN, picture_every=1)

@@ -183,6 +183,14 @@ def test_a_package_that_is_missing_is_named_before_an_earlier_run_goes(tmp_path,
         logged_by_oracle(tmp_path / "other", logger)
 
 
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_folder_of_the_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendUnavailableError, match="'wandb' is not installed"):
+        logged_by_oracle(tmp_path / "run", "wandb")
+
+
 def test_csv_has_every_epoch_on_any_backend(tmp_path):
     model = logged_by_oracle(tmp_path, "csv")
     header, *rows = (tmp_path / FOLDER / METRICS_FILE).read_text().splitlines()

@@ -162,6 +162,10 @@ class _Verbs:
         yield from self._model("train", self.begun, self.want, self.plan.start)
         yield self._same("train: epochs told", [row.epoch for row in told],
                          [row.epoch for row in self.want.history])  # fmt: skip
+        if case.within:
+            # in the other cases a training that is resumed follows, which would not show what the first has left
+            again = self.backend.train(self._data, case.config, execution=execution)
+            yield from self._model("train again", again, self.want, self.plan.start)
 
     def _model(
         self, verb: str, got: TrainedModel, want: TrainedModel, start: TrainedModel

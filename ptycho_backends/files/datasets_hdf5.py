@@ -52,6 +52,8 @@ class DatasetFile:
     Parameters
     ----------
     path : path
+    known : bool
+        It was open before: its structure is not looked through again.
 
     Attributes
     ----------
@@ -64,11 +66,11 @@ class DatasetFile:
         If the file cannot be read, or is no HDF5 file; the text names it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], known: bool = False) -> None:
         self._path = Path(path)
         require_hdf5(self._path)
         with _explained(self._path):
-            self._tree = Hdf5Tree(self._path)
+            self._tree = Hdf5Tree(self._path, known)
             self.names: frozenset[str] = member_names(self._tree.file)
 
     def __enter__(self) -> Self:
@@ -290,7 +292,7 @@ class Hdf5Patterns(StoredPatterns):
         import h5py
         from h5py import h5d, h5p
 
-        file = open_hdf5(Path(self._path))
+        file = open_hdf5(Path(self._path), known=True)
         access = h5p.create(h5p.DATASET_ACCESS)
         access.set_chunk_cache(_CACHE_SLOTS, self._kept_bytes, 0.75)
         return h5py.Dataset(h5d.open(file.id, self._name.encode(), access))

@@ -37,19 +37,20 @@ _HARD = ("", "")
 _LOCKED = ("unable to lock file", "already open for")
 
 
-def open_hdf5(path: Path) -> "h5py.File":
-    """Open a file for reading, also one that a detector is writing (SWMR)."""
+def open_hdf5(path: Path, known: bool = False) -> "h5py.File":
+    """Open a file for reading, also one that a detector is writing (SWMR); a `known` one was looked through before."""
     import h5py  # late: only an HDF5 file needs it
 
-    require_heaps_with_ends(path)
-
+    if not known:
+        require_heaps_with_ends(path)
     try:
         return h5py.File(path, "r")
     except OSError as error:
         # a reader of SWMR waits for the writer where a checksum is wrong: for ever, in a file that is damaged
         if not any(words in str(error) for words in _LOCKED):
             raise
-        require_whole_structure(path)
+        if not known:
+            require_whole_structure(path)
         with contextlib.suppress(OSError):
             return h5py.File(path, "r", libver="latest", swmr=True)
         raise ScanError(
@@ -64,11 +65,11 @@ class Hdf5Tree:
     Errors are `ScanError`s without the path of the file, and those of h5py.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: bool = False) -> None:
         path = path.resolve()
         self._folder = path.parent
         self._opened = contextlib.ExitStack()
-        self.file = self._opened.enter_context(open_hdf5(path))
+        self.file = self._opened.enter_context(open_hdf5(path, known))
 
     def close(self) -> None:
         self._opened.close()

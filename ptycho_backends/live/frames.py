@@ -340,7 +340,7 @@ class Hdf5Frames:
         if state == self._state and not ended and self._polled_s - state[1] * 1e-9 > CLOCK_TICK_S:
             return
         try:
-            with DatasetFile(self._path) as file:
+            with DatasetFile(self._path, known=self._layout is not None) as file:
                 if self._layout is None:
                     self._layout = layout_of(file, source_of(self._path, self._options))
                 if self._layout is None:
@@ -360,7 +360,7 @@ class Hdf5Frames:
         if self._layout is None or stop <= self._next:
             return None
         try:
-            with DatasetFile(self._path) as file:
+            with DatasetFile(self._path, known=self._layout is not None) as file:
                 frames = file.rows(self._layout.patterns, self._next, stop)
                 written = self._written(file, self._next, stop)
         except ScanError as error:
@@ -396,7 +396,7 @@ class Hdf5Frames:
         assert self._layout is not None
         few = np.unique(np.linspace(start, self._growth.frames - 1, SAMPLED_FRAMES).astype(int))
         try:
-            with DatasetFile(self._path) as file:
+            with DatasetFile(self._path, known=self._layout is not None) as file:
                 return start < self._growth.frames and any(
                     file.rows(self._layout.patterns, number, number + 1).any() for number in few.tolist()
                 )
@@ -424,7 +424,7 @@ class Hdf5Frames:
             return None
         number, self._next = self._next, self._next + 1
         try:
-            with DatasetFile(self._path) as file:
+            with DatasetFile(self._path, known=self._layout is not None) as file:
                 frame = file.rows(self._layout.patterns, number, number + 1)
                 return Taken(np.array([number]), frame, self._written(file, number, number + 1))
         except ScanError:

@@ -46,7 +46,8 @@ def live_params():
 
 
 def trained(config=None, seed=0, **fields):
-    config = config or TrainingConfig(model=ModelConfig(n_filters_scale=1), nphotons=1e6)
+    # by name, because the default is the framework that is installed
+    config = config or TrainingConfig(model=ModelConfig(n_filters_scale=1), nphotons=1e6, backend="tensorflow")
     generator = np.random.default_rng(seed)
     side = config.model.N
     probe = generator.normal(size=(side, side)) + 1j * generator.normal(size=(side, side))

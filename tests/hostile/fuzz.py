@@ -31,6 +31,8 @@ MAX_SECONDS = 2.0
 # Of processor time for an input that is read once more.
 SECONDS_ALONE = 60
 LARGEST = 200_000
+# Of libFuzzer, and of slow inputs.
+ARTIFACTS = "[cots]*-*"
 COUNTS = ("tried", "loaded", "refused", "slow")
 # A format whose readers fail so often is given up.
 MOST_FAULTS = 20
@@ -110,12 +112,14 @@ def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: i
     inputs.mkdir(parents=True)
     for number, case in enumerate(cases):
         (inputs / str(number)).write_bytes(case.data)
-    read, found, known = Reader(cases, folder), Counter(), set()
+    read, found = Reader(cases, folder), Counter()
+    # those of other formats
+    earlier = known = set(folder.glob(ARTIFACTS))
     deadline = time.monotonic() + seconds
-    while (left := int(deadline - time.monotonic())) > 0 and len(known) < MOST_FAULTS:
+    while (left := int(deadline - time.monotonic())) > 0 and len(known - earlier) < MOST_FAULTS:
         in_child(lambda: fuzz(read, inputs, folder, left), seconds + SECONDS_ALONE)
-        artifacts = set(folder.glob("[cots]*-*")) - known
-        known |= artifacts
+        artifacts = set(folder.glob(ARTIFACTS)) - known
+        known = known | artifacts
         for path in sorted(artifacts):
             code = in_child(functools.partial(read, path.read_bytes()), SECONDS_ALONE)
             found[kind_of(path, code)] += 1

@@ -340,6 +340,12 @@ class _Verbs:
             for output in OUTPUTS:
                 error, where = _of_groups(getattr(got, output), getattr(want, output))
                 yield self._of(f"predict in {precision}: {output}", f"outputs, {precision}", error, where)
+        # nothing of the first model may be left in what a second one of its configuration predicts
+        other = dataclasses.replace(model, weights=self.plan.start.weights)
+        second = self.backend.predict(other, groups, execution=case.execution(DOUBLE))
+        untrained = reference.predict(fitted.config.model, other.weights, batch)
+        error, where = _of_groups(second.object, untrained.object)
+        yield self._of("predict in float64: object, another model", "outputs, float64", error, where)
         yield from self._infer(model, groups, want, case.execution(DOUBLE), "float64",
                                case.stitching_size, case.agree, shown)  # fmt: skip
         yield from self._infer(model, groups, want, case.execution(SINGLE), "float32",

@@ -223,8 +223,11 @@ def _inflated(stream: IO[bytes], info: zipfile.ZipInfo) -> Iterator[bytes]:
             yield block
             continue
         while block:
-            piece = inflate.decompress(block, _BLOCK)
+            piece, before = inflate.decompress(block, _BLOCK), len(block)
             block = inflate.unconsumed_tail
+            if not piece and len(block) >= before:
+                # found by fuzzing: a block that zlib neither takes nor refuses
+                raise OSError("the compressed data lead nowhere")
             yield piece
         if inflate.unused_data or (inflate.eof and left):
             raise OSError("bytes behind the end of the compressed data")

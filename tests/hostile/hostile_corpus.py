@@ -601,6 +601,10 @@ def hostile_scans_npz() -> Iterator[tuple[str, bytes, bool | None]]:
     yield "entries as folders", zipped(*(Entry(f"{key}.npy/", value) for key, value in whole.items())), False
     yield "twenty thousand entries", zipped(*(Entry(f"{n}.npy") for n in range(21_000))), False
     yield "no entries", zipped(), False
+    # found by fuzzing: zlib neither takes nor refuses bytes behind a stream of more than a block
+    packed = zeros_deflated(3) + bytes(10)
+    behind = Entry("xcoords.npy", packed, 8, size=3 * MB, crc=zlib.crc32(bytes(3 * MB)))
+    yield "bytes behind compressed ones", zipped(behind), False
     yield "NaN", npz({**whole, "ycoords": npy(np.full(9, np.nan))}), False
     yield "complex positions", npz({**whole, "ycoords": npy(np.full(9, 1j))}), False
 

@@ -28,6 +28,7 @@ from ptycho_backends.values import EpochRecord, Reconstruction
 
 TRAINED = {"config.yaml", "execution.yaml", "wts.h5.zip", "history.csv", "history.png", "report.html"}
 UNKNOWN = {"object_guess": None, "object_mask": None}
+LOGS = {"logs"}  # a folder of each training; the files of a result are listed without it
 INFERRED = {"inference.yaml", "reconstruction.npz", "reconstruction.png", "metrics.json", "report.html"}
 REFINED = {"network.npz", "refinement.yaml", "refinement.png"}
 
@@ -67,7 +68,7 @@ def names(folder):
 
 def test_run_fills_its_folder(tmp_path, scan, backend):
     result = workflows.run(scan, settings(), tmp_path / "run", backend=backend, refine=None)
-    assert names(tmp_path / "run") == TRAINED | INFERRED
+    assert names(tmp_path / "run") == TRAINED | INFERRED | LOGS
     assert {path.name for path in result.files.values()} == TRAINED | INFERRED
     assert all(path.is_file() for path in result.files.values())
     assert (result.backend, result.interrupted) == ("oracle", False)
@@ -111,7 +112,7 @@ def test_what_is_no_reconstruction_is_told(tmp_path, scan):
 def test_train_then_infer_from_files(tmp_path, scan, backend):
     path = save_scan(scan, tmp_path / "scan.npz")
     trained = workflows.train(path, settings(output_dir=tmp_path / "model"), backend=backend)
-    assert names(tmp_path / "model") == TRAINED
+    assert names(tmp_path / "model") == TRAINED | LOGS
     assert trained.reconstruction is None
     inferred = workflows.infer(tmp_path / "model", path, tmp_path / "image", backend=backend)
     assert names(tmp_path / "image") == INFERRED
@@ -193,7 +194,7 @@ def test_interrupted_training_is_kept_and_can_be_resumed(tmp_path, scan, backend
     monkeypatch.setattr(OracleBackend, "interrupt_after", 2)
     stopped = workflows.run(scan, settings(), tmp_path, backend=backend)
     assert stopped.interrupted
-    assert names(tmp_path) == TRAINED | INFERRED
+    assert names(tmp_path) == TRAINED | INFERRED | LOGS
     monkeypatch.setattr(OracleBackend, "interrupt_after", None)
     told = []
     resumed = workflows.train(
@@ -265,7 +266,7 @@ def test_a_failure_while_training_leaves_no_archive(tmp_path, scan, backend, mon
 
 def test_demo_needs_nothing(tmp_path, backend):
     result = workflows.demo(tmp_path, backend=backend, positions=40, epochs=2)
-    assert names(tmp_path) == TRAINED | INFERRED | REFINED | {"scan.npz"}
+    assert names(tmp_path) == TRAINED | INFERRED | REFINED | LOGS | {"scan.npz"}
     assert result.metrics is not None
     assert len(result.reconstruction.passes) > 1
     for name in ("reconstruction.png", "history.png"):
@@ -282,7 +283,7 @@ def test_run_refines_and_keeps_the_networks_image(tmp_path, scan, backend):
     seen = []
     few = RefinementConfig(passes=2)
     result = workflows.run(scan, settings(), tmp_path, backend=backend, refine=few, on_pass=seen.append)
-    assert names(tmp_path) == TRAINED | INFERRED | REFINED
+    assert names(tmp_path) == TRAINED | INFERRED | REFINED | LOGS
     assert [record.number for record in seen] == [1, 2]
     network = load_reconstruction(tmp_path / "network.npz")
     refined = load_reconstruction(tmp_path / "reconstruction.npz")

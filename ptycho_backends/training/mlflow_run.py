@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_backends.archive.model_file import save_archive
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.config import ExecutionConfig, TrainingConfig
 from ptycho_backends.errors import ArchiveError, BackendUnavailableError
 from ptycho_backends.files.output import output_directory, replaced_atomically
@@ -172,6 +173,6 @@ def _save_mlflow_model(
             params=types.ParamSchema(options),
         ),
         # otherwise MLflow would open the model in another process, to see what it imports
-        pip_requirements=["ptycho-backends" + (f"[{backend}]" if backend in ("torch", "tensorflow") else "")],
+        pip_requirements=["ptycho-backends" + (f"[{backend}]" if backend in BUILT_IN else "")],
         metadata={"config": dataclasses.asdict(model.config.model), "backend": backend},
     )

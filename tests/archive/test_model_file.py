@@ -47,7 +47,9 @@ def live_params():
 
 def trained(config=None, seed=0, **fields):
     # by name, because the default is the framework that is installed
-    config = config or TrainingConfig(model=ModelConfig(n_filters_scale=1), nphotons=1e6, backend="tensorflow")
+    config = config or TrainingConfig(
+        model=ModelConfig(n_filters_scale=1), nphotons=1e6, backend="tensorflow"
+    )
     generator = np.random.default_rng(seed)
     side = config.model.N
     probe = generator.normal(size=(side, side)) + 1j * generator.normal(size=(side, side))

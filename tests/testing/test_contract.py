@@ -15,9 +15,10 @@ from ptycho_backends.errors import BackendUnavailableError, ConfigError, Unknown
 from ptycho_backends.registry import backend_names, get_backend
 from ptycho_backends.testing import agreement, command, parity
 from ptycho_backends.testing.cases import Case, draw_case
-from ptycho_backends.testing.contract import SCANS, VERBS, BackendContract
+from ptycho_backends.testing.contract import CASES, SCANS, VERBS, BackendContract
 
 TOY = Path(__file__).resolve().parents[1] / "toy_backend"
+SMALL = [CASES[0], *(case for case in CASES if case.N < 64)]
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,15 @@ class TestToy(BackendContract):
     @pytest.mark.parametrize("scan", SCANS, ids=repr)
     def test_training_stitching_and_archives(self, backend, scan):
         super().test_training_stitching_and_archives(backend, scan)
+
+    # those of N = 64 and more take the toy, which is NumPy, as long as all others together
+    @pytest.mark.parametrize("case", SMALL, ids=repr)
+    def test_gradients_are_the_slopes_of_the_loss(self, backend, case):
+        super().test_gradients_are_the_slopes_of_the_loss(backend, case)
+
+    @pytest.mark.parametrize("case", SMALL, ids=repr)
+    def test_float32_gradient_is_as_good_as_float32_allows(self, backend, case):
+        super().test_float32_gradient_is_as_good_as_float32_allows(backend, case)
 
     # the other cases are those of N = 64, which take the toy half a minute each
     @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from oracle_backend import OracleBackend
+from oracle_backend import OracleBackend, installed_alone
 from typer.testing import CliRunner
 
 from ptycho_backends import __version__, registry, workflows
@@ -31,17 +31,12 @@ def scan():
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
     """`--backend oracle`, and the only one installed; pictures without matplotlib's second each."""
-    entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")
-    monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
-    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
-
-    def touch(_, path, *__):
-        path.touch()
-        return path
-
-    monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
-    monkeypatch.setattr("ptycho_backends.workflows.training.save_history_figure", touch)
-    monkeypatch.setattr("ptycho_backends.workflows.result.save_report", touch)
+    installed_alone(
+        monkeypatch,
+        "images.save_reconstruction_figure",
+        "training.save_history_figure",
+        "result.save_report",
+    )
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 import yaml
-from oracle_backend import OracleBackend
+from oracle_backend import OracleBackend, installed_alone
 from typer.testing import CliRunner
 
-from ptycho_backends import registry
 from ptycho_backends.cli.commands import app
 from ptycho_backends.config import ExecutionConfig, RefinementConfig
 from ptycho_backends.config_file import load_config
@@ -25,18 +24,13 @@ def npz(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
-    entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")
-    monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
-    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
-
-    def touch(_, path, *__):
-        path.touch()
-        return path
-
-    monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
-    monkeypatch.setattr("ptycho_backends.workflows.images.save_passes_figure", touch)
-    monkeypatch.setattr("ptycho_backends.workflows.training.save_history_figure", touch)
-    monkeypatch.setattr("ptycho_backends.workflows.result.save_report", touch)
+    installed_alone(
+        monkeypatch,
+        "images.save_reconstruction_figure",
+        "images.save_passes_figure",
+        "training.save_history_figure",
+        "result.save_report",
+    )
 
 
 def ptycho(*arguments, code=0):

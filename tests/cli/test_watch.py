@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from oracle_backend import OracleBackend
+from oracle_backend import OracleBackend, installed_alone
 from typer.testing import CliRunner
 
-from ptycho_backends import registry
 from ptycho_backends.cli.commands import app
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.scans.simulate import simulate_star
@@ -20,15 +19,10 @@ def scan():
 @pytest.fixture
 def watched(tmp_path, scan, monkeypatch):
     """A model and a folder of frames."""
-    entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")
-    monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
-    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
-
-    def touch(_, path, *__):
-        path.touch()
-        return path
-
-    monkeypatch.setattr("ptycho_backends.workflows.images.save_reconstruction_figure", touch)
+    installed_alone(
+        monkeypatch,
+        "images.save_reconstruction_figure",
+    )
     plan = plan_training(scan, TrainingConfig(model=ModelConfig(N=64, n_filters_scale=1)), "oracle")
     OracleBackend().save(plan.start, tmp_path / "model" / "wts.h5.zip")
     frames = tmp_path / "frames"

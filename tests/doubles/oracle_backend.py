@@ -1,9 +1,12 @@
 """A stand-in for a backend, in tests of code that is built on backends: it looks the object up."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 
+from ptycho_backends import registry
 from ptycho_backends.backend_base import BackendBase
 from ptycho_backends.reference.physics import extract_patches
 from ptycho_backends.values import EpochRecord, TrainedModel
@@ -53,3 +56,17 @@ class OracleBackend(BackendBase):
         raise NotImplementedError("an oracle computes nothing")
 
     forward = loss = gradients = train_step = _nothing
+
+
+def installed_alone(monkeypatch: pytest.MonkeyPatch, *figures: str) -> None:
+    """Make the oracle the only installed backend; `figures` of `workflows` are empty files, not a second each."""
+    entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")
+    monkeypatch.setattr(registry, "BUILT_IN", {"oracle": entry})
+    monkeypatch.delenv(registry.ENVIRONMENT_VARIABLE, raising=False)
+
+    def touch(_: object, path: Path, *__: object) -> Path:
+        path.touch()
+        return path
+
+    for name in figures:
+        monkeypatch.setattr(f"ptycho_backends.workflows.{name}", touch)

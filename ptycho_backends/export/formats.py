@@ -54,7 +54,7 @@ class ExportFormat:
             raise ExportError(f"{self.label}: {', '.join(missing)} not installed; run: {INSTALL}")
 
 
-_NETWORK = "network alone: amplitude and phase of the patches"
+_NETWORK = "network alone: amplitude and phase of patches; of 'unrolled' its correction"
 _WHOLE = "network and physics: object and predicted amplitudes"
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 

@@ -36,7 +36,11 @@ FRAMEWORKS = {"torch": ["torch", "lightning.pytorch"], "tensorflow": ["tensorflo
 SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
 
 
-def judge(name: str, *, of_verbs: bool) -> str:
+# Mistakes in these show where whole scans are trained, and hardly elsewhere.
+OF_TRAINING = ("module.py", "data.py", "training.py", "inference.py")
+
+
+def judge(name: str, *, of_verbs: bool, of_training: bool) -> str:
     """Measure until something is beyond its allowance: the profile and the quantity; an empty text if nothing is."""
     from ptycho_backends.registry import get_backend
 
@@ -46,7 +50,7 @@ def judge(name: str, *, of_verbs: bool) -> str:
     from ptycho_backends.testing.measurements import require_agreement
 
     try:
-        for measurement in measurements(name):
+        for measurement in measurements(name, scans_first=of_training):
             require_agreement([measurement])
     except Disagreement as error:
         return "fast: " + str(error).partition(" (")[0]
@@ -94,8 +98,8 @@ def check_planted(around: str, only: str) -> tuple[int, int]:
     return killed, survived
 
 
-def measurements(name: str) -> Iterator:
-    """The quick selection, cheapest first."""
+def measurements(name: str, *, scans_first: bool) -> Iterator:
+    """The quick selection, cheapest first, or whole scans before all else."""
     if name == "torch":
         import torch
 
@@ -110,18 +114,25 @@ def measurements(name: str) -> Iterator:
 
     adapter = ADAPTERS[name]()
     backends = {name: get_backend(name)}
-    yield from stages(adapter)
-    yield from unrolled_stages(adapter)
-    yield from refinement_stages(adapter)
-    for refinement in REFINEMENTS:
-        yield from measure_refinement(refinement, backends)
-    # the network `unrolled`, modes, masks and several probes are in the last ones
-    for case in reversed(CASES):
-        yield from measure(case, backends, Effort(directions=2, reorderings=0, steps=2))
-    yield from measure_scan(ScanCase(gridsize=2, positions=10, seed=1), backends)
-    yield from measure_scan(ScanCase(positions=10, attention=True, seed=2), backends)
-    yield from measure_scan(ScanCase(positions=11, seed=1, staged=True), backends)
-    yield from measure_scan(ScanCase(positions=10, seed=1, probes=2), backends)
+    parts = [
+        stages(adapter),
+        unrolled_stages(adapter),
+        refinement_stages(adapter),
+        *(measure_refinement(refinement, backends) for refinement in REFINEMENTS),
+        # the network `unrolled`, modes, masks and several probes are in the last ones
+        *(measure(case, backends, Effort(directions=2, reorderings=0, steps=2)) for case in reversed(CASES)),
+    ]
+    scans = [
+        measure_scan(scan, backends)
+        for scan in (
+            ScanCase(gridsize=2, positions=10, seed=1),
+            ScanCase(positions=11, seed=1, staged=True),
+            ScanCase(positions=10, attention=True, seed=2),
+            ScanCase(positions=10, seed=1, probes=2),
+        )
+    ]
+    for part in scans + parts if scans_first else parts + scans:
+        yield from part
 
 
 def stages(adapter) -> Iterator:
@@ -292,10 +303,11 @@ def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
     """True if the mistake was noticed; the quantity that noticed it, and the seconds that took."""
     started = time.perf_counter()
     of_verbs = mutant is not None and mutant.of_verbs
+    of_training = mutant is not None and Path(mutant.file).name in OF_TRAINING
     with tempfile.TemporaryDirectory() as folder:
         mutated_copy(Path(folder), PACKAGES[name], mutant)
         told, tells = PROCESSES.Pipe(duplex=False)
-        judging = PROCESSES.Process(target=judge_in, args=(folder, name, of_verbs, tells))
+        judging = PROCESSES.Process(target=judge_in, args=(folder, name, of_verbs, of_training, tells))
         judging.start()
         tells.close()
         try:
@@ -307,11 +319,11 @@ def verdict(name: str, mutant: Mutant | None) -> tuple[bool, str, float]:
     return noticed, by, time.perf_counter() - started
 
 
-def judge_in(folder: str, name: str, of_verbs: bool, tells: Connection) -> None:
+def judge_in(folder: str, name: str, of_verbs: bool, of_training: bool, tells: Connection) -> None:
     """Judge the packages in `folder`, in a process that has the framework imported, and nothing of this library."""
     sys.path.insert(0, folder)
     sys.dont_write_bytecode = True
-    by = judge(name, of_verbs=of_verbs)
+    by = judge(name, of_verbs=of_verbs, of_training=of_training)
     tells.send((bool(by), by))
 
 

@@ -1,6 +1,6 @@
 """`python -m ptycho_backends`: the command line."""
 
-from ptycho_backends.cli import app
+from ptycho_backends.cli import main
 
 if __name__ == "__main__":
-    app(prog_name="ptycho-backends")
+    main()

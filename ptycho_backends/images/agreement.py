@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.files.stored_patterns import chunks
@@ -158,7 +158,7 @@ def _filled(reconstruction: Reconstruction) -> NDArray[np.complex64]:
     bare = reconstruction.coverage <= 0
     if bare.all() or not bare.any():
         return image
-    nearest = ndimage.distance_transform_edt(bare, return_distances=False, return_indices=True)
+    nearest = scipy.ndimage.distance_transform_edt(bare, return_distances=False, return_indices=True)
     return image[tuple(nearest)]
 
 

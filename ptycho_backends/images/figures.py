@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.images.agreement import PatternAgreement
@@ -225,8 +225,8 @@ def moved(
     )
     places = np.meshgrid(rows, columns, indexing="ij")
     covered = (np.asarray(image.coverage) > 0).astype(np.float64)
-    known = ndimage.map_coordinates(covered, places, order=1) > 1 - 1e-6
-    return ndimage.map_coordinates(image.object.astype(np.complex128), places, order=1), known
+    known = scipy.ndimage.map_coordinates(covered, places, order=1) > 1 - 1e-6
+    return scipy.ndimage.map_coordinates(image.object.astype(np.complex128), places, order=1), known
 
 
 def fitted(image: NDArray, pattern: NDArray, region: NDArray[np.bool_]) -> NDArray[np.complex128]:

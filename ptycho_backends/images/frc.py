@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_backends.errors import ScanError, ShapeError
 from ptycho_backends.images.ramp import linear_ramp, own_ramp, without_ramp
@@ -104,13 +104,13 @@ def ring_correlation_of_halves(first: Reconstruction, second: Reconstruction) ->
     x, y = np.asarray(first.origin_px, np.float64) - second.origin_px
     places = np.meshgrid(np.arange(height) + y, np.arange(width) + x, indexing="ij")
     covered = (np.asarray(second.coverage) > 0).astype(np.float32)
-    region = (first.coverage > 0) & (ndimage.map_coordinates(covered, places, order=1) > 1 - 1e-3)
+    region = (first.coverage > 0) & (scipy.ndimage.map_coordinates(covered, places, order=1) > 1 - 1e-3)
     if not region.any():
         raise ScanError("Fourier ring correlation: the two reconstructions do not overlap")
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     # a filter that is the same within a ring, as interpolation nearly is, does not change the correlation
-    moved = ndimage.map_coordinates(second.object.astype(np.complex128), places, order=3)
+    moved = scipy.ndimage.map_coordinates(second.object.astype(np.complex128), places, order=3)
     return fourier_ring_correlation(first.object[box], moved[box], region[box], first.pixel_size_m)
 
 
@@ -185,7 +185,7 @@ def half_bit_curve(coefficients: NDArray) -> NDArray[np.float64]:
 
 def _window(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Zero outside `region`, rising as a squared sine from its outline, 1 in the middle."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    depth = scipy.ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     if 2 * depth.max() < LEAST_SIDE_PX:
         raise ScanError(
             f"Fourier ring correlation: the common area is only {2 * depth.max():.0f} pixels wide, want at least "

@@ -1,10 +1,8 @@
 """An image that grows while its patches come: running sums on a canvas that is enlarged where it has to be."""
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from ptycho_backends.images.phase_agreement import agreed_phases
 from ptycho_backends.images.reconstruct import within_scan
@@ -131,7 +129,9 @@ class GrowingCanvas:
 
     def _islands(self, centres: NDArray[np.float64]) -> NDArray[np.int64]:
         """Number of the island of overlapping patches to which each belongs."""
-        pairs = cKDTree(centres).query_pairs(self._size, p=np.inf, output_type="ndarray")
+        pairs = scipy.spatial.cKDTree(centres).query_pairs(self._size, p=np.inf, output_type="ndarray")
         count = len(centres)
-        graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+        graph = scipy.sparse.coo_array(
+            (np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count)
+        )
+        return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=False)[1], np.int64)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ptycho_backends.errors import ScanError
 from ptycho_backends.images.ramp import linear_ramp, own_ramp, without_ramp
@@ -331,7 +331,7 @@ class _Grid:
     def truth(self, shift_px: NDArray) -> NDArray[np.complex128]:
         """(H, W), the known object; cubic splines, because linear ones blur at half pixels."""
         rows, columns = np.meshgrid(*self._coordinates(shift_px), indexing="ij")
-        return ndimage.map_coordinates(self._truth, (rows, columns), order=3, mode="nearest")
+        return scipy.ndimage.map_coordinates(self._truth, (rows, columns), order=3, mode="nearest")
 
     def _coordinates(self, shift_px: NDArray) -> tuple[NDArray, NDArray]:
         """Rows and columns of the known object under the canvas' rows and columns."""
@@ -376,8 +376,8 @@ def _trimmed(coverage: NDArray, trim_px: int) -> NDArray[np.bool_]:
     covered = coverage >= 0.5
     if trim_px <= 0:
         return covered
-    outline = np.pad(ndimage.binary_fill_holes(covered), 1)
-    depth = ndimage.distance_transform_cdt(outline, metric="chessboard")[1:-1, 1:-1]
+    outline = np.pad(scipy.ndimage.binary_fill_holes(covered), 1)
+    depth = scipy.ndimage.distance_transform_cdt(outline, metric="chessboard")[1:-1, 1:-1]
     return covered & (depth > trim_px)
 
 

@@ -13,11 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import scipy.sparse as sparse
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import csgraph
-from scipy.sparse.linalg import LinearOperator, cg, splu
-from scipy.spatial import cKDTree
 
 from ptycho_backends import checks
 from ptycho_backends.errors import ShapeError
@@ -174,7 +171,7 @@ class PhaseAgreement:
         hubs, others = numbers[is_hub], numbers[~is_hub]
         if len(hubs) == 0:
             return hubs, hubs
-        tree = cKDTree(self._corners[hubs])
+        tree = scipy.spatial.cKDTree(self._corners[hubs])
         between = np.sort(hubs[tree.query_pairs(self._size, p=np.inf, output_type="ndarray")], axis=1)
         _, near = tree.query(
             self._corners[others], HUBS_OF_A_PATCH, p=np.inf, distance_upper_bound=self._size
@@ -232,9 +229,11 @@ def _solved(
     if len(i) == 0:
         return phases, island
     weight = weight / weight.max()
-    graph = sparse.coo_array((np.tile(weight, 2), (np.r_[i, j], np.r_[j, i])), shape=(count, count)).tocsr()
+    graph = scipy.sparse.coo_array(
+        (np.tile(weight, 2), (np.r_[i, j], np.r_[j, i])), shape=(count, count)
+    ).tocsr()
     degree = graph.sum(axis=1)
-    laplacian = sparse.diags_array(degree).tocsr() - graph
+    laplacian = scipy.sparse.diags_array(degree).tocsr() - graph
     nearly_inverse = _two_levels(laplacian, degree, block)
     turns = None
     for _ in range(ROUNDS):
@@ -243,27 +242,31 @@ def _solved(
             break
         pull = weight * (difference + 2 * np.pi * turns - phases[i] + phases[j])
         target = np.bincount(i, pull, count) - np.bincount(j, pull, count)
-        change, _ = cg(laplacian, target, rtol=RESIDUAL, maxiter=ITERATIONS, M=nearly_inverse)
+        change, _ = scipy.sparse.linalg.cg(
+            laplacian, target, rtol=RESIDUAL, maxiter=ITERATIONS, M=nearly_inverse
+        )
         phases = phases + change
     return phases, island
 
 
 def _two_levels(
-    laplacian: sparse.csr_array, degree: NDArray[np.float64], block: NDArray[np.intp]
-) -> LinearOperator:
+    laplacian: "scipy.sparse.csr_array", degree: NDArray[np.float64], block: NDArray[np.intp]
+) -> "scipy.sparse.linalg.LinearOperator":
     """Preconditioner: patches one by one, and blocks of patches together, so that neither scale takes long."""
     count = len(block)
     inverse = np.divide(1, degree, out=np.ones(count), where=degree > 0)
-    members = sparse.csr_array((np.ones(count), (block, np.arange(count))))
+    members = scipy.sparse.csr_array((np.ones(count), (block, np.arange(count))))
     coarse = members @ laplacian @ members.T
     # islands leave constants free
-    coarse = splu((coarse + sparse.diags_array(1e-6 * (members @ degree) + 1e-12)).tocsc())
+    coarse = scipy.sparse.linalg.splu(
+        (coarse + scipy.sparse.diags_array(1e-6 * (members @ degree) + 1e-12)).tocsc()
+    )
 
     def solve(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         vector = vector.ravel()
         return inverse * vector + members.T @ coarse.solve(members @ vector)
 
-    return LinearOperator((count, count), solve, dtype=np.float64)
+    return scipy.sparse.linalg.LinearOperator((count, count), solve, dtype=np.float64)
 
 
 def _along_the_tree(
@@ -278,14 +281,16 @@ def _along_the_tree(
     heaviest = np.argsort(-weight, kind="stable")
     rank = np.empty(len(i))
     rank[heaviest] = np.arange(1, len(i) + 1)
-    tree = csgraph.minimum_spanning_tree(sparse.csr_matrix((rank, (i, j)), shape=(count, count)))
-    _, island = csgraph.connected_components(tree, directed=False)
+    tree = scipy.sparse.csgraph.minimum_spanning_tree(
+        scipy.sparse.csr_matrix((rank, (i, j)), shape=(count, count))
+    )
+    _, island = scipy.sparse.csgraph.connected_components(tree, directed=False)
     # one more node leads to the first patch of each island, so that one walk visits all of them
     _, first = np.unique(island, return_index=True)
     edges = tree.tocoo()
     rows, columns = np.r_[edges.row, np.full(len(first), count)], np.r_[edges.col, first]
-    steps = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count + 1, count + 1))
-    _, parent = csgraph.breadth_first_order(steps, count, directed=False)
+    steps = scipy.sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count + 1, count + 1))
+    _, parent = scipy.sparse.csgraph.breadth_first_order(steps, count, directed=False)
     parent = np.where(parent < 0, count, parent)
     pair = heaviest[edges.data.astype(np.int64) - 1]
     phases = np.zeros(count + 1)

@@ -8,8 +8,8 @@ converge last. Images are `[y, x]`, ramps `[x, y]` in radians per pixel.
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import fft
 
 # Blocks along the longer side whose sums stand for their pixels.
 BLOCKS = 256
@@ -90,8 +90,8 @@ def _block_sums(image: NDArray, side: int) -> NDArray[np.complex128]:
 
 def _fourier_peak(blocks: NDArray) -> NDArray[np.float64]:
     """Frequency `[x, y]` of the largest Fourier coefficient, radians per block, on a grid twice as fine."""
-    shape = [fft.next_fast_len(2 * n) for n in blocks.shape]
-    row, column = np.unravel_index(np.argmax(np.abs(fft.fft2(blocks, shape))), shape)
+    shape = [scipy.fft.next_fast_len(2 * n) for n in blocks.shape]
+    row, column = np.unravel_index(np.argmax(np.abs(scipy.fft.fft2(blocks, shape))), shape)
     return 2 * np.pi * np.array([np.fft.fftfreq(shape[1])[column], np.fft.fftfreq(shape[0])[row]])
 
 

@@ -7,8 +7,8 @@ patches times their area; memory is that of three float64 images, which become t
 """
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from ptycho_backends import constants
 from ptycho_backends.reference.physics import crop_centre
@@ -86,7 +86,7 @@ def squares_over(middles_px: NDArray[np.int64], shape: tuple[int, int], size: in
         for sign_x, x in ((1.0, near[:, 0]), (-1.0, far[:, 0])):
             np.add.at(edges, (np.clip(y, 0, shape[0]), np.clip(x, 0, shape[1])), sign_x * sign_y)
     covered = edges.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
-    return np.maximum(covered, binary_fill_holes(covered > 0))
+    return np.maximum(covered, scipy.ndimage.binary_fill_holes(covered > 0))
 
 
 class Stitcher:

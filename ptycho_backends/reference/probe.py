@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import scipy
 from numpy.polynomial.hermite import hermval
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from ptycho_backends import checks, constants
 from ptycho_backends.errors import ScanError
@@ -235,7 +235,7 @@ def default_probe(N: int, scale: float = constants.DEFAULT_PROBE_SCALE) -> NDArr
     window = np.exp(-((np.arange(N) - (N - 1) / 2) ** 2) / (2 * deviation**2))
     window /= window.max()
     disk = (window[:, None] * window[None, :] > 0.5).astype(np.float64)
-    smooth = gaussian_filter(disk, constants.DEFAULT_PROBE_EDGE_PX)
+    smooth = scipy.ndimage.gaussian_filter(disk, constants.DEFAULT_PROBE_EDGE_PX)
     return (smooth + constants.DEFAULT_PROBE_FLOOR).astype(np.complex64)
 
 

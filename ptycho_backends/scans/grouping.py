@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import GroupingError, ScanError
@@ -426,7 +426,7 @@ def _found_nearest(
     positions_px: NDArray[np.float64], seeds: NDArray[np.integer], reach: int
 ) -> NDArray[np.int64]:
     """(len(seeds), reach) nearest positions to each seed, itself among them, on all processor cores."""
-    tree = cKDTree(positions_px)
+    tree = scipy.spatial.cKDTree(positions_px)
     # seeds that lie together one after the other, so that they find the same part of the tree in the cache;
     # the neighbours found do not depend on it
     turn = np.full(len(positions_px), -1, np.int64)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import Delaunay, QhullError, cKDTree
 
 from ptycho_backends.errors import ConfigError, GroupingError
 from ptycho_backends.scans.grouping import GroupedData, nearest
@@ -217,8 +217,8 @@ def axis_steps_px(positions_px: NDArray[np.float64]) -> NDArray[np.float64]:
     than across it: right for rasters, also when they are jittered.
     """
     try:
-        corners = Delaunay(positions_px).simplices
-    except (QhullError, ValueError):
+        corners = scipy.spatial.Delaunay(positions_px).simplices
+    except (scipy.spatial.QhullError, ValueError):
         # a line, or too few positions: nothing to stretch
         return np.ones(2)
     ends = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]])
@@ -287,7 +287,7 @@ def _within_range(
     positions: NDArray[np.float64], seeds: NDArray[np.int64], low: float, high: float
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(S, k) positions, nearest first, and a mask of those in `[low, high]` of the seed."""
-    tree = cKDTree(positions)
+    tree = scipy.spatial.cKDTree(positions)
     too_close = 0
     if low > 0:
         too_close = int(tree.query_ball_point(positions[seeds], low, return_length=True).max())

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter
 
 from ptycho_backends import checks
 from ptycho_backends.errors import ScanError
@@ -58,7 +58,7 @@ def siemens_star(size: int, spokes: int = 12) -> NDArray[np.complex64]:
     metal = (star | rings | _three_bars(x, y)).astype(np.float64)
     # thickness of a carrier film: low frequencies only, so every patch differs from its neighbours
     film = 0.5 + 0.25 * np.sin(2.3 * x + 1.1 * y + 0.4) + 0.25 * np.cos(1.7 * x - 2.9 * y)
-    metal = gaussian_filter(metal, EDGE_BLUR_PX)
+    metal = scipy.ndimage.gaussian_filter(metal, EDGE_BLUR_PX)
     # mostly phase, as metal is to hard X-rays
     amplitude = 1.0 - 0.05 * film - 0.15 * metal
     phase = 0.25 * film + 0.75 * metal - 0.5

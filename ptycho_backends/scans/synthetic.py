@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho_backends import checks

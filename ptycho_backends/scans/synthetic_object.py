@@ -12,9 +12,8 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from ptycho_backends.errors import ScanError
 
@@ -100,7 +99,7 @@ def _amplitude(deviation: Structure) -> Structure:
 
 def _normalised(structure: Structure, blur_px: float = 0.0) -> Structure:
     """`structure`, blurred, with mean 0 and standard deviation 1; 0 where it is flat."""
-    blurred = gaussian_filter(structure, blur_px, truncate=3.0) if blur_px else structure
+    blurred = scipy.ndimage.gaussian_filter(structure, blur_px, truncate=3.0) if blur_px else structure
     centred = blurred - blurred.mean()
     return centred / max(float(centred.std()), 1e-6)
 

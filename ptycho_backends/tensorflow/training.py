@@ -1,4 +1,4 @@
-"""Training over `tf.data`: checkpoints, Ctrl-C and resuming."""
+"""Training: epochs, checkpoints, Ctrl-C and resuming."""
 
 import contextlib
 import dataclasses
@@ -169,7 +169,7 @@ class _Run:
     def _train_epoch(self) -> None:
         module, epoch = self._module, self._module.epochs_done + 1
         batches = self._data.training_batches(epoch, module.batches_done)
-        steps = int(batches.cardinality())
+        steps = len(batches)
         for step, batch in enumerate(batches, start=1):
             last = step == steps
             loss = module.training_step(batch, last_of_epoch=last)

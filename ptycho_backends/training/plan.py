@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ptycho_backends.archive.model_file import load_archive
 from ptycho_backends.builtin_backends import canonical_name
@@ -403,7 +403,7 @@ def _make_room(config: TrainingConfig, groups: GroupedData, resumed: TrainedMode
         # a member of a group is among the nearest neighbours of another one
         positions = groups.scan.scan_positions_px
         count = min(config.neighbor_count + 1, len(positions))
-        farthest = float(np.max(cKDTree(positions).query(positions, k=[count])[0]))
+        farthest = float(np.max(scipy.spatial.cKDTree(positions).query(positions, k=[count])[0]))
     before = 0 if resumed is None else resumed.config.model.max_position_jitter
     config.model.max_position_jitter = max(before, room_for(config.model, groups, farthest))
     params.cfg[bridge.legacy_name("max_position_jitter")] = config.model.max_position_jitter

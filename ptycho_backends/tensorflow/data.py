@@ -28,24 +28,24 @@ class PtychoData:
         self._devices = self._processes.size * execution.devices
         self._ahead = execution.prefetch_factor or DEFAULT_PREFETCH
 
-    def training_batches(self, epoch: int, skipped: int = 0) -> "Batches":
+    def training_batches(self, epoch: int, skipped: int = 0) -> "_Batches":
         """The batches of `epoch` (counted from 1) in the order that the seed gives them on every backend.
 
         The first `skipped` are left out: those that have trained before an interrupt.
         """
         return self._batches(self.plan.epoch_batches(epoch)[skipped:], epoch)
 
-    def validation_batches(self) -> "Batches":
+    def validation_batches(self) -> "_Batches":
         """The batches of the validation set; none where there are too few groups to hold any out."""
         return self._batches(self.plan.validation_batches(), epoch=0)
 
-    def _batches(self, batches: list[NDArray], epoch: int) -> "Batches":
+    def _batches(self, batches: list[NDArray], epoch: int) -> "_Batches":
         # a batch for each device at a time
         steps = [
             np.concatenate(batches[first : first + self._devices])
             for first in range(0, len(batches), self._devices)
         ]
-        return Batches(steps, lambda indices: self._tensors(indices, epoch), self._ahead)
+        return _Batches(steps, lambda indices: self._tensors(indices, epoch), self._ahead)
 
     def _tensors(self, indices: NDArray, epoch: int) -> TensorBatch:
         """Of the groups `indices`, which are those of all processes."""
@@ -59,7 +59,7 @@ class PtychoData:
         return tensors
 
 
-class Batches:
+class _Batches:
     """The batches of an epoch, gathered anew whenever they are gone through; `len` of them."""
 
     def __init__(self, steps: list[NDArray], gather: Callable[[NDArray], TensorBatch], count: int) -> None:

@@ -471,6 +471,8 @@ def _less_advice() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")
         # logged values are means over all processes already
         warnings.filterwarnings("ignore", message=".*recommended to use `self.log.*sync_dist=True.*")
+        # a process by itself on a machine of a cluster
+        warnings.filterwarnings("ignore", message=".*`srun` command is available .* but is not used.*")
         # Lightning's calls of torch are not the user's to change
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -275,6 +275,14 @@ def test_a_trained_model_is_fine_tuned_later(backend, scan, caplog):
         assert "nepochs: 5 asked for and 1 of fine-tuning, 2 are done, and fine-tuning" in caplog.text
 
 
+def test_a_machine_of_a_cluster_gives_no_advice(backend, scan, tmp_path, monkeypatch):
+    """Warnings are errors in tests."""
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    backend.train(scan, config(nepochs=1), execution=QUIET)
+
+
 def test_settings_of_the_process_are_put_back(backend, scan):
     before = torch.are_deterministic_algorithms_enabled()
     backend.train(scan, config(nepochs=1), execution=QUIET)

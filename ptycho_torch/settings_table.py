@@ -144,7 +144,7 @@ _TRAINING = (
     Setting("batch_size", "batch_size", "mapped", _POWER, "`batch_size`"),
     Setting("learning_rate", "learning_rate", "mapped", _POSITIVE, "`learning_rate`"),
     Setting("n_devices", "n_devices", "mapped", integer(1), "`devices`, each with batches of `batch_size`; one where `device` is missing"),
-    Setting("num_workers", "num_dataloader_workers", "mapped", integer(0), "`num_workers`, at most as many as there are processor cores"),
+    Setting("num_workers", "num_dataloader_workers", "mapped", integer(0), "`num_workers`, at most as many as there are processor cores; none for patterns in memory, which a thread gathers"),
     Setting("accum_steps", "gradient_accumulation_steps", "mapped", integer(1), "`accum_steps`"),
     Setting("epochs_fine_tune", "epochs_finetune", "mapped", integer(0), "so many epochs more at `fine_tune_gamma` times the rate (`finetune_stages`)"),
     Setting("fine_tune_gamma", "finetune_gamma", "mapped", number(0, 1), "see `epochs_fine_tune`"),

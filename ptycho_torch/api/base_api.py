@@ -21,6 +21,7 @@ from ptycho_backends.config import LATER_MODEL_FIELDS, SIDES, ExecutionConfig
 from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.files.output import output_directory
+from ptycho_backends.files.stored_patterns import is_file_backed
 from ptycho_backends.images.stitching import Stitcher, canvas_around, probe_weights
 from ptycho_backends.params import bridge, params
 from ptycho_backends.reference.probe import total_amplitude
@@ -333,6 +334,7 @@ class Trainer:
         logger = {} if logger_backend is None else {"logger_backend": logger_backend}
         execution = to_execution_config(run, image, data, logger)
         plan = training_plan(dataloader.groups, manager)
+        execution = _with_workers_that_help(execution, plan)
         module = model._model_class(network, data, run, image, start=plan.start, execution=execution)
         model.model = module
         return cls(training.TrainingRun(plan, module, execution=execution, output_dir=dataloader.output_dir))
@@ -341,6 +343,17 @@ class Trainer:
         """Train; checkpoints are in the run's folder at the end. `experiment_name` has no effect."""
         _require_lightning(orchestration)
         return self._run.fit()
+
+
+def _with_workers_that_help(execution: ExecutionConfig, plan: TrainingPlan) -> ExecutionConfig:
+    """Without worker processes where patterns lie in memory; Ptychodus asks for four unless told otherwise.
+
+    A thread gathers these during a step, and processes that each import the framework first take half a minute.
+    """
+    if execution.num_workers == 0 or is_file_backed(plan.groups.scan.patterns):
+        return execution
+    log.info("num_workers: %d not started, the patterns lie in memory", execution.num_workers)
+    return dataclasses.replace(execution, num_workers=0, persistent_workers=False)
 
 
 def _require_lightning(orchestration: str) -> None:

@@ -1,6 +1,7 @@
 """Door 1, called as Ptychodus calls it: train, find the file, open it elsewhere, make an image."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from ptycho_torch.api.base_api import (
     training_plan,
 )
 from ptycho_torch.backend.backend import TorchBackend
+from ptycho_torch.backend.training import TrainingRun
 from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.inference import load_and_predict
 from ptycho_torch.lightning_module import PtychoPINN_Lightning
@@ -115,6 +117,28 @@ def trained(folder, **changed):
     trainer._trainer.callbacks.append(losses)
     trainer.train(orchestration="lightning", experiment_name="")
     return find_best_checkpoint(Path(data.output_dir)), losses, model.model
+
+
+@pytest.mark.parametrize(("where", "processes"), [("memory", 0), ("file", 2)])
+def test_processes_gather_only_from_files(tmp_path, monkeypatch, where, processes):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    export(tmp_path / "scan.npz")
+    configs = manager(num_workers=4)
+    data = PtychoDataLoader(
+        data_dir=tmp_path, config_manager=configs, data_format=DataloaderFormats("lightning_only_module")
+    )
+    if where == "file":
+        np.save(tmp_path / "patterns.npy", data.groups.scan.patterns)
+        mapped = np.load(tmp_path / "patterns.npy", mmap_mode="r")
+        data.groups = dataclasses.replace(
+            data.groups, scan=dataclasses.replace(data.groups.scan, patterns=mapped)
+        )
+    model = PtychoModel._new_model(model=PtychoPINN_Lightning, config_manager=configs)
+    asked = []
+    monkeypatch.setattr(TrainingRun, "__init__", lambda self, *_, execution, **__: asked.append(execution))
+    monkeypatch.setattr(TrainingRun, "trainer", None, raising=False)
+    Trainer._from_lightning(model=model, dataloader=data, config_manager=configs)
+    assert asked[0].num_workers == processes
 
 
 def opened(path):

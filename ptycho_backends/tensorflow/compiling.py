@@ -15,7 +15,11 @@ def compiled(function: Callable[..., Any], *signature: Any) -> tf.types.experime
     No branch or loop of ours depends on the value of a tensor, so AutoGraph, which would translate all Python
     on the way and takes five seconds of the first training of a process, is left out.
     """
-    return tf.function(function, input_signature=signature or None, autograph=False)
+    graph = tf.function(function, input_signature=signature or None, autograph=False)
+    # a process that trains one model after the other makes many graphs, each of them once; TensorFlow tells these
+    # by the name of the function, and would warn of one that is made again and again
+    graph._omit_frequent_tracing_warning = True
+    return graph
 
 
 class Kept(Generic[T]):

@@ -2,6 +2,7 @@
 layout and number of threads. A step cannot be faster, and whatever it takes beyond is overhead."""
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -151,7 +152,6 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
     import torch.nn.functional as F
 
     from ptycho_torch.backend import device as devices
-    from ptycho_torch.backend import network
     from ptycho_torch.backend.arrays import tensors_from_batch
     from ptycho_torch.backend.model import PtychoModel, adam
 
@@ -202,38 +202,40 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
     seen: list[tuple] = []
     convolve = F.conv2d
 
-    def recorded(image: Any, kernel: Any, bias: Any = None, **settings: Any) -> Any:
-        seen.append((image, kernel, bias, settings))
-        return convolve(image, kernel, bias, **settings)
+    def recorded(image: Any, kernel: Any, bias: Any = None, *places: Any, **names: Any) -> Any:
+        seen.append((image, kernel, bias, functools.partial(_of_first_three, convolve, *places, **names)))
+        return convolve(image, kernel, bias, *places, **names)
 
     F.conv2d = recorded
     try:
         with computing():
-            network.object_patches(scale * tensors["diffraction"], model.tensors, config.model)
+            model.object(scale * tensors["diffraction"], tensors["offsets"])
     finally:
         F.conv2d = convolve
 
-    def layer(image: Any, kernel: Any, bias: Any, settings: dict) -> Convolution:
-        image, kernel, bias = (
+    def layer(image: Any, kernel: Any, bias: Any, convolve: Callable[..., Any]) -> Convolution:
+        image, kernel = (
             given.detach().to(kind or given.dtype).clone().requires_grad_(given.requires_grad)
-            for given in (image, kernel, bias)
+            for given in (image, kernel)
         )
+        bias = torch.zeros(len(kernel), dtype=kernel.dtype, device=where) if bias is None else bias
+        bias = bias.detach().to(kind or bias.dtype).clone().requires_grad_(kernel.requires_grad)
         # as it is in a step
         image, kernel = (
             given.detach().clone(memory_format=torch.channels_last).requires_grad_(given.requires_grad)
             for given in (image, kernel)
         )
         with torch.no_grad():
-            result = convolve(image, kernel, bias, **settings)
+            result = convolve(image, kernel, bias)
         gradient = torch.ones_like(result)
         wanted = [given for given in (image, kernel, bias) if given.requires_grad]
 
         def forward() -> Any:
             with torch.inference_mode():
-                return convolve(image, kernel, bias, **settings)
+                return convolve(image, kernel, bias)
 
         def both() -> Any:
-            return torch.autograd.grad(convolve(image, kernel, bias, **settings), wanted, gradient)
+            return torch.autograd.grad(convolve(image, kernel, bias), wanted, gradient)
 
         flop = 2.0 * result.numel() * kernel[0].numel()
         return Convolution(forward, both, flop, flop * (3 if image.requires_grad else 2))
@@ -244,11 +246,16 @@ def torch_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> 
     return case
 
 
+def _of_first_three(function: Callable[..., Any], *places: Any, **names: Any) -> Any:
+    """`function` of its first three arguments, which come last here."""
+    *others, image, kernel, bias = places
+    return function(image, kernel, bias, *others, **names)
+
+
 def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig) -> Case:
     import tensorflow as tf
 
     from ptycho_backends.tensorflow import device as devices
-    from ptycho_backends.tensorflow import network
     from ptycho_backends.tensorflow.arrays import batch_signature, tensors_from_batch
     from ptycho_backends.tensorflow.module import PtychoModule
 
@@ -295,12 +302,9 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
     try:
         with devices.computing(execution):
             fed = tf.cast(module.intensity_scale * tensors["diffraction"], dtype)
-            weights = {name: tf.cast(value, kind) for name, value in module.model.variables_by_name.items()}
-            weights["log_scale"] = tf.cast(weights["log_scale"], dtype)
-            network.object_patches(fed, weights, config.model)
+            module.model.object(fed, tensors["offsets"])
     finally:
         tf.nn.conv2d = convolve
-    assert network.tf.nn.conv2d is convolve
 
     def layer(image: tf.Tensor, kernel: tf.Tensor, settings: dict) -> Convolution:
         bias = tf.zeros(kernel.shape[-1], kernel.dtype)

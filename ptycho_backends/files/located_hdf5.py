@@ -59,6 +59,10 @@ def open_hdf5(path: Path, known: bool = False) -> "h5py.File":
         ) from error
 
 
+# A genuine file names few of its groups twice.
+PATHS_PER_OBJECT = 4
+
+
 class Hdf5Tree:
     """An HDF5 file and the files that its links lead to, open for reading until `close`.
 
@@ -221,6 +225,34 @@ class Hdf5Tree:
         if not numbered:
             raise ScanError(f"{label} to {file_name}, of which there is none in {self._folder}")
         return [self._inside(label, holder.filename, str(one)) for one in numbered]
+
+
+def has_circles(path: Path) -> bool:
+    """True where groups of a file contain themselves, or each other so often that a walk would hardly end."""
+    import h5py
+
+    with open_hdf5(path) as file:
+        objects = 0
+
+        def count(_: str) -> None:
+            nonlocal objects
+            objects += 1
+
+        # each object once
+        file.visit(count)
+        waiting: list[h5py.Group] = [file]
+        visits_left = PATHS_PER_OBJECT * (objects + 1)
+        while waiting:
+            group = waiting.pop()
+            visits_left -= 1
+            if visits_left < 0:
+                return True
+            for name in group:
+                if isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    member = group[name]
+                    if isinstance(member, h5py.Group):
+                        waiting.append(member)
+    return False
 
 
 def member_names(group: "h5py.Group") -> frozenset[str]:

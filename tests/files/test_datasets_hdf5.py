@@ -17,6 +17,7 @@ from ptycho_backends.errors import ScanError
 from ptycho_backends.files import datasets_hdf5
 from ptycho_backends.files.budget import Growth
 from ptycho_backends.files.datasets_hdf5 import DatasetFile, Hdf5Patterns, write_datasets
+from ptycho_backends.files.located_hdf5 import has_circles
 
 PATTERNS = np.random.default_rng(0).poisson(2.0, (11, 30, 31)).astype(np.uint16)
 
@@ -423,3 +424,26 @@ def test_sane_sizes_follow_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets_hdf5, "BY_FRAME", Growth(1 << 20, 1100))
     with pytest.raises(ScanError, match="claims shape"):
         both(path)
+
+
+@pytest.mark.parametrize(
+    ("links", "circular"),
+    [
+        ({}, False),
+        ({"a/again": "b"}, False),
+        ({"a/again": "a"}, True),
+        ({"a/again": "/"}, True),
+        # two paths to each of twenty: a million to the last
+        ({f"g{i}/{name}": f"g{i + 1}" for i in range(20) for name in "xy"}, True),
+    ],
+)
+def test_groups_that_contain_themselves_are_found(tmp_path, links, circular):
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["a/numbers"], file["b/numbers"] = np.arange(3), np.arange(4)
+        for i in range(21):
+            file.create_group(f"g{i}")
+        for name, target in links.items():
+            file[name] = file[target]
+        file["soft"] = h5py.SoftLink("/")
+    assert has_circles(path) == circular

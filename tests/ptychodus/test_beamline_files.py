@@ -34,6 +34,14 @@ def test_a_file_of_a_beamline(of_lcls):
     assert not is_scan(path)
 
 
+def test_groups_that_contain_themselves_are_refused(of_lcls):
+    """Ptychodus's readers, which know the file, would never end."""
+    with h5py.File(of_lcls[0], "a") as file:
+        file["lmc/again"] = file["lmc"]
+    with pytest.raises(ScanError, match="HDF5 of another layout"):
+        load_scan(of_lcls[0], options=ScanOptions(pixel_size_m=1e-7))
+
+
 def test_a_file_that_nobody_knows(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["numbers"] = np.arange(3)

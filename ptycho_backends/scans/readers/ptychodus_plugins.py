@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ptycho_backends.files.located_hdf5 import has_circles
 from ptycho_backends.scans.raw_scan import RawScan, known_length
 from ptycho_backends.scans.readers.source import Source
 
@@ -30,6 +31,9 @@ def raw_through_ptychodus(source: Source) -> RawScan | None:
     Without Ptychodus nothing is imported. Positions that `source.options` name elsewhere need no reader.
     """
     if source.kind not in KINDS or not is_installed():
+        return None
+    if source.kind == "HDF5" and _tried(has_circles, source.path) is not False:
+        # Ptychodus would walk in them for ever
         return None
     with _quiet():
         from ptychodus.api.plugins import PluginRegistry  # late: it takes seconds

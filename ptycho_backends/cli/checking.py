@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptycho_backends.cli.options import Debug, Quiet, ScanFile, Verbose, option
+from ptycho_backends.cli.groups import Messages
+from ptycho_backends.cli.options import ScanFile, option
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading
-from ptycho_backends.cli.reporting import Say, session
+from ptycho_backends.cli.reporting import Say
 
 if TYPE_CHECKING:
     from ptycho_backends.checking import Finding
@@ -35,9 +36,8 @@ def check(
         bool,
         option("--trials/--quick", help="Reconstruct a few positions in several orientations. (trials)"),
     ] = True,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    messages: Messages,
 ) -> None:
     """Find the faults of a scan before an hour is spent on it; each finding has a cure to copy.
 
@@ -45,7 +45,7 @@ def check(
 
     Example: ptycho-backends check scan.npz --picture scan.png
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends.checking import check_scan
         from ptycho_backends.cli.settings import scan_of
 

@@ -14,18 +14,10 @@ from ptycho_backends.cli.checking import check as check_command
 from ptycho_backends.cli.convert import convert
 from ptycho_backends.cli.doctor import doctor
 from ptycho_backends.cli.export import export
-from ptycho_backends.cli.groups import takes_groups
+from ptycho_backends.cli.groups import Messages, takes_groups
 from ptycho_backends.cli.images import compare, infer, refine
 from ptycho_backends.cli.inspection import inspect
-from ptycho_backends.cli.options import (
-    Debug,
-    Quiet,
-    Verbose,
-    option,
-)
-from ptycho_backends.cli.reporting import (
-    session,
-)
+from ptycho_backends.cli.options import option
 from ptycho_backends.cli.schema import schema
 from ptycho_backends.cli.simulation import simulate
 from ptycho_backends.cli.training import demo, find_rate, run, train
@@ -66,6 +58,7 @@ app.command()(takes_groups(inspect))
 
 
 @app.command()
+@takes_groups
 def parity(
     backends: Annotated[
         list[str],
@@ -92,9 +85,8 @@ def parity(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the report.", metavar="DIR")
     ] = Path("parity_report"),
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    messages: Messages,
 ) -> None:
     """Hold backends against the float64 reference and against each other; write a report.
 
@@ -102,7 +94,7 @@ def parity(
 
     Example: ptycho-backends parity torch tensorflow
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends.testing.command import parity_command
 
         code = parity_command(

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ptycho_backends.cli.groups import takes_groups
-from ptycho_backends.cli.options import Debug, Quiet, Verbose, option
+from ptycho_backends.cli.groups import Messages, takes_groups
+from ptycho_backends.cli.options import option
 from ptycho_backends.cli.reading import READ_AS_IT_IS, Reading
-from ptycho_backends.cli.reporting import session
 from ptycho_backends.errors import ConfigError
 
 
+@takes_groups
 @takes_groups
 def convert(
     paths: Annotated[
@@ -28,9 +28,8 @@ def convert(
     uncompressed: Annotated[
         bool, option("--uncompressed", help="Write patterns that can be mapped; the files are larger.")
     ] = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    messages: Messages,
 ) -> None:
     """Write scans of any format as NPZ, Ptychodus's HDF5, CXI, NXcxi_ptycho or PtyPy's .ptyd.
 
@@ -38,7 +37,7 @@ def convert(
 
     Lengths that a scan lacks: ptycho-backends convert scan.npz scan.cxi --energy 8.8keV --distance 2m --pixel-size 10nm
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends.cli.settings import scan_of
         from ptycho_backends.scans.readers.folder import scans_of_folder
         from ptycho_backends.scans.scan_files import export_training_data

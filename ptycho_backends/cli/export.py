@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptycho_backends.cli.options import BackendName, Debug, Quiet, Verbose, option
+from ptycho_backends.cli.groups import Messages, takes_groups
+from ptycho_backends.cli.options import BackendName, option
 from ptycho_backends.cli.reading import READ_AS_IT_IS
-from ptycho_backends.cli.reporting import session
 
 if TYPE_CHECKING:
     from ptycho_backends.export.formats import ExportFormat
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ptycho_backends.scans.scan import Scan
 
 
+@takes_groups
 def export(
     source: Annotated[
         Path,
@@ -43,9 +44,8 @@ def export(
         str | None, option("--licence", help="Text on the licence that the file carries.", metavar="TEXT")
     ] = None,
     backend: BackendName = None,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    messages: Messages,
 ) -> None:
     """Write a model, an image or a scan for another program, with its configuration, scale and licence.
 
@@ -53,7 +53,7 @@ def export(
 
     An image: ptycho-backends export run image.tif
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends.cli.settings import scan_of
         from ptycho_backends.export.formats import format_named, format_of
         from ptycho_backends.export.metadata import LICENCE

@@ -5,15 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ptycho_backends.cli.options import (
-    Debug,
-    Quiet,
-    Verbose,
-    option,
-)
-from ptycho_backends.cli.reporting import session
+from ptycho_backends.cli.groups import Messages, takes_groups
+from ptycho_backends.cli.options import option
 
 
+@takes_groups
 def simulate(
     path: Annotated[
         Path,
@@ -53,9 +49,8 @@ def simulate(
     mapped: Annotated[
         bool, option("--mapped", help="Write the patterns uncompressed, so that they can be mapped.")
     ] = False,
-    verbose: Verbose = 0,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    messages: Messages,
 ) -> None:
     """Simulate a scan of a Siemens star or of another sample, its object and probe known.
 
@@ -63,7 +58,7 @@ def simulate(
 
     With the probe of an experiment: ptycho-backends simulate leaves.npz --object leaves --probe-from scan.npz
     """
-    with session(verbose, quiet, debug) as say:
+    with messages.session() as say:
         from ptycho_backends import workflows
         from ptycho_backends.cli.reading import experiment_of
         from ptycho_backends.cli.settings import probe_of

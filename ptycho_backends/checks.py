@@ -1,11 +1,11 @@
-"""Checks of arrays at the public boundary: rank, size, dtype, finite values."""
+"""Checks at the public boundary: of arrays (rank, size, dtype, finite values), and problems as one error."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho_backends.errors import ShapeError
+from ptycho_backends.errors import ConfigError, ShapeError
 
 Size = int | None
 
@@ -94,3 +94,9 @@ def complex_modes(name: str, values: ArrayLike, side: int | None = None) -> NDAr
     if len(modes) == 0:
         raise ShapeError(f"{name}: got no modes, want at least one")
     return np.stack([complex_image(name, mode) for mode in modes])
+
+
+def raise_if_any(subject: str, problems: list[str]) -> None:
+    """Raise one `ConfigError` that lists all `problems`, if there are any."""
+    if problems:
+        raise ConfigError(f"{subject}: " + "; ".join(problems))

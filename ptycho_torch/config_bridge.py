@@ -15,6 +15,7 @@ import numpy as np
 
 from ptycho_backends import config as neutral
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.finetuning import PARTS
 from ptycho_backends.params.bridge import LEGACY_DEFAULTS
 from ptycho_backends.scans.neighbours import NeighbourChoice
 from ptycho_backends.values import TrainedModel
@@ -244,7 +245,7 @@ def _finetune_stages(training: TrainingConfig) -> tuple[Any, ...]:
     if not training.enable_staged_finetuning:
         if training.epochs_fine_tune == 0:
             return ()
-        rates = dict.fromkeys(neutral.PARTS, training.fine_tune_gamma)
+        rates = dict.fromkeys(PARTS, training.fine_tune_gamma)
         return (neutral.FinetuneStage(training.epochs_fine_tune, rates),)
     first = training.finetune_stage1_lr_decoder
     stages = [

@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptycho_backends.config import (
-    PARTS,
     ExecutionConfig,
     FinetuneStage,
     InferenceConfig,
@@ -21,6 +20,7 @@ from ptycho_backends.config import (
 )
 from ptycho_backends.config_file import load_config, save_config
 from ptycho_backends.errors import ConfigError, OutputError
+from ptycho_backends.finetuning import PARTS
 
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 SHARE = st.floats(0, 1)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptycho_backends import builtin_backends
+from ptycho_backends.checks import raise_if_any
 from ptycho_backends.config import (
     ATTENTION_FIELDS,
     LATER_MODEL_FIELDS,
@@ -20,7 +21,6 @@ from ptycho_backends.config import (
     ModelConfig,
     TrainingConfig,
     from_values,
-    raise_if_any,
 )
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.rules import shown

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ptycho_backends import constants
+from ptycho_backends.checks import raise_if_any
 from ptycho_backends.config import (
     AMPLITUDE_ACTIVATIONS,
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
-    raise_if_any,
 )
 from ptycho_backends.errors import ConfigError
 from ptycho_backends.params.bridge import dataclass_to_legacy_dict, forget_defaults, legacy_name

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_backends import constants
-from ptycho_backends.checks import as_array, require_finite, require_shape
-from ptycho_backends.config import ModelConfig, TrainingConfig, raise_if_any
+from ptycho_backends.checks import as_array, raise_if_any, require_finite, require_shape
+from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.errors import ConfigError, ShapeError
 from ptycho_backends.reference.initial_weights import PROBE, weight_shapes
 from ptycho_backends.values import Batch, Weights

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ptycho_backends.config import DECODER, ENCODER_BOTTOM, ENCODER_TOP, PARTS, PHASE_HEAD, ExecutionConfig
+from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.finetuning import DECODER, ENCODER_BOTTOM, ENCODER_TOP, PARTS, PHASE_HEAD
 
 if TYPE_CHECKING:
     from ptycho_backends.training.plan import TrainingPlan

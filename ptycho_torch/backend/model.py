@@ -259,7 +259,7 @@ def adam(
 ) -> torch.optim.Adam:
     """Adam over the trainable parameters, with the constants that every backend shares.
 
-    All are in one group; or `by_part` in several, each group's `part` being one of `config.PARTS`. `fused` takes
+    All are in one group; or `by_part` in several, each group's `part` being one of `finetuning.PARTS`. `fused` takes
     each step in one pass over the weights.
     """
     trainable = {name: tensor for name, tensor in model.tensors.items() if tensor.requires_grad}

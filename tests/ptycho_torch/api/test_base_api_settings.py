@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho_backends.config import PARTS
 from ptycho_backends.config import TrainingConfig as NeutralTrainingConfig
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.finetuning import PARTS
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_torch import config_bridge, scan_folder
 from ptycho_torch.api.base_api import ConfigManager, training_plan

@@ -8,13 +8,13 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ptycho_backends.config import raise_if_any
+from ptycho_backends.checks import raise_if_any
 from ptycho_backends.config_file import read_mapping
 from ptycho_backends.errors import ConfigError, OutputError
+from ptycho_backends.training.loggers import has_mlflow_store
 from ptycho_torch.api.base_api import ConfigManager, PtychoDataLoader, PtychoModel, Trainer
 from ptycho_torch.command import run_command
 from ptycho_torch.config_bridge import field_names
@@ -38,7 +38,7 @@ def main(
 ) -> Path:
     """Train on the `*.npz` files of a folder; checkpoints and logs go into a new `run_<time>` in it.
 
-    Where MLflow is installed, the run is logged there too (`logger_backend='mlflow'`).
+    Where MLflow is installed and has a store, the run is logged there too (`logger_backend='mlflow'`).
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def main(
     # checks the settings and fills `params.cfg` before it reads a file
     data = PtychoDataLoader(ptycho_dir, manager)
     model = PtychoModel._new_model(PtychoPINN_Lightning, manager)
-    logger = None if disable_mlflow or find_spec("mlflow") is None else "mlflow"
+    logger = "mlflow" if has_mlflow_store() and not disable_mlflow else None
     Trainer._from_lightning(model, data, config_manager=manager, logger_backend=logger).train()
     best = find_best_checkpoint(data.output_dir)
     if best is None:

@@ -1,6 +1,7 @@
 """The loggers that `ExecutionConfig.logger_backend` names: their packages, and the one that writes CSV."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ptycho_backends.files.output import output_directory, replaced_atomically
 from ptycho_backends.training.rescue import without_failure
 from ptycho_backends.values import EpochRecord, TrainedModel
 
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 FOLDER = "logs"
 METRICS_FILE = "metrics.csv"
 
@@ -42,6 +44,11 @@ def _is_installed(package: str) -> bool:
     """True for a package; a mere folder of its name, as W&B leaves in the working folder, is none."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
+
+
+def has_mlflow_store(environment: Mapping[str, str] = os.environ) -> bool:
+    """True where MLflow is installed and has a place to log to; mlflow-skinny, of Ptychodus, has servers alone."""
+    return _is_installed("mlflow") and (STORE_VARIABLE in environment or _is_installed("sqlalchemy"))
 
 
 def write_history(history: Sequence[EpochRecord], folder: Path) -> None:

@@ -25,12 +25,11 @@ from ptycho_backends.errors import ArchiveError, BackendUnavailableError
 from ptycho_backends.files.output import output_directory, replaced_atomically
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
 from ptycho_backends.training.epochs import metrics_of
-from ptycho_backends.training.loggers import EXPERIMENT, FOLDER, flattened
+from ptycho_backends.training.loggers import EXPERIMENT, FOLDER, STORE_VARIABLE, flattened
 from ptycho_backends.values import EpochRecord, TrainedModel
 
 log = logging.getLogger(__name__)
 
-STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 RUN_FILE = "mlflow_run.json"
 """In the logger's folder: `run_id` and `tracking_uri`."""

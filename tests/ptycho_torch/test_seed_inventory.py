@@ -300,6 +300,7 @@ def _(folder, trained, tmp_path):
 # Lightning's own calls of torch, with a trainer of its own
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+@pytest.mark.filterwarnings("ignore:.*`srun` command is available")
 @pytest.mark.parametrize("name", ROWS)
 def test_a_name_of_the_port_works(name, folder, trained, tmp_path, real):
     test = ROWS[name]

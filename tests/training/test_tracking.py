@@ -14,6 +14,7 @@ from ptycho_backends.errors import BackendUnavailableError, OutputError
 from ptycho_backends.registry import get_backend, installed_backends
 from ptycho_backends.scans.scan_files import save_scan
 from ptycho_backends.scans.simulate import simulate_star
+from ptycho_backends.training import loggers
 from ptycho_backends.training.loggers import FOLDER, METRICS_FILE, flattened
 from ptycho_backends.training.mlflow_run import DATABASE, RUN_FILE
 from ptycho_backends.training.tracking import tracked
@@ -26,7 +27,9 @@ def needs(package):
     )
 
 
-needs_mlflow = needs("mlflow")
+needs_mlflow = pytest.mark.skipif(
+    not loggers.has_mlflow_store(), reason="MLflow with its store is not installed"
+)
 # of MLflow and SQLAlchemy, which are not ours
 quiet_warnings = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -51,6 +54,21 @@ def trained(backend, folder):
 
 def test_nested_values_get_dotted_names():
     assert flattened("A", {"b": 1, "c": {"d": 2}}) == {"A.b": 1, "A.c.d": 2}
+
+
+@pytest.mark.parametrize(
+    ("packages", "environment", "has_store"),
+    [
+        ((), {}, False),
+        (("mlflow", "sqlalchemy"), {}, True),
+        (("mlflow",), {}, False),
+        (("mlflow",), {"MLFLOW_TRACKING_URI": "http://127.0.0.1"}, True),
+        ((), {"MLFLOW_TRACKING_URI": "http://127.0.0.1"}, False),
+    ],
+)
+def test_mlflow_without_a_database_needs_a_server(monkeypatch, packages, environment, has_store):
+    monkeypatch.setattr(loggers, "_is_installed", lambda name: name in packages)
+    assert loggers.has_mlflow_store(environment) == has_store
 
 
 def test_without_the_logger_there_is_no_run(tmp_path):

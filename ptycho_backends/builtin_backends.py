@@ -30,6 +30,8 @@ class BackendEntry:
         Its name in `params.cfg`, where the legacy package spells it otherwise.
     cluster_variable : str, optional
         Environment variable that connects its processes, and that counts before any launcher's.
+    task_strategy : str, optional
+        The strategy with which tasks of `srun` work together; None: every one but 'auto', and several devices.
     export_formats : tuple of str
         Formats of models that it alone writes (`export.formats`).
     """
@@ -41,6 +43,7 @@ class BackendEntry:
     aliases: tuple[str, ...] = ()
     legacy_name: str | None = None
     cluster_variable: str | None = None
+    task_strategy: str | None = None
     export_formats: tuple[str, ...] = ()
 
     @property
@@ -68,6 +71,7 @@ BUILT_IN: Mapping[str, BackendEntry] = MappingProxyType(
             install="pip install 'ptycho-backends[tensorflow]'",
             aliases=("tf",),
             cluster_variable="TF_CONFIG",
+            task_strategy="multi_worker_mirrored",
             export_formats=("saved-model", "litert"),
         ),
     }

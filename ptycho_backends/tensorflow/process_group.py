@@ -1,7 +1,8 @@
 """Devices that train or make an image together: replicas of the model in one process, or in several.
 
-`docs/several-devices.md` describes their work. Processes that a `TF_CONFIG` names join; TensorFlow connects them
-once, when the first of the backend's methods is called, for as long as they run.
+`docs/several-devices.md` describes their work. Processes that a `TF_CONFIG` names join, and tasks of `srun` whose
+strategy is 'multi_worker_mirrored'; TensorFlow connects them once, when the first of the backend's methods is called,
+for as long as they run.
 """
 
 import contextlib
@@ -24,10 +25,11 @@ from ptycho_backends.training.launch import (
     EXAMPLE,
     SINGLE_DEVICE,
     TF_CONFIG,
+    TORCHRUN,
     Cluster,
     ProcessRank,
+    known_cluster,
     launched,
-    tf_cluster,
 )
 
 # Strategies that are one and the same here: a replica on each device of this process.
@@ -100,16 +102,16 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
         return ProcessGroup()
     launch = launched(execution, "tensorflow")
     several = launch is not None and launch.size > 1
-    if launch is not None and several and launch.launcher != TF_CONFIG:
+    if launch is not None and several and launch.launcher == TORCHRUN:
         raise ConfigError(
-            f"{launch.launcher}: started {launch.size} processes, and TensorFlow does not know where the others "
+            f"{TORCHRUN}: started {launch.size} processes, and TensorFlow does not know where the others "
             f"are; set {TF_CONFIG} in each of them to something like {EXAMPLE}, keep each to itself with "
             f"strategy={SINGLE_DEVICE!r}, or start one process with devices set to their number"
         )
-    if execution.strategy == SEVERAL_PROCESSES and tf_cluster() is None:
+    if execution.strategy == SEVERAL_PROCESSES and known_cluster() is None:
         raise ConfigError(
-            f"strategy: got {SEVERAL_PROCESSES!r}, but {TF_CONFIG} is not set; set it in each process to "
-            f"something like {EXAMPLE}, or use 'auto'"
+            f"strategy: got {SEVERAL_PROCESSES!r}, but {TF_CONFIG} is not set, and srun has not started this "
+            f"process; set it in each process to something like {EXAMPLE}, or use 'auto'"
         )
     if launch is None or not several:
         return ProcessGroup()
@@ -120,7 +122,7 @@ def process_group_of(execution: ExecutionConfig) -> ProcessGroup:
         )
     if execution.strategy == "mirrored":
         raise ConfigError(
-            f"strategy: got 'mirrored' for the {launch.size} workers of {TF_CONFIG}, want 'auto' or "
+            f"strategy: got 'mirrored' for the {launch.size} workers of {launch.launcher}, want 'auto' or "
             f"{SEVERAL_PROCESSES!r}; or {SINGLE_DEVICE!r}, to keep each to itself"
         )
     return ProcessGroup(launch.rank, launch.size)
@@ -172,16 +174,17 @@ def require_devices(execution: ExecutionConfig, kind: str) -> None:
 
 
 def _join(kind: str, devices: int) -> None:
-    """Connect to the processes that `TF_CONFIG` names, and wait until all of them have connected."""
-    cluster = tf_cluster()
+    """Connect to the processes of the cluster, and wait until all of them have connected."""
+    cluster = known_cluster()
     assert cluster is not None
+    launcher = cluster.launcher
     if kind == "CPU" and devices > 1:
         raise ConfigError(
-            f"devices: got {devices} for the workers of {TF_CONFIG}, want 1: each has one processor; start more"
+            f"devices: got {devices} for the workers of {launcher}, want 1: each has one processor; start more"
         )
     if _joined:
         if _joined[0].cluster != cluster:
-            raise ConfigError(f"{TF_CONFIG}: changed since this process has joined the others; start it anew")
+            raise ConfigError(f"{launcher}: changed since this process has joined the others; start it anew")
         return
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({job: list(addresses) for job, addresses in cluster.jobs}),
@@ -197,13 +200,13 @@ def _join(kind: str, devices: int) -> None:
             strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
     except RuntimeError as error:
         raise ConfigError(
-            f"{TF_CONFIG}: names {len(cluster.addresses)} workers, but TensorFlow has computed something in this "
+            f"{launcher}: names {len(cluster.addresses)} workers, but TensorFlow has computed something in this "
             "process already, and cannot join the others any more; let a method of the backend be the first that "
             f"uses TensorFlow, or keep each process to itself with strategy={SINGLE_DEVICE!r}"
         ) from error
     except tf.errors.UnknownError as error:
         raise ConfigError(
-            f"{TF_CONFIG}: cannot listen at {cluster.addresses[cluster.rank]!r}, the address of this process "
+            f"{launcher}: cannot listen at {cluster.addresses[cluster.rank]!r}, the address of this process "
             f"({error.message}); give it one of this machine, and a port that is free"
         ) from error
     _joined.append(_Joined(cluster, kind, devices, strategy))

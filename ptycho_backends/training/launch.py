@@ -1,11 +1,13 @@
 """Rank of this process among those that `torchrun`, `srun` or a `TF_CONFIG` started, from the environment."""
 
+import itertools
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from ptycho_backends.builtin_backends import BUILT_IN
+from ptycho_backends.builtin_backends import BUILT_IN, BackendEntry
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
 
@@ -17,6 +19,11 @@ EXAMPLE = '{"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": 
 
 # Jobs whose tasks are workers; a chief is the first of them.
 JOBS = ("chief", "worker")
+
+# Ports of the tasks of `srun`: below those that systems give away by themselves (from 32768), a block for each step.
+FIRST_PORT, PORT_BLOCKS, PORTS_IN_BLOCK = 15000, 1000, 16
+# Blocks between two steps of a job, so that steps side by side, and jobs with neighbouring numbers, do not meet.
+BLOCKS_BETWEEN_STEPS = 101
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Content of `TF_CONFIG`: the addresses of each job's tasks, and the task of this process."""
+    """Addresses of each job's tasks, and the task of this process, from the variables of `launcher`."""
 
     jobs: tuple[tuple[str, tuple[str, ...]], ...]
     job: str
     index: int
+    launcher: str = TF_CONFIG
 
     @property
     def addresses(self) -> list[str]:
@@ -78,7 +86,8 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
     """Launch of the processes that are to work together with this one; None for a process by itself.
 
     Processes of `torchrun` and of a `TF_CONFIG` always work together. Those of `srun` do if `execution` names
-    several devices or a strategy, because a cluster starts independent processes in the same way.
+    several devices or a strategy, or the `task_strategy` of the backend's entry in the registry where it has one,
+    because a cluster starts independent processes in the same way.
 
     Parameters
     ----------
@@ -97,7 +106,7 @@ def launched(execution: ExecutionConfig, backend: str) -> Launch | None:
     first = None if entry is None else entry.cluster_variable
     # stable: the others keep their order
     for launcher in sorted(LAUNCHERS, key=lambda name: name != first):
-        if launch := LAUNCHERS[launcher](execution):
+        if launch := LAUNCHERS[launcher](execution, entry):
             return launch
     return None
 
@@ -108,7 +117,7 @@ def is_first_process(execution: ExecutionConfig, backend: str) -> bool:
     return launch is None or launch.rank == 0
 
 
-def _of_torchrun(execution: ExecutionConfig) -> Launch | None:
+def _of_torchrun(execution: ExecutionConfig, entry: BackendEntry | None) -> Launch | None:
     known = os.environ
     if "TORCHELASTIC_RUN_ID" not in known:
         return None
@@ -120,15 +129,127 @@ def _of_torchrun(execution: ExecutionConfig) -> Launch | None:
     return Launch(rank, size, local_rank, local_size, TORCHRUN)
 
 
-def _of_srun(execution: ExecutionConfig) -> Launch | None:
-    if execution.devices == 1 and execution.strategy == "auto":
+def _of_srun(execution: ExecutionConfig, entry: BackendEntry | None) -> Launch | None:
+    if entry is not None and entry.task_strategy is not None:
+        together = execution.strategy == entry.task_strategy and tf_cluster() is None
+    else:
+        together = execution.devices > 1 or execution.strategy != "auto"
+    if not together or not _in_step() or _whole("SLURM_STEP_NUM_TASKS") == 1:
         return None
-    known = os.environ
-    # an allocation has the number of tasks, but only what `srun` starts has a number of its own on its machine
-    if not {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"} <= known.keys() or _whole("SLURM_NTASKS") == 1:
+    counts, node, local_rank = _tasks_on_nodes(), _whole("SLURM_NODEID"), _whole("SLURM_LOCALID")
+    if not (node < len(counts) and local_rank < counts[node]):
+        raise ConfigError(
+            f"SLURM_NODEID, SLURM_LOCALID: got {node}, {local_rank}, want a task of SLURM_STEP_TASKS_PER_NODE="
+            f"{os.environ['SLURM_STEP_TASKS_PER_NODE']!r}; start the program with srun"
+        )
+    # node by node, whatever order --distribution numbers them in, so that the first one is on the first node
+    return Launch(sum(counts[:node]) + local_rank, sum(counts), local_rank, counts[node], SRUN)
+
+
+def _in_step() -> bool:
+    """True for what `srun` starts; a batch script has ranks too, those of its own shell."""
+    return {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"} <= os.environ.keys()
+
+
+def _tasks_on_nodes() -> list[int]:
+    """Tasks of this step on each of its nodes, which Slurm writes as '4(x2),3'."""
+    text = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        if found is None:
+            raise ConfigError(
+                f"SLURM_STEP_TASKS_PER_NODE: got {text!r}, want the tasks of each node, like '4(x2),3'; start the "
+                "program with srun"
+            )
+        counts += [int(found[1])] * int(found[2] or 1)
+    return counts
+
+
+def srun_cluster() -> Cluster | None:
+    """Addresses of the tasks that `srun` started, in the order of their ranks; None for a process of no step.
+
+    Each host listens at a port that job, step and the task's number on its node decide.
+
+    Raises
+    ------
+    ConfigError
+        If the variables of Slurm are incomplete or not understood.
+    """
+    if not _in_step():
         return None
-    rank, size, local_rank = (_whole(name) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
-    return Launch(rank, size, local_rank, size // max(1, _whole("SLURM_NNODES", 1)), SRUN)
+    hosts, counts = expand_nodes(os.environ.get("SLURM_STEP_NODELIST", "")), _tasks_on_nodes()
+    if len(hosts) != len(counts):
+        raise ConfigError(
+            f"SLURM_STEP_NODELIST: got {len(hosts)} nodes {hosts}, want the {len(counts)} of "
+            f"SLURM_STEP_TASKS_PER_NODE={os.environ['SLURM_STEP_TASKS_PER_NODE']!r}"
+        )
+    block = (_whole("SLURM_JOB_ID") + BLOCKS_BETWEEN_STEPS * _whole("SLURM_STEP_ID")) % PORT_BLOCKS
+    port = FIRST_PORT + PORTS_IN_BLOCK * block
+    addresses = [
+        f"{host}:{port + task}" for host, count in zip(hosts, counts, strict=True) for task in range(count)
+    ]
+    index = sum(counts[: _whole("SLURM_NODEID")]) + _whole("SLURM_LOCALID")
+    return Cluster((("worker", tuple(addresses)),), "worker", index, SRUN)
+
+
+def srun_meeting_point() -> tuple[str, int]:
+    """Host and port where the tasks of `srun` meet: `MASTER_ADDR` and `MASTER_PORT`, else the first one's address.
+
+    Raises
+    ------
+    ConfigError
+        As `srun_cluster`.
+    """
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if host and port:
+        return host, _whole("MASTER_PORT")
+    cluster = srun_cluster()
+    assert cluster is not None
+    first, _, own_port = cluster.addresses[0].rpartition(":")
+    return host or first, _whole("MASTER_PORT", int(own_port))
+
+
+def expand_nodes(text: str) -> list[str]:
+    """Names of the nodes in a list as Slurm writes it: 'node[01-03,7],gpu5' are node01, node02, node03, node7, gpu5.
+
+    Raises
+    ------
+    ConfigError
+        If the list is not understood.
+    """
+    # commas inside of brackets do not part nodes
+    parts = re.findall(r"(?:[^\[\],\s]|\[[^\[\]\s]*\])+", text)
+    if not parts or ",".join(parts) != text:
+        raise _no_node_list(text)
+    return [name for part in parts for name in _expand_node(part, text)]
+
+
+def _expand_node(part: str, whole: str) -> list[str]:
+    """Every choice of one number in each pair of brackets."""
+    choices = [
+        _expand_ranges(piece[1:-1], whole) if piece.startswith("[") else [piece]
+        for piece in re.split(r"(\[[^\]]*\])", part)
+    ]
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+def _expand_ranges(text: str, whole: str) -> list[str]:
+    numbers: list[str] = []
+    for item in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        if found is None:
+            raise _no_node_list(whole)
+        first, last = found[1], found[2] or found[1]
+        # as many digits as the first one has: 08-10 are 08, 09, 10
+        numbers += [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return numbers
+
+
+def _no_node_list(text: str) -> ConfigError:
+    return ConfigError(
+        f"SLURM_STEP_NODELIST: got {text!r}, want names of nodes like 'node[01-03,7],gpu5'; start the program with srun"
+    )
 
 
 def _whole(name: str, default: int | None = None) -> int:
@@ -142,7 +263,7 @@ def _whole(name: str, default: int | None = None) -> int:
         ) from error
 
 
-def _of_tf_config(execution: ExecutionConfig) -> Launch | None:
+def _of_tf_config(execution: ExecutionConfig, entry: BackendEntry | None) -> Launch | None:
     cluster = tf_cluster()
     if cluster is None or len(cluster.addresses) == 1:
         return None
@@ -153,6 +274,17 @@ def _of_tf_config(execution: ExecutionConfig) -> Launch | None:
 
 
 LAUNCHERS = {TORCHRUN: _of_torchrun, SRUN: _of_srun, TF_CONFIG: _of_tf_config}
+
+
+def known_cluster() -> Cluster | None:
+    """The cluster of `TF_CONFIG`, else of the tasks of `srun`; None where neither is there.
+
+    Raises
+    ------
+    ConfigError
+        If its variables are not understood.
+    """
+    return tf_cluster() or srun_cluster()
 
 
 def tf_cluster() -> Cluster | None:

@@ -27,7 +27,13 @@ from torch import distributed as dist
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
-from ptycho_backends.training.launch import SINGLE_DEVICE, TF_CONFIG, ProcessRank, launched
+from ptycho_backends.training.launch import (
+    SINGLE_DEVICE,
+    TF_CONFIG,
+    ProcessRank,
+    launched,
+    srun_meeting_point,
+)
 
 # Strategies that are one and the same here: a process for each device.
 SHARED = ("auto", "ddp", "ddp_spawn")
@@ -191,12 +197,8 @@ def _connect_launched(processes: ProcessGroup) -> None:
     if dist.is_torchelastic_launched():
         dist.init_process_group(_transport(processes))
         return
-    from lightning.fabric.plugins.environments import SLURMEnvironment
-
-    slurm = SLURMEnvironment(auto_requeue=False)
-    _connect(
-        processes, dist.TCPStore(slurm.main_address, slurm.main_port, processes.size, processes.is_first)
-    )
+    host, port = srun_meeting_point()
+    _connect(processes, dist.TCPStore(host, port, processes.size, processes.is_first))
 
 
 @contextlib.contextmanager

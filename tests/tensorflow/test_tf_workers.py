@@ -221,7 +221,7 @@ def test_processes_of_tf_config(monkeypatch):
 
 def test_several_processes_need_to_know_of_each_other(monkeypatch):
     run = ExecutionConfig(accelerator="cpu", strategy="multi_worker_mirrored")
-    with pytest.raises(ConfigError, match="'multi_worker_mirrored', but TF_CONFIG is not set; set it"):
+    with pytest.raises(ConfigError, match="'multi_worker_mirrored', but TF_CONFIG is not set, and srun"):
         process_group_of(run)
     launch = {
         "TORCHELASTIC_RUN_ID": "x", "RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2,
@@ -233,6 +233,29 @@ def test_several_processes_need_to_know_of_each_other(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", cluster(index=2))
     assert process_group_of(run) == ProcessGroup(2, 3)
     assert launched(run, "torch").launcher == "torchrun"
+
+
+def test_tasks_of_srun_need_no_tf_config(monkeypatch):
+    slurm = {
+        "JOB_ID": 7, "NODEID": 1, "PROCID": 2, "LOCALID": 0, "STEP_ID": 0, "STEP_NUM_TASKS": 3,
+        "STEP_TASKS_PER_NODE": "2,1", "STEP_NODELIST": "node[1-2]",
+    }  # fmt: skip
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    run = ExecutionConfig(accelerator="cpu", strategy="multi_worker_mirrored")
+    assert process_group_of(run) == ProcessGroup(2, 3)
+    assert not is_first_process(run, "tensorflow")
+    for strategy in ("auto", "mirrored"):
+        apart = dataclasses.replace(run, strategy=strategy, devices=2)
+        assert process_group_of(apart) == ProcessGroup()
+        assert is_first_process(apart, "tensorflow")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert process_group_of(run) == ProcessGroup()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    tf.zeros(1)
+    backend, scan = TensorFlowBackend(), simulate_star(64, 4, n_photons=1e5, seed=3)
+    with pytest.raises(ConfigError, match=r"srun: names 3 workers, but TensorFlow has computed something"):
+        backend.train(scan, config(2), execution=run)
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,9 @@ def test_processes_of_launchers(monkeypatch):
             process_group_of(run)
         assert process_group_of(dataclasses.replace(run, strategy="single_device")) == ProcessGroup()
 
-    slurm = {"NTASKS": 4, "PROCID": 3, "LOCALID": 1, "NNODES": 2}
+    slurm = {
+        "PROCID": 3, "LOCALID": 1, "NODEID": 1, "STEP_ID": 0, "STEP_NUM_TASKS": 4, "STEP_TASKS_PER_NODE": "2(x2)",
+    }  # fmt: skip
     with monkeypatch.context() as patch:
         for name, value in slurm.items():
             patch.setenv(f"SLURM_{name}", str(value))
@@ -270,7 +272,10 @@ def test_processes_of_launchers(monkeypatch):
 
 def test_a_process_by_itself_ignores_the_variables_of_a_cluster(groups, tmp_path, monkeypatch):
     """Task 3 of a sweep under SLURM, which Lightning would refuse, or take for a process that writes nothing."""
-    slurm = {"JOB_ID": 1, "JOB_NAME": "sweep", "NTASKS": 4, "NNODES": 1, "PROCID": 3, "LOCALID": 3}
+    slurm = {
+        "JOB_ID": 1, "JOB_NAME": "sweep", "NTASKS": 4, "NNODES": 1, "NODEID": 0, "PROCID": 3, "LOCALID": 3,
+        "STEP_ID": 0, "STEP_NUM_TASKS": 4, "STEP_TASKS_PER_NODE": 4,
+    }  # fmt: skip
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     monkeypatch.setattr(rank_zero_only, "rank", 3)

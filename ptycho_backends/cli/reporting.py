@@ -171,6 +171,12 @@ def until_signal(verb: "Callable[..., RunResult]", *arguments: Any, **options: A
 
 def report(result: "RunResult", say: Say, again: str | None = None) -> None:
     """Print epochs, metrics and files; exit code 128 + n after signal n, 130 after Ctrl-C."""
+    if not result.files:
+        # one of several processes, of which the first writes and reports
+
+        def say(_: str) -> None:
+            return
+
     history = () if result.model is None else result.model.history
     if history and "history" in result.files:
         seconds = sum(record.seconds for record in history)

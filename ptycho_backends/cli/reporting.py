@@ -203,7 +203,7 @@ def report(result: "RunResult", say: Say, again: str | None = None) -> None:
     if again is not None and (result.interrupted or result.signal is not None):
         done = (
             f"{len(history)} epochs"
-            if history and result.model is not None and result.model.interrupted
+            if result.model is not None and result.model.interrupted
             else f"{len(passes)} passes"
         )
         by = "" if result.signal is None else f" by {signal.Signals(result.signal).name}"

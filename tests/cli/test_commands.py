@@ -392,6 +392,10 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path, npz):
 
 
 def test_ctrl_c_keeps_what_was_learned_and_says_how_to_go_on(tmp_path, npz, monkeypatch):
+    monkeypatch.setattr(OracleBackend, "interrupt_after", 0)
+    result = ptycho("train", npz, "-o", tmp_path / "early", "--filters", 1, code=130)
+    assert "interrupted after 0 epochs; go on with" in result.stderr
+
     monkeypatch.setattr(OracleBackend, "interrupt_after", 2)
     run = tmp_path / "run"
     result = ptycho("run", npz, "-o", run, "-e", 4, "--filters", 1, "--nphotons", 777, code=130)

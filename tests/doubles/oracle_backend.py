@@ -29,11 +29,11 @@ class OracleBackend(BackendBase):
     def train_plan(self, plan, execution, output_dir=None, on_epoch=None):
         history = list(plan.start.history)
         for epoch in range(len(history) + 1, plan.config.nepochs + 1):
+            if len(history) == self.interrupt_after:
+                break
             history.append(EpochRecord(epoch, 10.0 / epoch, 11.0 / epoch, learning_rate=1e-3, seconds=0.0))
             if on_epoch is not None:
                 on_epoch(history[-1])
-            if epoch == self.interrupt_after:
-                break
         return TrainedModel(
             plan.config,
             plan.start.weights,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ptycho_backends.errors import ArchiveError, BackendUnavailableError
 from ptycho_backends.files.safe_zip import ARCHIVE_NAME
+from ptycho_backends.training.loggers import has_mlflow_store
 from ptycho_backends.training.mlflow_run import DATABASE
 from ptycho_torch.lightning_utils import find_best_checkpoint
 
@@ -50,10 +51,10 @@ def model_of_run(run_id: str, tracking_uri: str | None = None) -> Path:
     ArchiveError
         If there is no such run, or no model in it.
     """
-    if find_spec("mlflow") is None:
+    if not has_mlflow_store() and (tracking_uri is None or find_spec("mlflow") is None):
         raise BackendUnavailableError(
-            f"{run_id}: the number of an MLflow run, but 'mlflow' is not installed; run: pip install mlflow, "
-            "or name the model file"
+            f"{run_id}: the number of an MLflow run, but 'mlflow' with its store is not installed; run: "
+            "pip install mlflow, or name the model file"
         )
     import mlflow
 

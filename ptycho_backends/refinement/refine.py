@@ -92,6 +92,11 @@ class Refinement:
         Name for the result.
     processes : Processes, optional
         That work together; the first one writes and calls back. Default: this one by itself.
+
+    Attributes
+    ----------
+    held_out_deviances : (float, float), optional
+        Without the learned correction and with it; None where none was tried, or no pixels are held out.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class Refinement:
         self._best = self._least_held_out = np.inf
         self._rises = 0
         self._corrected = False
+        self.held_out_deviances: tuple[float, float] | None = None
         self._gain_of_probe: NDArray[np.float64] | None = None
         steps.set_velocities(plan.state.velocity, plan.state.probe_velocity)
         steps.place(*plan.geometry(plan.state))
@@ -272,6 +278,7 @@ class Refinement:
         before = self._held_out_deviance()
         self._steps.correct(self._plan.correction)
         after = self._held_out_deviance()
+        self.held_out_deviances = None if before is None or after is None else (before, after)
         self._corrected = after is None or before is None or after <= before
         if not self._corrected:
             self._steps.go_back()

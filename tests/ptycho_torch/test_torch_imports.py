@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.plan import new_model
@@ -30,6 +32,7 @@ def python(*arguments: str, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_matplotlib_backend_of_another_environment_is_ignored() -> None:
     """Lightning imports torchmetrics, which imports matplotlib."""
     missing = "module://a_notebook_of_another_environment.backend_inline"

@@ -395,6 +395,7 @@ def test_training_moves_from_torch_to_tensorflow_and_back(backend, scan, tmp_pat
         assert got.learning_rate == expected.learning_rate
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_a_torch_checkpoint_is_resumed_where_torch_is_not_installed(backend, tmp_path):
     """In float64: the second epoch in a process that cannot import torch, and on torch."""
@@ -433,6 +434,7 @@ backend.save(backend.train(scan, config, execution=run, resume_from=checkpoint),
     assert difference < 1e-5
 
 
+@pytest.mark.slow
 def test_importing_redirects_no_file_descriptor_and_is_quiet():
     """In a process of its own, which has not imported TensorFlow yet."""
     program = (

@@ -74,6 +74,7 @@ def test_the_shards_of_a_batch_are_the_batch():
         assert all(len(shard[step].indices) for shard in shards)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(groups, tmp_path, monkeypatch):
     """13 groups in steps of 4, 4, 4 and 1: the last leaves one process with nothing. SIGTERM in epoch 2.
 
@@ -185,6 +186,7 @@ def test_torchrun(groups, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_image_of_one(groups):
     model = plan_training(groups, config(4), "torch").start
     image = TorchBackend().infer(model, groups, execution=TOGETHER)

@@ -31,6 +31,7 @@ def same(image, want):
         assert got.error == pytest.approx(expected.error, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_two_processes_refine_as_one(scan, alone):
     seen = []
     both = get_backend("torch").refine(

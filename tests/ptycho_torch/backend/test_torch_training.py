@@ -391,6 +391,7 @@ def test_damaged_checkpoints_are_refused(backend, uninterrupted, tmp_path, damag
         backend.load(path)
 
 
+@pytest.mark.slow
 def test_two_ctrl_c_end_at_once(tmp_path):
     """In a process of its own: the second SIGINT ends within a step, and the model still comes back."""
     program = """

@@ -12,6 +12,7 @@ from ptycho_backends.images import stitching
 from ptycho_backends.images.reconstruct import reconstruct, trust_in_patches, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
 from ptycho_backends.tensorflow import network, process_group
+from ptycho_backends.tensorflow.adam import Adam
 from ptycho_backends.tensorflow.arrays import (
     TensorBatch,
     batch_signature,
@@ -28,7 +29,7 @@ from ptycho_backends.tensorflow.device import (
     device_kind,
     network_dtype,
 )
-from ptycho_backends.tensorflow.model import Adam, PtychoModel
+from ptycho_backends.tensorflow.model import PtychoModel
 from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.prediction import concatenated, prediction_batches, stitch_predicted
 from ptycho_backends.training.trainable import trained_weights
@@ -141,11 +142,11 @@ def train_step(
     with computing(execution):
         runner = _Runner(config.model, weights, execution)
         names = trained_weights(runner.model.tensors, config)
-        optimizer = Adam({name: runner.model.tensors[name] for name in names})
+        optimizer = Adam({"all": {name: runner.model.tensors[name] for name in names}})
         for batch in batches:
             statistics: network.Statistics = {}
             gradients = runner.gradients(config, batch, names, statistics)
-            optimizer.apply(gradients, dict.fromkeys(names, execution.learning_rate))
+            optimizer.apply(optimizer.flattened(gradients), {"all": execution.learning_rate})
             runner.model.update_running_statistics(statistics)
         return runner.model.weights()
 

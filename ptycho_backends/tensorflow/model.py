@@ -1,4 +1,4 @@
-"""The model as a tree of modules, and its optimiser."""
+"""The model as a tree of modules."""
 
 import operator
 from collections.abc import Mapping
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ptycho_backends import constants
 from ptycho_backends.config import ModelConfig, TrainingConfig
 from ptycho_backends.reference.initial_weights import LOG_SCALE, PROBE, layer_channels
 from ptycho_backends.tensorflow import correction, losses, network, physics, process_group, unrolled
@@ -18,10 +17,7 @@ from ptycho_backends.tensorflow.arrays import (
     weights_from_tensors,
 )
 from ptycho_backends.tensorflow.layers import attach_layers
-from ptycho_backends.values import Shown, TrainingState
-
-# Added to the norm of a gradient before it is clipped, as torch does.
-CLIPPING_FLOOR = 1e-6
+from ptycho_backends.values import Shown
 
 
 class PtychoModel(Shown, tf.Module):
@@ -229,73 +225,3 @@ class PtychoModel(Shown, tf.Module):
     def weights(self) -> dict[str, NDArray]:
         """The canonical weights, in the model's precision."""
         return weights_from_tensors(self.tensors)
-
-
-def counter(value: object, dtype: tf.DType | None = None) -> tf.Variable:
-    """A variable that is not trained, the same on all replicas."""
-    return tf.Variable(value, dtype=dtype, trainable=False, aggregation=process_group.SAME_EVERYWHERE)
-
-
-class Adam(tf.Module):
-    """Adam over some of a model's variables, with the constants that every backend shares.
-
-    Algorithm 1 of Kingma and Ba: epsilon is added to the root of the bias-corrected second moment. Keras
-    adds it to the root before the correction, so its steps differ from torch's.
-
-    Parameters
-    ----------
-    variables : mapping of str to tf.Variable
-    state : TrainingState, optional
-        Resume state.
-    """
-
-    def __init__(self, variables: Mapping[str, tf.Variable], state: TrainingState | None = None) -> None:
-        super().__init__()
-        self._trained = dict(variables)
-        self._step = counter(0, tf.int64)
-        self._first = {name: counter(tf.zeros_like(one)) for name, one in self._trained.items()}
-        self._second = {name: counter(tf.zeros_like(one)) for name, one in self._trained.items()}
-        self.restart(state)
-
-    def restart(self, state: TrainingState | None = None) -> None:
-        """Begin anew, or from a resume state."""
-        self._step.assign(0 if state is None else state.step)
-        self._set_moments(self._first, {} if state is None else state.first_moments)
-        self._set_moments(self._second, {} if state is None else state.second_moments)
-
-    def _set_moments(self, moments: Mapping[str, tf.Variable], saved: Mapping[str, NDArray]) -> None:
-        for name, variable in moments.items():
-            if name in saved:
-                variable.assign(tensors_from_weights({name: saved[name]}, variable.dtype)[name])
-            else:
-                variable.assign(tf.zeros_like(variable))
-
-    def apply(self, gradients: Mapping[str, tf.Tensor], rates: Mapping[str, tf.Tensor | float]) -> None:
-        """Take one step along `gradients`, each variable at its own rate.
-
-        A variable without a gradient stays as it is, with its moments; steps are counted for all.
-        """
-        step = tf.cast(self._step.assign_add(1), tf.float64)
-        # in float64, because 1 - beta2 has only four digits left in float32
-        first_correction = 1.0 - tf.pow(tf.constant(constants.ADAM_BETA1, tf.float64), step)
-        second_correction = tf.sqrt(1.0 - tf.pow(tf.constant(constants.ADAM_BETA2, tf.float64), step))
-        for name, gradient in gradients.items():
-            rate = tf.convert_to_tensor(rates[name], tf.float64) / first_correction
-            dtype = gradient.dtype
-            first, second = self._first[name], self._second[name]
-            first.assign_add((gradient - first) * (1.0 - constants.ADAM_BETA1))
-            second.assign(constants.ADAM_BETA2 * second + (1.0 - constants.ADAM_BETA2) * tf.square(gradient))
-            root = tf.sqrt(second) / tf.cast(second_correction, dtype) + constants.ADAM_EPSILON
-            self._trained[name].assign_sub(tf.cast(rate, dtype) * (first / root))
-
-    @property
-    def steps_done(self) -> int:
-        return int(self._step.numpy())
-
-    @property
-    def first_moments(self) -> dict[str, NDArray]:
-        return weights_from_tensors(self._first)
-
-    @property
-    def second_moments(self) -> dict[str, NDArray]:
-        return weights_from_tensors(self._second)

@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.tensorflow import network, process_group
+from ptycho_backends.tensorflow.adam import Adam, counter
 from ptycho_backends.tensorflow.arrays import TensorBatch, batch_signature, shard_sizes
 from ptycho_backends.tensorflow.compiling import compiled
-from ptycho_backends.tensorflow.model import CLIPPING_FLOOR, Adam, PtychoModel, counter
+from ptycho_backends.tensorflow.model import PtychoModel
 from ptycho_backends.training.divergence import StepWatch, seconds_between_looks
 from ptycho_backends.training.epochs import EpochCounter
 from ptycho_backends.training.plan import TrainingPlan, needs_truth
@@ -17,6 +18,9 @@ from ptycho_backends.training.schedule import parts_of_weights
 from ptycho_backends.training.synthetic_canvases import CanvasGroups
 from ptycho_backends.training.trainable import trained_weights
 from ptycho_backends.values import EpochRecord, TrainedModel
+
+# Added to the norm of a gradient before it is clipped, as torch does.
+CLIPPING_FLOOR = 1e-6
 
 
 class PtychoModule(EpochCounter):
@@ -39,11 +43,11 @@ class PtychoModule(EpochCounter):
         self._largest_norm = execution.gradient_clip_val
         self._trainable = trained_weights(self.model.tensors, config)
         self._parts = parts_of_weights(self._trainable)
-        trained = {name: self.model.tensors[name] for name in self._trainable}
-        self._optimizer = Adam(trained)
-        self._gathered: dict[str, tf.Variable] = {}
-        if self._accum_steps > 1:
-            self._gathered = {name: counter(tf.zeros_like(value)) for name, value in trained.items()}
+        together: dict[str, dict[str, tf.Variable]] = {}
+        for name in self._trainable:
+            together.setdefault(self._parts[name], {})[name] = self.model.tensors[name]
+        self._optimizer = Adam(together)
+        self._gathered = self._optimizer.zeros() if self._accum_steps > 1 else {}
         # summed on the device, so that no step waits for it
         self._loss_sum = counter(0.0, tf.float64)
         self._signature = batch_signature(
@@ -138,6 +142,7 @@ class PtychoModule(EpochCounter):
         return loss if fraction is None else process_group.summed(loss * fraction)
 
     def _gradients(self, batch: TensorBatch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Total loss, and its gradient, a vector for each part that moves."""
         part, fraction = process_group.own_part(batch)
         statistics: network.Statistics = {} if fraction is None else network.SharedStatistics(fraction)
         total, gradients = self.model.loss_and_gradients(
@@ -146,7 +151,7 @@ class PtychoModule(EpochCounter):
         self.model.update_running_statistics(statistics)
         groups = tf.cast(shard_sizes(batch)[1], tf.float64)
         self._loss_sum.assign_add(tf.cast(total, tf.float64) * groups)
-        return total, gradients
+        return total, self._optimizer.flattened(gradients)
 
     def _step(self, batch: TensorBatch, rates: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         total, gradients = self._gradients(batch)
@@ -155,19 +160,18 @@ class PtychoModule(EpochCounter):
     def _apply(self, gradients: dict[str, tf.Tensor], rates: dict[str, tf.Tensor]) -> tf.Tensor:
         """Take a step; the norm of the gradient."""
         norm = tf.linalg.global_norm(list(gradients.values()))
-        self._optimizer.apply(
-            self._clipped(gradients, norm), {name: rates[self._parts[name]] for name in gradients}
-        )
+        self._optimizer.apply(self._clipped(gradients, norm), rates)
         return norm
 
     def _gather(self, batch: TensorBatch) -> tf.Tensor:
         total, gradients = self._gradients(batch)
-        for name, gradient in gradients.items():
-            self._gathered[name].assign_add(gradient / self._accum_steps)
+        for part, gradient in gradients.items():
+            self._gathered[part].assign_add(gradient / self._accum_steps)
         return total
 
     def _apply_gathered(self, rates: dict[str, tf.Tensor]) -> tf.Tensor:
-        norm = self._apply({name: tf.identity(self._gathered[name]) for name in self._moving}, rates)
+        moving = {part: tf.identity(vector) for part, vector in self._gathered.items() if part in rates}
+        norm = self._apply(moving, rates)
         for variable in self._gathered.values():
             variable.assign(tf.zeros_like(variable))
         return norm
@@ -177,7 +181,7 @@ class PtychoModule(EpochCounter):
         if self._largest_norm is None:
             return gradients
         factor = tf.minimum(self._largest_norm / (norm + CLIPPING_FLOOR), 1.0)
-        return {name: gradient * factor for name, gradient in gradients.items()}
+        return {part: gradient * factor for part, gradient in gradients.items()}
 
     # --- epochs
 

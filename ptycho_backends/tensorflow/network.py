@@ -81,13 +81,10 @@ def batch_norm(
         used = dict(zip((mean, variance), _moments_of_batch(image, statistics), strict=True))
         statistics.update(used)
     root = tf.sqrt(used[variance] + constants.BATCH_NORM_EPSILON)
-    centre, scale, shift = (_for_columns(values, image) for values in (used[mean], gamma / root, beta))
+    # (3, W, channels), so that gradients are summed axis by axis
+    values = tf.stack([used[mean], gamma / root, beta])[:, None]
+    centre, scale, shift = tf.unstack(tf.broadcast_to(values, (3, _length(image, 2), gamma.shape[0])))
     return (image - centre) * scale + shift
-
-
-def _for_columns(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """(channels,) to (W, channels), so that gradients are summed axis by axis."""
-    return tf.broadcast_to(values, (tf.shape(image)[2], values.shape[0]))
 
 
 def _moments_of_batch(image: tf.Tensor, statistics: Statistics) -> tuple[tf.Tensor, tf.Tensor]:
@@ -98,7 +95,7 @@ def _moments_of_batch(image: tf.Tensor, statistics: Statistics) -> tuple[tf.Tens
 
 def _mean_of_batch(image: tf.Tensor, statistics: Statistics) -> tf.Tensor:
     # axis by axis: a sum of all pixels in a row would lose two digits
-    mean = tf.reduce_mean(tf.reduce_mean(tf.reduce_mean(image, axis=2), axis=1), axis=0)
+    mean = tf.reshape(_mean(_mean(_mean(image, 2), 1), 0), image.shape[-1:])
     if isinstance(statistics, SharedStatistics):
         return process_group.summed(mean * tf.cast(statistics.fraction, image.dtype))
     return mean
@@ -112,21 +109,38 @@ def moved_running_values(weights: Weights, statistics: Statistics) -> Statistics
     }
 
 
+def _length(image: tf.Tensor, axis: int) -> int | tf.Tensor:
+    """Of an axis; a number where it is known, of which a graph needs no operation."""
+    known = image.shape[axis]
+    return tf.shape(image)[axis] if known is None else known
+
+
+def _mean(image: tf.Tensor, axis: int) -> tf.Tensor:
+    """Mean along one axis, which stays with a length of 1.
+
+    As a sum that keeps its axis: the gradient of `tf.reduce_mean` takes a dozen operations of shapes, of which the
+    graph of 'attention' had thousands.
+    """
+    total, count = tf.reduce_sum(image, axis=axis, keepdims=True), _length(image, axis)
+    return total * (1.0 / count) if isinstance(count, int) else total / tf.cast(count, image.dtype)
+
+
 def _mean_of_pixels(image: tf.Tensor) -> tf.Tensor:
     """(B, channels), axis by axis."""
-    return tf.reduce_mean(tf.reduce_mean(image, axis=2), axis=1)
+    return tf.reshape(_mean(_mean(image, 2), 1), (-1, image.shape[-1]))
 
 
 def _gated(image: tf.Tensor, gate: tf.Tensor) -> tf.Tensor:
     """`image` times a (B, channels) gate, whose gradient is summed axis by axis."""
-    batch, channels = tf.shape(gate)[0], gate.shape[1]
-    return image * tf.broadcast_to(gate[:, None, None], (batch, 1, tf.shape(image)[2], channels))
+    rows = tf.ones((1, 1, _length(image, 2), 1), image.dtype)
+    return image * (tf.reshape(gate, (-1, 1, 1, gate.shape[1])) * rows)
 
 
 def channel_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
     """Mirror of `reference.network.channel_attention`, in the precision of the weights."""
     image = tf.cast(image, weights[f"{layer}/mlp0/kernel"].dtype)
-    pooled = (_mean_of_pixels(image), tf.reduce_max(image, axis=(1, 2)))
+    brightest = tf.reshape(tf.reduce_max(image, axis=(1, 2), keepdims=True), (-1, image.shape[-1]))
+    pooled = (_mean_of_pixels(image), brightest)
     hidden = [activation("relu", dense(vectors, weights, f"{layer}/mlp0")) for vectors in pooled]
     of_mean, of_maximum = (dense(vectors, weights, f"{layer}/mlp1") for vectors in hidden)
     return _gated(image, activation("sigmoid", of_mean + of_maximum))
@@ -135,7 +149,7 @@ def channel_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tens
 def spatial_attention(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
     """Mirror of `reference.network.spatial_attention`, in the precision of the weights."""
     image = tf.cast(image, weights[f"{layer}/kernel"].dtype)
-    pooled = tf.stack([tf.reduce_mean(image, axis=-1), tf.reduce_max(image, axis=-1)], axis=-1)
+    pooled = tf.concat([_mean(image, -1), tf.reduce_max(image, axis=-1, keepdims=True)], axis=-1)
     return image * activation("sigmoid", conv(pooled, weights, layer))
 
 

@@ -38,7 +38,13 @@ MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "unrolled": {"N": 16, "n_steps": 2},
         "cnn": {"N": 64},
         # with running values, which training moves beside the weights
-        "attention": {"N": 64, "cbam_encoder": True, "eca_decoder": True, "batch_norm": True},
+        "attention": {
+            "N": 64,
+            "cbam_encoder": True,
+            "eca_decoder": True,
+            "batch_norm": True,
+            "use_shared_decoder": True,
+        },
     }
 )
 """The model of each architecture; other models are compared batch by batch (`cases`)."""

@@ -22,7 +22,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["ptycho_backends"]):
+    import hostile_archives
     import hostile_corpus
+    import hostile_parts
 
     from ptycho_backends.errors import PtychoBackendsError
     from ptycho_backends.files.data_pickle import load_data
@@ -57,7 +59,7 @@ class Counts:
 class Reader:
     """All readers of a format, one after another."""
 
-    def __init__(self, cases: list[hostile_corpus.Case], folder: Path) -> None:
+    def __init__(self, cases: list[hostile_parts.Case], folder: Path) -> None:
         self._files: dict[Callable[[Path], object], Path] = {}
         for case in cases:
             # whole files come first, whose neighbours are there
@@ -106,7 +108,7 @@ def fuzz(read: Reader, inputs: Path, folder: Path, seconds: int) -> None:
     atheris.Fuzz()
 
 
-def faults(form: str, cases: list[hostile_corpus.Case], folder: Path, seconds: int) -> int:
+def faults(form: str, cases: list[hostile_parts.Case], folder: Path, seconds: int) -> int:
     """Fuzz a format until the time is over; number of inputs that are faults of this library."""
     inputs = folder / "inputs" / form
     inputs.mkdir(parents=True)
@@ -141,38 +143,38 @@ def kind_of(path: Path, code: int) -> str:
     return {"slow": "slow", "oom": "too much memory"}.get(path.name.partition("-")[0], "not again")
 
 
-def members_cases(whole: bytes) -> list[hostile_corpus.Case]:
+def members_cases(whole: bytes) -> list[hostile_parts.Case]:
     """Members of an archive, whose digests are made to fit: else no mutation would reach their readers."""
-    members = hostile_corpus.members_of(whole)
+    members = hostile_parts.members_of(whole)
     names = ("config.json", "params.json", "history.csv", "manifest.json")
 
     def read(path: Path) -> None:
         data = path.read_bytes()
         name = names[data[0] % len(names)] if data else names[0]
-        path.write_bytes(hostile_corpus.signed(members, name, data[1:]))
-        hostile_corpus.both(path)
+        path.write_bytes(hostile_archives.signed(members, name, data[1:]))
+        hostile_archives.both(path)
 
     return [
-        hostile_corpus.Case("JSON", name, "fuzz.wts.h5.zip", bytes([number]) + members[name], read)
+        hostile_parts.Case("JSON", name, "fuzz.wts.h5.zip", bytes([number]) + members[name], read)
         for number, name in enumerate(names)
         if name in members
     ]
 
 
-def pickle_cases() -> list[hostile_corpus.Case]:
+def pickle_cases() -> list[hostile_parts.Case]:
     """Pickles alone, and as the manifest of an archive."""
 
     def read(path: Path) -> None:
         data = path.read_bytes()
         others = ("model.keras", "params.dill", "custom_objects.dill", "model.h5")
-        entries = [hostile_corpus.Entry(f"autoencoder/{file}", data) for file in others]
-        path.write_bytes(hostile_corpus.zipped(hostile_corpus.Entry("manifest.dill", data), *entries))
-        hostile_corpus.both(path)
+        entries = [hostile_parts.Entry(f"autoencoder/{file}", data) for file in others]
+        path.write_bytes(hostile_parts.zipped(hostile_parts.Entry("manifest.dill", data), *entries))
+        hostile_archives.both(path)
 
     found = []
-    for name, data in hostile_corpus.pickles():
-        found.append(hostile_corpus.Case("pickle", name, "fuzz.h5.zip", data, read))
-        found.append(hostile_corpus.Case("pickle", name, "fuzz.pickle", data, unpickled))
+    for name, data in hostile_archives.pickles():
+        found.append(hostile_parts.Case("pickle", name, "fuzz.h5.zip", data, read))
+        found.append(hostile_parts.Case("pickle", name, "fuzz.pickle", data, unpickled))
     return found
 
 
@@ -182,7 +184,7 @@ def unpickled(path: Path) -> None:
 
 def main(seconds: int, *forms: str) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
-    cases: dict[str, list[hostile_corpus.Case]] = {}
+    cases: dict[str, list[hostile_parts.Case]] = {}
     for case in hostile_corpus.corpus(folder):
         if len(case.data) <= LARGEST:
             # small zips, because a mutation of a large one reaches nothing but its checksums

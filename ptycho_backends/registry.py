@@ -3,11 +3,12 @@
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
 from ptycho_backends.builtin_backends import ALIASES, BUILT_IN, BackendEntry, canonical_name, is_importable
 from ptycho_backends.config import InferenceConfig, TrainingConfig
 from ptycho_backends.errors import BackendUnavailableError, UnknownBackendError
+from ptycho_backends.plugins import registered
 from ptycho_backends.protocol import Backend
 
 ENTRY_POINT_GROUP = "ptycho_backends.backends"
@@ -102,7 +103,7 @@ def _built_in(entry: BackendEntry) -> Backend:
 
 def _third_party() -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in registered(ENTRY_POINT_GROUP):
         found.setdefault(point.name.lower(), []).append(point)
     return found
 

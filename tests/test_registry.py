@@ -28,7 +28,7 @@ class Point:
 @pytest.fixture
 def points(monkeypatch):
     found = []
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    monkeypatch.setattr(registry, "registered", lambda group: found)
     monkeypatch.delenv("PTYCHO_BACKEND", raising=False)
     return found
 

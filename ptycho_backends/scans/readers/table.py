@@ -10,11 +10,11 @@ A reader is a module, or an object, with two functions:
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Protocol
 
 from ptycho_backends.errors import ScanError
+from ptycho_backends.plugins import registered
 from ptycho_backends.scans.raw_scan import RawScan
 from ptycho_backends.scans.readers.source import Source
 
@@ -61,7 +61,7 @@ def readers() -> dict[str, Reader]:
         If one of a third party cannot be imported.
     """
     found: dict[str, Reader] = {}
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+    for point in sorted(registered(ENTRY_POINT_GROUP), key=lambda point: point.name):
         try:
             found[point.name] = point.load()
         except ImportError as error:

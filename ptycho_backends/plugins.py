@@ -11,7 +11,7 @@ def registered(group: str) -> tuple[EntryPoint, ...]:
     """The entry points of `group`.
 
     Looked for once, and again when the places that Python imports from have changed: reading what every installed
-    package registers takes 30 ms, as long as opening a scan.
+    package registers takes 7 to 17 ms, in an environment with Ptychodus.
     """
     return _registered(group, tuple(_places()))
 

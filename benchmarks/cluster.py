@@ -14,10 +14,11 @@ import subprocess
 import sys
 
 from ptycho_backends import ExecutionConfig, ModelConfig, RefinementConfig, TrainingConfig, get_backend
+from ptycho_backends.builtin_backends import BUILT_IN
 from ptycho_backends.scans.simulate import simulate_star
 from ptycho_backends.training.launch import is_first_process
 
-STRATEGIES = {"torch": "ddp", "tensorflow": "multi_worker_mirrored"}
+STRATEGIES = {name: entry.task_strategy or "ddp" for name, entry in BUILT_IN.items()}
 ROUNDS = 4
 GROUPS_IN_STEP = 16
 

@@ -155,23 +155,6 @@ def test_train_infer_inspect(tmp_path, npz, scan):
     assert "oracle" in said
 
 
-def test_of_several_processes_the_first_reports(tmp_path, npz, monkeypatch):
-    slurm = {
-        "JOB_ID": 1, "NODEID": 0, "PROCID": 1, "LOCALID": 1, "STEP_ID": 0, "STEP_NUM_TASKS": 2,
-        "STEP_TASKS_PER_NODE": 2, "STEP_NODELIST": "node1",
-    }  # fmt: skip
-    for name, value in slurm.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    options = ("-e", 1, "--filters", 1, "--set", "execution.strategy=ddp")
-    said = ptycho("run", npz, "-o", tmp_path / "second", *options).output
-    assert not any(word in said for word in ("trained", "written", "correlation"))
-    assert not any(path.is_file() for path in tmp_path.joinpath("second").rglob("*"))
-    for name in ("PROCID", "LOCALID"):
-        monkeypatch.setenv(f"SLURM_{name}", "0")
-    said = ptycho("run", npz, "-o", tmp_path / "first", *options).output
-    assert all(word in said for word in ("trained 1 epochs", "written to", "correlation"))
-
-
 def test_run_reconstructs_the_test_scan(tmp_path, npz):
     other = save_scan(simulate_star(64, 30, seed=2), tmp_path / "other.npz")
     ptycho("run", npz, "-o", tmp_path / "run", "-e", 1, "--filters", 1, "--test", other)

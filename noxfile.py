@@ -67,7 +67,7 @@ def ptychodus(session: nox.Session) -> None:
     """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
     install(session, "all", groups=("test", "ptychodus"))
     # a file's tests share their trainings
-    session.run("pytest", "tests/ptychodus", "-n", "auto", "--dist", "loadfile", *session.posargs)
+    session.run("pytest", "tests/ptychodus", "-n", "auto", "--dist", "loadgroup", *session.posargs)
 
 
 @nox.session(default=False)

@@ -23,7 +23,9 @@ def test_every_convolution_is_measured(backend, architecture, monkeypatch):
     execution = ExecutionConfig(accelerator="cpu")
     plan = plan_training(scan, TrainingConfig(model=model, batch_size=4, n_groups=4), backend, execution)
     convolutions = floor.make_case(backend, plan, execution).convolutions
-    kernels = [value for name, value in plan.start.weights.items() if name.endswith("kernel") and value.ndim == 4]
+    kernels = [
+        value for name, value in plan.start.weights.items() if name.endswith("kernel") and value.ndim == 4
+    ]
     assert len(kernels) > 2
     assert len(convolutions) >= len(kernels)
     # each can be run, and counts

@@ -251,3 +251,19 @@ def refines(given: ReconstructInput, monkeypatch: pytest.MonkeyPatch) -> Callabl
         assert any("refined with 3 passes, as PTYCHO_REFINE asks for" in line for line in lines), lines
 
     return both
+
+
+FIRST_MODES = {"test_door1": "Unsupervised", "test_door2": "PINN"}
+"""What a test trains that does not choose."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a training run in one process of pytest-xdist (`--dist loadgroup`)."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.path.stem not in FIRST_MODES:
+            continue
+        if "trained" in item.fixturenames:
+            chosen = item.callspec.params if hasattr(item, "callspec") else {}
+            mode = chosen.get("mode", FIRST_MODES[item.path.stem])
+            group = f"{item.path.stem} {mode} {chosen.get('framework', 'torch')}"
+            item.add_marker(pytest.mark.xdist_group(group))

@@ -6,6 +6,7 @@ built-in ones are compared where their frameworks are installed, and a line at t
 """
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from hypothesis import HealthCheck, settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the processor
     os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    # a look for garbage passes over two frameworks; by default 6 % of the time of TensorFlow's tests
+    gc.set_threshold(50_000)
 
 if find_spec("torch") is not None:
     # before TensorFlow: Keras reports a crash the other way round

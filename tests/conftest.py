@@ -5,6 +5,7 @@ framework-free core, and fails if its framework is missing. Without it every ins
 tested, Ptychodus too where it is installed, and a line at the end names the others.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ FOLDERS = {"ptycho_torch": "torch", "torch": "torch", "tensorflow": "tensorflow"
 if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the processor
     os.environ |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    # a look for garbage passes over two frameworks; by default 6 % of the time of TensorFlow's tests
+    gc.set_threshold(50_000)
 
 if find_spec("torch") is not None:
     # Keras reports a crash when TensorFlow is imported first in a process that uses both.

@@ -18,6 +18,7 @@ from ptycho_backends.testing.agreement import (
 from ptycho_backends.testing.measurements import DOUBLE, require_agreement
 from ptycho_backends.testing.replay import replayed_training
 from ptycho_backends.testing.scan_measurements import ScanCase, measure_scan
+from ptycho_backends.testing.verb_cases import VerbCase
 from ptycho_backends.training.plan import plan_training
 
 SCANS = (
@@ -26,6 +27,9 @@ SCANS = (
     ScanCase(positions=11, seed=1, staged=True),
     ScanCase(positions=10, seed=1, probes=2),
 )
+
+SMALL = VerbCase(positions=11, seed=1)
+"""For what does not depend on the network: its graphs are made in a second."""
 
 FIRST_STEP = Allowance(1e-7, "the moments after one step are the gradient and its square, in float64")
 
@@ -56,8 +60,8 @@ def test_learning_rates(backends, schedule):
 @pytest.mark.parametrize("accum_steps", [1, 2])
 def test_a_rate_for_every_step(pair, accum_steps):
     """As replayed in NumPy; stopped within the second epoch, then here or there, the same."""
-    scan = SCANS[0].scan()
-    config = dataclasses.replace(SCANS[0].config, nepochs=2, n_groups=11, batch_size=2)
+    scan = SMALL.data()
+    config = dataclasses.replace(SMALL.config, nepochs=2, n_groups=11, batch_size=2)
     execution = dataclasses.replace(DOUBLE, scheduler="OneCycle", learning_rate=2e-3, accum_steps=accum_steps)
     for first in pair.values():
         plan = plan_training(scan, config, first.name)
@@ -122,8 +126,8 @@ def test_fine_tuning_goes_on_elsewhere(pair):
 
 def test_groups_of_every_epoch_go_on_elsewhere(pair):
     """Other groups in each epoch: stopped within the second, then here or there, the same."""
-    scan = SCANS[2].scan()
-    config = dataclasses.replace(SCANS[2].config, resample_groups=True, n_groups=6, batch_size=2, nepochs=2)
+    scan = SMALL.data()
+    config = dataclasses.replace(SMALL.config, resample_groups=True, n_groups=6, batch_size=2, nepochs=2)
     one = next(iter(pair.values()))
     fixed = one.train(scan, dataclasses.replace(config, resample_groups=False), execution=DOUBLE)
     whole = one.train(scan, config, execution=DOUBLE)

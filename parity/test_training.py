@@ -7,6 +7,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from ptycho_backends.testing.agreement import (
     ALLOWANCES,
@@ -34,7 +35,11 @@ SMALL = VerbCase(positions=11, seed=1)
 FIRST_STEP = Allowance(1e-7, "the moments after one step are the gradient and its square, in float64")
 
 
-@pytest.mark.parametrize("scan", SCANS, ids=repr)
+# In the profile fast the cases of verbs have stages, and scans with a probe each.
+WHOLE = SCANS if settings().max_examples > 16 else SCANS[:2]
+
+
+@pytest.mark.parametrize("scan", WHOLE, ids=repr)
 def test_trained_alike(pair, scan):
     """Weights, history, stitched image and archives of every backend and between them."""
     require_agreement(measure_scan(scan, pair))

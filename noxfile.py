@@ -66,7 +66,7 @@ def backend(session: nox.Session, framework: str) -> None:
 def ptychodus(session: nox.Session) -> None:
     """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
     install(session, "all", groups=("test", "ptychodus"))
-    # a file's tests share their trainings
+    # tests that share a training are a group
     session.run("pytest", "tests/ptychodus", "-n", "auto", "--dist", "loadgroup", *session.posargs)
 
 

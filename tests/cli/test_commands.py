@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from oracle_backend import OracleBackend, installed_alone
+from oracle_backend import FIGURES_OF_A_RUN, OracleBackend, installed_alone
 from typer.testing import CliRunner
 
 from ptycho_backends import __version__, registry, workflows
@@ -31,12 +31,7 @@ def scan():
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
     """`--backend oracle`, and the only one installed; pictures without matplotlib's second each."""
-    installed_alone(
-        monkeypatch,
-        "images.save_reconstruction_figure",
-        "training.save_history_figure",
-        "result.save_report",
-    )
+    installed_alone(monkeypatch, *FIGURES_OF_A_RUN)
 
 
 @pytest.fixture

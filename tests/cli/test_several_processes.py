@@ -1,7 +1,7 @@
 """The command line in one of several processes."""
 
 import pytest
-from oracle_backend import installed_alone
+from oracle_backend import FIGURES_OF_A_RUN, installed_alone
 from typer.testing import CliRunner
 
 from ptycho_backends.cli.commands import app
@@ -11,12 +11,7 @@ from ptycho_backends.scans.simulate import simulate_star
 
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
-    installed_alone(
-        monkeypatch,
-        "images.save_reconstruction_figure",
-        "training.save_history_figure",
-        "result.save_report",
-    )
+    installed_alone(monkeypatch, *FIGURES_OF_A_RUN)
 
 
 def run(npz, folder):

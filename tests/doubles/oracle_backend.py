@@ -58,6 +58,10 @@ class OracleBackend(BackendBase):
     forward = loss = gradients = train_step = _nothing
 
 
+FIGURES_OF_A_RUN = ("images.save_reconstruction_figure", "training.save_history_figure", "result.save_report")
+"""Of `workflows`; matplotlib takes a second for each."""
+
+
 def installed_alone(monkeypatch: pytest.MonkeyPatch, *figures: str) -> None:
     """Make the oracle the only installed backend; `figures` of `workflows` are empty files, not a second each."""
     entry = registry.BackendEntry("Oracle", "oracle_backend:OracleBackend", frozenset(), "")

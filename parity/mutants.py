@@ -176,6 +176,7 @@ def stages(adapter) -> Iterator:
         ("physics.exit_waves", image, image[:, :3], config),
         ("physics.chosen_probe", image[:, :3], np.array([1, 0, 0])),
         ("network.conv", real, layer, "a"),
+        ("network.conv_upsampled", real, layer, "a"),
         *(("network.activation", kind, 10 * real) for kind in ("sigmoid", "swish", "softplus", "relu")),
         ("network.max_pool", real),
         ("network.upsample", real),

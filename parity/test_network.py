@@ -50,6 +50,17 @@ def test_conv(adapter, precision, data, height, width, biased):
 
 
 @PRECISIONS
+@given(data=st.data(), height=st.sampled_from([1, 2, 5]), width=st.sampled_from([1, 4]), biased=st.booleans())
+def test_conv_upsampled(adapter, precision, data, height, width, biased):
+    ins, outs = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    image = data.draw(real_arrays((2, height, width, ins)))
+    layer = {"layer/kernel": data.draw(real_arrays((3, 3, ins, outs)))}
+    if biased:
+        layer["layer/bias"] = data.draw(real_arrays((outs,)))
+    compare(adapter, "conv_upsampled", precision, image, layer, "layer")
+
+
+@PRECISIONS
 @given(vectors=real_arrays((3, 4)), kernel=real_arrays((4, 2)), bias=real_arrays((2,)))
 def test_dense(adapter, precision, vectors, kernel, bias):
     compare(adapter, "dense", precision, vectors, {"layer/kernel": kernel, "layer/bias": bias}, "layer")

@@ -54,7 +54,7 @@ TRACED = (
 )
 DEFAULTS = "only PyTorch lets a program set the device and the type of new tensors"
 AGAIN = "graphs cost seconds, so a module is used again for the next model of its configuration"
-BATCHES = "measured on GPUs with PyTorch alone"
+BATCHES = "measured with PyTorch alone"
 
 # Differences that the frameworks force, `{file: {name: reason}}`; of a class, all of its methods.
 DIFFERENT = {
@@ -72,7 +72,7 @@ DIFFERENT = {
         "require_possible": POSSIBLE,
     },
     "export": {"NetworkAndPhysics.__init__": TRACED},
-    "inference": {"gpu_batch": BATCHES},
+    "inference": {"host_batch": BATCHES, "gpu_batch": BATCHES},
     "layers": {"Layer": MODULES, "attach_layers": MODULES},
     "model": {
         "PtychoModel.__init__": MIXED,

@@ -52,6 +52,14 @@ def conv(image: NDArray, weights: Weights, layer: str) -> NDArray:
     return total + weights.get(f"{layer}/bias", 0.0)
 
 
+def conv_upsampled(image: NDArray, weights: Weights, layer: str) -> NDArray:
+    """`conv` of an up-sampled image: `(B, H, W, channels in)` to `(B, 2H, 2W, channels out)`.
+
+    What it means, for the frameworks, which save products by computing both at once.
+    """
+    return conv(upsample(image), weights, layer)
+
+
 def dense(vectors: NDArray, weights: Weights, layer: str) -> NDArray:
     """`vectors @ kernel + bias`: (B, in) to (B, out), the kernel being (in, out)."""
     return vectors @ weights[f"{layer}/kernel"] + weights[f"{layer}/bias"]

@@ -1,8 +1,9 @@
 """Mirror of `ptycho_backends.reference.network`; images are `(B, y, x, channels)` here."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from ptycho_backends import constants
@@ -31,9 +32,38 @@ class SharedStatistics(dict[str, tf.Tensor]):
 
 def conv(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
     """Mirror of `reference.network.conv`, in the precision of the kernel."""
-    kernel, bias = tf.convert_to_tensor(weights[f"{layer}/kernel"]), weights.get(f"{layer}/bias")
+    kernel = tf.convert_to_tensor(weights[f"{layer}/kernel"])
     convolved = tf.nn.conv2d(tf.cast(image, kernel.dtype), kernel, strides=1, padding="SAME")
+    return _biased(convolved, weights, layer)
+
+
+def _biased(convolved: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    bias = weights.get(f"{layer}/bias")
     return convolved if bias is None else tf.nn.bias_add(convolved, bias)
+
+
+# how much a weight of a kernel counts in row (or column) u of `conv_upsampled`'s kernel
+_SPREAD = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+_SPREAD_2D = np.einsum("ua,vb->uvab", _SPREAD, _SPREAD).reshape(16, 9)
+
+
+def conv_upsampled(image: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
+    """Mirror of `reference.network.conv_upsampled`, for a kernel of 3 x 3, with four ninths of its products.
+
+    A pixel that is doubled and then convolved is spread over 4 x 4 pixels of the result, two apart from the next one's:
+    a transposed convolution, whose kernel has sums of one, two or four weights.
+    """
+    kernel = tf.convert_to_tensor(weights[f"{layer}/kernel"])
+    ins, outs = kernel.shape[2:]
+    if outs > ins:
+        # results cost more than products
+        return conv(upsample(image), weights, layer)
+    spread = tf.cast(_SPREAD_2D, kernel.dtype) @ tf.reshape(kernel, (9, ins * outs))
+    spread = tf.transpose(tf.reshape(spread, (4, 4, ins, outs)), (0, 1, 3, 2))
+    height, width = 2 * _length(image, 1), 2 * _length(image, 2)
+    shape = (_length(image, 0), height, width, outs)
+    convolved = tf.nn.conv2d_transpose(tf.cast(image, kernel.dtype), spread, shape, strides=2, padding="SAME")
+    return _biased(convolved, weights, layer)
 
 
 def dense(vectors: tf.Tensor, weights: Weights, layer: str) -> tf.Tensor:
@@ -184,8 +214,20 @@ def block_features(
     image: tf.Tensor, weights: Weights, block: str, config: ModelConfig, statistics: Statistics | None = None
 ) -> tf.Tensor:
     """Mirror of `reference.network.block_features`."""
-    for layer in (f"{block}/conv0", f"{block}/conv1"):
-        image = conv(image, weights, layer)
+    return _features(conv, image, weights, block, config, statistics)
+
+
+def _features(
+    first: Callable[[tf.Tensor, Weights, str], tf.Tensor],
+    image: tf.Tensor,
+    weights: Weights,
+    block: str,
+    config: ModelConfig,
+    statistics: Statistics | None,
+) -> tf.Tensor:
+    """Features of a block of which `first` computes the first convolution."""
+    for convolution, layer in ((first, f"{block}/conv0"), (conv, f"{block}/conv1")):
+        image = convolution(image, weights, layer)
         if config.batch_norm:
             image = batch_norm(image, weights, f"{layer}/norm", statistics)
         image = activation("relu", image)
@@ -226,15 +268,24 @@ def trunk(
     encoded: tf.Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None = None
 ) -> dict[str, tf.Tensor]:
     """Mirror of `reference.network.trunk`."""
-    features = encoded
+    small = _small_trunk(encoded, weights, config, name, statistics)
+    return {head: upsample(features) for head, features in small.items()}
+
+
+def _small_trunk(
+    encoded: tf.Tensor, weights: Weights, config: ModelConfig, name: str, statistics: Statistics | None
+) -> dict[str, tf.Tensor]:
+    """`trunk` without its last up-sampling."""
+    features, first = encoded, conv
     for i in range(len(constants.DECODER_FILTERS[config.N])):
-        features = decoder_block(features, weights, f"{name}/block{i}", config, statistics)
+        features = _features(first, features, weights, f"{name}/block{i}", config, statistics)
+        first = conv_upsampled
     head_inputs, outer = {}, features
     if config.pad_object:
         aside = border_channels(config)
         head_inputs["inner_head"], outer = features[..., :-aside], features[..., -aside:]
     if config.probe_big or not config.pad_object:
-        head_inputs["border_head"] = decoder_block(outer, weights, f"{name}/border", config, statistics)
+        head_inputs["border_head"] = _features(first, outer, weights, f"{name}/border", config, statistics)
     return head_inputs
 
 
@@ -244,6 +295,16 @@ def heads(
     """Mirror of `reference.network.heads`."""
     head_outputs = {
         head: conv(features, weights, f"{decoder}/{head}") for head, features in head_inputs.items()
+    }
+    return _patches(head_outputs, config, decoder)
+
+
+def _small_heads(
+    small: Mapping[str, tf.Tensor], weights: Weights, config: ModelConfig, decoder: str
+) -> tf.Tensor:
+    """`heads` of the up-sampled features `small`."""
+    head_outputs = {
+        head: conv_upsampled(features, weights, f"{decoder}/{head}") for head, features in small.items()
     }
     return _patches(head_outputs, config, decoder)
 
@@ -271,12 +332,12 @@ def decode(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirror of `reference.network.decode`."""
     if config.use_shared_decoder:
-        head_inputs = [trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
+        small = [_small_trunk(encoded, weights, config, SHARED_DECODER, statistics)] * 2
     else:
-        head_inputs = [trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
+        small = [_small_trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
     amplitude, phase = (
-        heads(features, weights, config, decoder)
-        for features, decoder in zip(head_inputs, DECODERS, strict=True)
+        _small_heads(features, weights, config, decoder)
+        for features, decoder in zip(small, DECODERS, strict=True)
     )
     return amplitude, phase
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho_backends.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_backends.constants import ENCODER_FILTERS, UNET_FILTERS
 from ptycho_backends.images import stitching
 from ptycho_backends.images.reconstruct import reconstruct, trust_in_patches, wants_phase_agreement
 from ptycho_backends.scans.grouping import GroupedData
@@ -34,6 +35,9 @@ Result = TypeVar("Result")
 
 # Patterns of 64 x 64 pixels that a GPU predicts at once by default: its cores are many, its launches slow.
 GPU_PATTERNS = 256
+
+# Bytes that the widest features of a batch may have on the processor: of two such arrays all memory is used again.
+HOST_FEATURES = 2**24
 
 
 class _Runner:
@@ -162,7 +166,9 @@ def _in_batches(
     """Results of the groups of `shard`, batch by batch, with the slice of their groups."""
     execution = runner.execution
     on_host = runner.where.type == "cpu"
-    size = DEFAULT_BATCH if on_host else gpu_batch(model.config.model)
+    size = host_batch(model.config.model, execution) if on_host else gpu_batch(model.config.model)
+    if on_host:
+        _keep_freed_memory()
     # a GPU computes the next batch while the caller has this one
     ahead = 0 if on_host else 1
     under_way: deque[tuple[slice, Callable[[], Result]]] = deque()
@@ -175,6 +181,22 @@ def _in_batches(
             yield done, result()
     for done, result in under_way:
         yield done, result()
+
+
+def host_batch(config: ModelConfig, execution: ExecutionConfig) -> int:
+    """Groups that the processor predicts at once by default: as many features, whatever the network's width."""
+    filters = UNET_FILTERS if config.architecture == "unrolled" else ENCODER_FILTERS[config.N]
+    features = filters[0] * config.n_filters_scale * config.N**2 * compute_dtype(execution).itemsize
+    return min(DEFAULT_BATCH, max(1, HOST_FEATURES // features))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep the memory of a batch for the next one, and not return it to the system page by page.
+
+    Freed memory beyond a limit is returned, and glibc raises that limit whenever a large piece is freed: to twice the
+    piece, of 32 MiB at most. This is such a piece, of which nothing is ever touched. Elsewhere it changes nothing.
+    """
+    torch.empty(2 * HOST_FEATURES - 2**14, dtype=torch.uint8, device="cpu")
 
 
 def gpu_batch(config: ModelConfig) -> int:

@@ -137,16 +137,17 @@ def conv(image: Tensor, weights: Weights, layer: str) -> Tensor:
 
 
 @_layer()
-def _conv_upsampled(image: Tensor, weights: Weights, layer: str) -> Tensor:
-    """`conv(upsample(image), weights, layer)`, four pixels of the result at once.
+def conv_upsampled(image: Tensor, weights: Weights, layer: str) -> Tensor:
+    """Mirror of `reference.network.conv_upsampled`, four pixels of the result at once.
 
     Of an up-sampled image two of the three rows below a kernel are the same: of an even row that one and the
     next, of an odd row that one and the one before; columns alike. With as many results for each pixel of
     `image`, a kernel of few results is not only a matter of memory.
     """
-    kernel, bias = weights[f"{layer}/kernel"], weights[f"{layer}/bias"]
+    kernel, bias = weights[f"{layer}/kernel"], weights.get(f"{layer}/bias")
+    four_biases = None if bias is None else bias.repeat_interleave(4)
     four = [column for row in _even_and_odd(kernel, -2) for column in _even_and_odd(row, -1)]
-    result = F.conv2d(image, torch.stack(four, dim=1).flatten(0, 1), bias.repeat_interleave(4), padding=1)
+    result = F.conv2d(image, torch.stack(four, dim=1).flatten(0, 1), four_biases, padding=1)
     return F.pixel_shuffle(result, 2)
 
 
@@ -355,7 +356,7 @@ def heads(head_inputs: Mapping[str, Tensor], weights: Weights, config: ModelConf
 def _small_heads(small: dict[str, Tensor], weights: Weights, config: ModelConfig, decoder: str) -> Tensor:
     """`heads` of the up-sampled features `small`."""
     head_outputs = {
-        head: _conv_upsampled(features, weights, f"{decoder}/{head}") for head, features in small.items()
+        head: conv_upsampled(features, weights, f"{decoder}/{head}") for head, features in small.items()
     }
     return _patches(head_outputs, config, decoder)
 

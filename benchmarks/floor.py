@@ -292,25 +292,34 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
             return super().peak_mib()
 
     seen: list[tuple] = []
-    convolve = tf.nn.conv2d
+    convolutions = {"conv2d": tf.nn.conv2d, "conv2d_transpose": tf.nn.conv2d_transpose}
 
-    def recorded(image: Any, kernel: Any, **settings: Any) -> Any:
-        seen.append((tf.cast(image, kernel.dtype), tf.identity(kernel), settings))
-        return convolve(image, kernel, **settings)
+    def recording(function: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(image: Any, kernel: Any, *places: Any, **names: Any) -> Any:
+            def convolve(image: Any, kernel: Any) -> Any:
+                return function(image, kernel, *places, **names)
 
-    tf.nn.conv2d = recorded
+            seen.append((tf.cast(image, kernel.dtype), tf.identity(kernel), convolve))
+            return convolve(image, kernel)
+
+        return recorded
+
+    for name, function in convolutions.items():
+        setattr(tf.nn, name, recording(function))
     try:
         with devices.computing(execution):
             fed = tf.cast(module.intensity_scale * tensors["diffraction"], dtype)
             module.model.object(fed, tensors["offsets"])
     finally:
-        tf.nn.conv2d = convolve
+        for name, function in convolutions.items():
+            setattr(tf.nn, name, function)
 
-    def layer(image: tf.Tensor, kernel: tf.Tensor, settings: dict) -> Convolution:
-        bias = tf.zeros(kernel.shape[-1], kernel.dtype)
+    def layer(image: tf.Tensor, kernel: tf.Tensor, convolve: Callable[..., Any]) -> Convolution:
+        size = convolve(image, kernel).shape
+        bias = tf.zeros(size[-1], kernel.dtype)
 
         def convolved(image: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-            return tf.nn.bias_add(convolve(image, kernel, **settings), bias)
+            return tf.nn.bias_add(convolve(image, kernel), bias)
 
         @tf.function
         def forward(image: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -335,7 +344,9 @@ def tensorflow_case(plan: TrainingPlan, batch: Batch, execution: ExecutionConfig
             return done
 
         result = forward(image, kernel, bias)
-        flop = 2.0 * float(tf.size(result)) * float(tf.size(kernel[..., 0]))
+        # each weight meets the pixels of the smaller image, of what is given or of what results
+        pixels = min(image.shape[1] * image.shape[2], size[1] * size[2])
+        flop = 2.0 * float(image.shape[0] * pixels) * float(tf.size(kernel))
         return Convolution(
             waiting(forward, image, kernel, bias),
             waiting(both, image, kernel, bias, tf.ones_like(result)),

@@ -67,7 +67,16 @@ def ptychodus(session: nox.Session) -> None:
     """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
     install(session, "all", groups=("test", "ptychodus"))
     # tests that share a training are a group
-    session.run("pytest", "tests/ptychodus", "-n", "auto", "--dist", "loadgroup", *session.posargs)
+    session.run(
+        "pytest",
+        "tests/ptychodus",
+        "-n",
+        "auto",
+        "--dist",
+        "loadscope",
+        "--no-loadscope-reorder",
+        *session.posargs,
+    )
 
 
 @nox.session(default=False)

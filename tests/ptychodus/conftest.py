@@ -257,13 +257,22 @@ FIRST_MODES = {"test_door1": "Unsupervised", "test_door2": "PINN"}
 """What a test trains that does not choose."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a training run in one process of pytest-xdist (`--dist loadgroup`)."""
-    for item in items:
-        if not isinstance(item, pytest.Function) or item.path.stem not in FIRST_MODES:
-            continue
-        if "trained" in item.fixturenames:
-            chosen = item.callspec.params if hasattr(item, "callspec") else {}
-            mode = chosen.get("mode", FIRST_MODES[item.path.stem])
-            group = f"{item.path.stem} {mode} {chosen.get('framework', 'torch')}"
-            item.add_marker(pytest.mark.xdist_group(group))
+def training_of(nodeid: str) -> str:
+    """The training run that a test shares with others; its own name where it shares none."""
+    door = Path(nodeid.partition("::")[0]).stem
+    if door not in FIRST_MODES:
+        return nodeid
+    _, _, chosen = nodeid.partition("[")
+    mode = "Supervised" if chosen.startswith("Supervised") else FIRST_MODES[door]
+    return f"{door} {mode} {'tensorflow' if 'tensorflow' in chosen else 'torch'}"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share a training run in one process (with `--dist loadscope`; `loadgroup` has no effect with pytest 9.2)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByTraining(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return training_of(nodeid)
+
+    return ByTraining(config, log)

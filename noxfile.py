@@ -66,17 +66,9 @@ def backend(session: nox.Session, framework: str) -> None:
 def ptychodus(session: nox.Session) -> None:
     """Unmodified Ptychodus trains and reconstructs through both of its doors, on both frameworks."""
     install(session, "all", groups=("test", "ptychodus"))
-    # tests that share a training are a group
-    session.run(
-        "pytest",
-        "tests/ptychodus",
-        "-n",
-        "auto",
-        "--dist",
-        "loadscope",
-        "--no-loadscope-reorder",
-        *session.posargs,
-    )
+    # tests that share a training run are in one process
+    by_training = ("-n", "auto", "--dist", "loadscope", "--no-loadscope-reorder")
+    session.run("pytest", "tests/ptychodus", *by_training, *session.posargs)
 
 
 @nox.session(default=False)

@@ -268,7 +268,7 @@ def training_of(nodeid: str) -> str:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests that share a training run in one process (with `--dist loadscope`; `loadgroup` has no effect with pytest 9.2)."""
+    """Tests that share a training run in one process (`--dist loadgroup` has no effect with pytest 9.2)."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByTraining(LoadScopeScheduling):

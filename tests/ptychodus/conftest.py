@@ -267,6 +267,7 @@ def training_of(nodeid: str) -> str:
     return f"{door} {mode} {'tensorflow' if 'tensorflow' in chosen else 'torch'}"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests that share a training run in one process (`--dist loadgroup` has no effect with pytest 9.2)."""
     from xdist.scheduler import LoadScopeScheduling

@@ -1,16 +1,21 @@
 """Cases of verbs: they print as what makes them, can be planned, and run where they are told to."""
 
 import dataclasses
+import itertools
 
 import pytest
 
 from ptycho_backends.config import ExecutionConfig
 from ptycho_backends.errors import ConfigError
+from ptycho_backends.reference import model as reference
+from ptycho_backends.testing import agreement, verbs
 from ptycho_backends.testing.devices import on_device
-from ptycho_backends.testing.measurements import DOUBLE
+from ptycho_backends.testing.measurements import DOUBLE, Timings
 from ptycho_backends.testing.parity import case_of
 from ptycho_backends.testing.verb_cases import VERBS, draw_verb_case, draw_verb_cases
+from ptycho_backends.training.canvas import with_room_for
 from ptycho_backends.training.plan import plan_training
+from ptycho_backends.values import Prediction
 
 
 def test_cases_print_as_what_makes_them():
@@ -61,3 +66,30 @@ def test_a_backend_computes_where_it_is_told_to():
     assert there.name == "told"
     told = Told()
     assert on_device(told, "cpu") is told
+
+
+@pytest.mark.parametrize(("off", "allowed"), [(1e-9, True), (1e-3, False)])
+def test_what_is_beyond_in_float32_is_measured_in_roundings_of_its_inputs(off, allowed, monkeypatch):
+    """A badly conditioned prediction is not judged more finely than its inputs are known; a wrong one still is."""
+    bounds = dict(agreement.ALLOWANCES) | {"outputs, float32": agreement.Allowance(1e-12, "none reaches it")}
+    monkeypatch.setattr(verbs, "ALLOWANCES", bounds)
+
+    class Off:
+        """The reference's prediction, a little off in float32."""
+
+        name = "off"
+
+        def predict(self, model, groups, *, execution):
+            fitted, batch = with_room_for(model, groups), groups.batch(intensity_scale=model.intensity_scale)
+            found = reference.predict(fitted.config.model, model.weights, batch)
+            factor = 1 + off * (execution.precision == "32-true")
+            return Prediction(factor * found.object, factor * found.amplitude, factor * found.intensity)
+
+    case = VERBS[0]
+    start = plan_training(case.data(), case.config, "off", case.execution(DOUBLE)).start
+    judged = verbs._Verbs(case, "off", Off(), Timings()).predict_and_infer(start, None)
+    seen = {measured.quantity: measured for measured in itertools.islice(judged, 6)}
+    measured = seen["predict in float32: object, over rounding"]
+    bound = agreement.ALLOWANCES[measured.allowance].bound
+    assert (0 < measured.value <= bound) is allowed
+    assert "predict in float64: object" in seen

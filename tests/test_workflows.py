@@ -196,6 +196,10 @@ def test_interrupted_training_is_kept_and_can_be_resumed(tmp_path, scan, backend
     assert stopped.interrupted
     assert names(tmp_path) == TRAINED | INFERRED | LOGS
     monkeypatch.setattr(OracleBackend, "interrupt_after", None)
+    # a model that was stopped early makes an image that was not
+    image = workflows.infer(stopped.model, scan, tmp_path / "image", backend=backend)
+    assert image.model.interrupted
+    assert not image.interrupted
     told = []
     resumed = workflows.train(
         scan, settings(), tmp_path, backend=backend, resume_from=tmp_path, on_epoch=told.append

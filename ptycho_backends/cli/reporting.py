@@ -201,11 +201,7 @@ def report(result: "RunResult", say: Say, again: str | None = None) -> None:
     for path in result.files.values():
         say(f"  {path.name}")
     if again is not None and (result.interrupted or result.signal is not None):
-        done = (
-            f"{len(history)} epochs"
-            if result.model is not None and result.model.interrupted
-            else f"{len(passes)} passes"
-        )
+        done = f"{len(history)} epochs" if result.training_interrupted else f"{len(passes)} passes"
         by = "" if result.signal is None else f" by {signal.Signals(result.signal).name}"
         echo(f"interrupted{by} after {done}; go on with: {again}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED if result.signal is None else 128 + result.signal)

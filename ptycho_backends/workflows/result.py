@@ -33,6 +33,8 @@ class RunResult(Shown):
         The figures that matter, a line for each kind; empty where there are none.
     signal : int, optional
         That ended the work, other than Ctrl-C; the program is to end with 128 + signal.
+    trained : bool
+        True where this verb trained the model, and did not take it as it was.
     """
 
     shown_as = "run"
@@ -45,12 +47,19 @@ class RunResult(Shown):
     metrics: Metrics | None = None
     report: str = ""
     signal: int | None = None
+    trained: bool = False
 
     @property
     def interrupted(self) -> bool:
-        """True where Ctrl-C ended training early; `train(resume_from=output_dir)` goes on."""
-        stopped = (self.model, self.reconstruction)
-        return any(result is not None and result.interrupted for result in stopped)
+        """True where Ctrl-C ended this work early; `train` or `refine` with `resume_from=output_dir` goes on."""
+        return self.training_interrupted or (
+            self.reconstruction is not None and self.reconstruction.interrupted
+        )
+
+    @property
+    def training_interrupted(self) -> bool:
+        """True where it was this verb's training that ended early; a model may come from such a one."""
+        return self.trained and self.model is not None and self.model.interrupted
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values: backend, interrupted, files, metrics."""

@@ -128,7 +128,7 @@ def train(
             files["execution"] = save_config(execution, folder / FILES["execution"])
         if not writes:
             model = chosen.train(plan, plan.config, execution=execution, output_dir=folder, on_epoch=on_epoch)
-            return RunResult(chosen.name, folder, files, model)
+            return RunResult(chosen.name, folder, files, model, trained=True)
         shown = plan.scan if isinstance(data, TrainingPlan) else data
         title = f"Training on {shown.name}" if isinstance(shown, Scan) else "Training"
         recorded = _HistoryOnDisk(plan.start, folder / FILES["history"], on_epoch)
@@ -184,7 +184,7 @@ def _write_model(
             raise
         log.error("%s", error)
         ended_by.add_note(str(error))
-    return RunResult(backend.name, folder, files, model)
+    return RunResult(backend.name, folder, files, model, trained=True)
 
 
 def train_synthetic(

@@ -188,7 +188,7 @@ def run(
         on_pass=on_pass,
         agree_on_phase=agree_on_phase,
     )
-    return dataclasses.replace(inferred, files={**trained.files, **inferred.files})
+    return dataclasses.replace(inferred, files={**trained.files, **inferred.files}, trained=True)
 
 
 def demo(

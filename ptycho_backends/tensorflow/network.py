@@ -293,18 +293,19 @@ def heads(
     head_inputs: Mapping[str, tf.Tensor], weights: Weights, config: ModelConfig, decoder: str
 ) -> tf.Tensor:
     """Mirror of `reference.network.heads`."""
-    head_outputs = {
-        head: conv(features, weights, f"{decoder}/{head}") for head, features in head_inputs.items()
-    }
-    return _patches(head_outputs, config, decoder)
+    return _heads(conv, head_inputs, weights, config, decoder)
 
 
-def _small_heads(
-    small: Mapping[str, tf.Tensor], weights: Weights, config: ModelConfig, decoder: str
+def _heads(
+    convolve: Callable[[tf.Tensor, Weights, str], tf.Tensor],
+    head_inputs: Mapping[str, tf.Tensor],
+    weights: Weights,
+    config: ModelConfig,
+    decoder: str,
 ) -> tf.Tensor:
-    """`heads` of the up-sampled features `small`."""
+    """`heads`, whose convolutions `convolve` computes."""
     head_outputs = {
-        head: conv_upsampled(features, weights, f"{decoder}/{head}") for head, features in small.items()
+        head: convolve(features, weights, f"{decoder}/{head}") for head, features in head_inputs.items()
     }
     return _patches(head_outputs, config, decoder)
 
@@ -336,7 +337,7 @@ def decode(
     else:
         small = [_small_trunk(encoded, weights, config, decoder, statistics) for decoder in DECODERS]
     amplitude, phase = (
-        _small_heads(features, weights, config, decoder)
+        _heads(conv_upsampled, features, weights, config, decoder)
         for features, decoder in zip(small, DECODERS, strict=True)
     )
     return amplitude, phase

@@ -31,7 +31,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the memory of glibc")
 def test_an_image_uses_the_memory_of_the_last_batch_again():
-    """The system took 0.4 s of an image's 2.2 s to hand out the same pages again and again."""
+    """The system took a tenth of an image's processor time to hand out the same pages again and again."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))
     }
